@@ -1,0 +1,50 @@
+# Every target builds the environment it needs when it is missing or out of date.
+# constraints.txt is always given to pip: an open range may pull another torch, which is gigabytes.
+PYTHON ?= python3
+JOBS ?= 2
+ARGS ?=
+BIN := .venv/bin
+
+# The lower bound is read from pyproject.toml, so that the test follows the promise.
+LOWER_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
+LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py)
+
+.PHONY: test test-lower lint format compare clean help
+
+help:
+	@echo "make test | lint | format | compare | test-lower | clean"
+	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
+
+.venv/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	@touch $@
+
+.venv-lower/.stamp: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-lower
+	sed 's/^transformers==.*/transformers==$(LOWER_TRANSFORMERS)/' constraints.txt > .venv-lower/constraints.txt
+	.venv-lower/bin/python -m pip install --quiet -c .venv-lower/constraints.txt -e ".[dev]"
+	@touch $@
+
+test: .venv/.stamp
+	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+
+test-lower: .venv-lower/.stamp
+	@test -n "$(strip $(LOWER_TESTS))" || { echo "LOWER_TESTS names no file"; exit 1; }
+	.venv-lower/bin/python -m pytest -n $(JOBS) $(ARGS) $(LOWER_TESTS)
+
+lint: .venv/.stamp
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright --pythonpath $(BIN)/python
+
+format: .venv/.stamp
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+compare: .venv/.stamp
+	$(BIN)/groundprune compare $(ARGS)
+
+clean:
+	rm -rf .venv .venv-lower .pytest_cache .ruff_cache .hypothesis dist
+	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,0 +1,110 @@
+"""Codecs: the languages in which models write boxes as text.
+
+A codec knows text and unit coordinates (0 to 1 of some frame); which part of the image these span is
+the frame's business.
+"""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeVar
+
+from groundprune.boxes.geometry import Box
+from groundprune.errors import GroundPruneError, unknown
+
+
+class BoxCodec(Protocol):
+    """What a box language must offer; implementations carry @register_codec."""
+
+    name: ClassVar[str]
+
+    def encode(self, box: Box) -> str:
+        """The text of a box in unit coordinates. Edges outside of 0..1 are moved to the border."""
+        ...
+
+    def decode(self, text: str) -> Box | None:
+        """The box that a model's text gives, in unit coordinates; None when it gives none.
+
+        Never raises. Values outside of the language's range and boxes without area count as none.
+        """
+        ...
+
+
+CODECS: dict[str, Callable[..., BoxCodec]] = {}
+Codec = TypeVar("Codec", bound=type[BoxCodec])
+
+
+def register_codec(cls: Codec) -> Codec:
+    """Class decorator: makes the codec known to make_codec under its `name`.
+
+    Raises GroundPruneError for a name in use.
+    """
+    if cls.name in CODECS:
+        raise GroundPruneError(f"the codec name {cls.name!r} is in use")
+    CODECS[cls.name] = cls
+    return cls
+
+
+def make_codec(name: str, **settings: int) -> BoxCodec:
+    """The named codec, with its own settings (decimals=3, say).
+
+    Raises GroundPruneError for an unknown name; the message gives the nearest and all allowed names.
+    """
+    if name not in CODECS:
+        raise unknown("box codec", name, CODECS)
+    return CODECS[name](**settings)
+
+
+# [0-9] and not \d, which would admit the digits of every script.
+_NUMBER = r"([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
+_FOUR_IN_BRACKETS = re.compile(r"\[\s*" + r"\s*,\s*".join([_NUMBER] * 4) + r"\s*\]")
+
+
+@dataclass(frozen=True)
+class BracketCodec:
+    """Four unit coordinates in square brackets, x1 y1 x2 y2, with a fixed number of decimals.
+
+    A box no larger than the last decimal may lose its area when written, and is then not read back.
+    """
+
+    decimals: int
+    separator: ClassVar[str] = ", "
+
+    def __post_init__(self) -> None:
+        if self.decimals < 1:
+            raise GroundPruneError(f"decimals={self.decimals}: a box needs at least 1")
+
+    def encode(self, box: Box) -> str:
+        numbers = (f"{edge:.{self.decimals}f}" for edge in box.clip(1, 1))
+        return f"[{self.separator.join(numbers)}]"
+
+    def decode(self, text: str) -> Box | None:
+        """The first four numbers in brackets, whatever their spacing and number of decimals.
+
+        A malformed first box is malformed, also when a second one follows: choosing among several
+        answers would be choosing the better of them.
+        """
+        match = _FOUR_IN_BRACKETS.search(text)
+        if match is None:
+            return None
+        box = Box(*map(float, match.groups()))
+        return box if box.area > 0 and all(0 <= edge <= 1 for edge in box) else None
+
+
+@register_codec
+@dataclass(frozen=True)
+class LlavaCodec(BracketCodec):
+    """LLaVA-1.5: "[0.12, 0.30, 0.55, 0.71]"."""
+
+    name: ClassVar[str] = "llava"
+    decimals: int = 2
+
+
+@register_codec
+@dataclass(frozen=True)
+class ShikraCodec(BracketCodec):
+    """Shikra: "[0.120,0.300,0.550,0.710]"."""
+
+    name: ClassVar[str] = "shikra"
+    decimals: int = 3
+    separator: ClassVar[str] = ","

@@ -1,0 +1,64 @@
+"""A box and the overlap of two."""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Box:
+    """Left, top, right and bottom edge.
+
+    The unit is said by whoever makes or takes the box: pixels of the original image, or unit
+    coordinates (0 to 1) of a frame. Nothing is checked here: a box that a model got wrong is still
+    a box, and its overlap with any other is 0.
+    """
+
+    x1: float
+    y1: float
+    x2: float
+    y2: float
+
+    @classmethod
+    def from_xywh(cls, x: float, y: float, width: float, height: float) -> "Box":
+        """The box of COCO annotations: left, top, width, height, in any unit."""
+        return cls(x, y, x + width, y + height)
+
+    @property
+    def width(self) -> float:
+        """x2 - x1; negative when the edges are swapped."""
+        return self.x2 - self.x1
+
+    @property
+    def height(self) -> float:
+        """y2 - y1; negative when the edges are swapped."""
+        return self.y2 - self.y1
+
+    @property
+    def area(self) -> float:
+        """Width times height, 0 for a degenerate box (edges that touch, are swapped or are NaN)."""
+        return self.width * self.height if self.width > 0 and self.height > 0 else 0.0
+
+    def clip(self, width: float, height: float) -> "Box":
+        """The box with every edge moved into 0..width and 0..height; it may become degenerate."""
+        return Box(
+            min(max(self.x1, 0.0), width),
+            min(max(self.y1, 0.0), height),
+            min(max(self.x2, 0.0), width),
+            min(max(self.y2, 0.0), height),
+        )
+
+    def __iter__(self) -> Iterator[float]:
+        return iter((self.x1, self.y1, self.x2, self.y2))
+
+
+def iou(a: Box, b: Box) -> float:
+    """Intersection over union of two boxes in the same unit: 0 to 1.
+
+    Never raises: a degenerate box, or one whose area is not finite, overlaps nothing.
+    """
+    intersection = Box(max(a.x1, b.x1), max(a.y1, b.y1), min(a.x2, b.x2), min(a.y2, b.y2)).area
+    union = a.area + b.area - intersection
+    if not (a.area > 0 and b.area > 0 and math.isfinite(union)):
+        return 0.0
+    return intersection / union

@@ -1,0 +1,81 @@
+"""How many visual tokens stay: `keep` (a share) or `tokens` (a count per image), in exact arithmetic."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from groundprune.errors import GroundPruneError
+
+
+@dataclass(frozen=True)
+class Budget:
+    """Either `share`, 0 < share <= 1, or `tokens` per image, at least 1; exactly one of them is set."""
+
+    share: Fraction | None = None
+    tokens: int | None = None
+
+    @staticmethod
+    def parse(keep: float | str | Fraction | None = None, tokens: int | str | None = None) -> Budget:
+        """Validate the user's words. Raises GroundPruneError, naming what was given and what is allowed."""
+        if (keep is None) == (tokens is None):
+            given = "neither" if keep is None else "both"
+            raise GroundPruneError(f"give either keep= or tokens= (got {given})")
+        if tokens is not None:
+            return Budget(tokens=_whole(tokens))
+        return Budget(share=_share(keep))
+
+    @property
+    def keeps_all(self) -> bool:
+        return self.share == 1
+
+    def count(self, patches: int, images: int = 1) -> int:
+        """K = max(1, floor(share * N + 1/2)), or `tokens` per image, at most N; 0 where there is nothing."""
+        if patches == 0:
+            return 0
+        if self.share is not None:
+            return max(1, (2 * self.share * patches + 1) // 2)
+        assert self.tokens is not None
+        return min(patches, self.tokens * images)
+
+    def __str__(self) -> str:
+        return f"{self.tokens} tokens" if self.share is None else f"{float(self.share):g}"
+
+
+def allot(total: int, sizes: Sequence[int]) -> list[int]:
+    """Split `total` over groups in proportion to their sizes (largest remainder; ties to the earlier).
+
+    No group gets more than its size; the sum is exactly min(total, sum(sizes)).
+    """
+    whole = sum(sizes)
+    total = min(total, whole)
+    if whole == 0:
+        return [0 for _ in sizes]
+    shares = [total * size // whole for size in sizes]
+    remainders = [total * size % whole for size in sizes]
+    by_remainder = sorted(range(len(sizes)), key=lambda i: (-remainders[i], i))
+    for i in by_remainder[: total - sum(shares)]:
+        shares[i] += 1
+    return shares
+
+
+def _share(keep: float | str | Fraction | None) -> Fraction:
+    try:
+        # str() first: 0.1 means one tenth, not the binary fraction nearest to it.
+        share = Fraction(str(keep).strip())
+    except (ValueError, ZeroDivisionError, OverflowError):
+        share = Fraction(0)
+    if not 0 < share <= 1:
+        raise GroundPruneError(f"keep must be a number above 0 and at most 1 (got {keep!r})")
+    return share
+
+
+def _whole(tokens: int | str) -> int:
+    try:
+        count = int(str(tokens).strip())
+    except ValueError:
+        count = 0
+    if count < 1:
+        raise GroundPruneError(f"tokens must be a whole number of at least 1 (got {tokens!r})")
+    return count

@@ -1,0 +1,22 @@
+"""The errors that a user meets: what was given, what is allowed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class GroundPruneError(ValueError):
+    """Something that the caller asked for cannot be done as asked. The message is one line."""
+
+
+class Unservable(GroundPruneError):
+    """The model, or the way it is called, cannot give what a pruner or a policy needs."""
+
+
+def unknown(kind: str, given: str, allowed: Iterable[str]) -> GroundPruneError:
+    """The error for a name that is not in a registry, with the nearest name and the whole list."""
+    allowed = sorted(allowed)
+    near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.4)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    return GroundPruneError(f"unknown {kind} {given!r}{hint} (known: {', '.join(allowed)})")

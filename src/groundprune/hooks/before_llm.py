@@ -1,0 +1,292 @@
+"""Prune before the LLM by editing the inputs of a stock model's forward; its modelling code runs unchanged.
+
+Two places are hooked. `forward` of the whole model: on prefill the dropped placeholders leave input_ids, masks,
+labels and position ids, and the matching rows leave the encoded images, which stock code then scatters. And
+`prepare_inputs_for_generation`: `generate` keeps book of the UNPRUNED prompt, so each decode step's mask and
+position ids are mapped to the compact cache there, outside of any compiled region.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from groundprune.compaction import Compaction, compact
+from groundprune.errors import GroundPruneError, Unservable
+from groundprune.hooks.tower import record_of
+from groundprune.layout import VisualLayout
+from groundprune.positions import Policy, Row
+from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.signals import Signals, TextEmbedder, TowerRecord
+
+if TYPE_CHECKING:
+    from groundprune.families.base import Family
+
+STATE_ATTRIBUTE = "groundprune_state"
+_PREPARED = "groundprune_prepared"  # marks the inputs of a decode step that `prepare` has mapped already
+
+
+@dataclass(frozen=True, eq=False)
+class PrunedRow:
+    """What became of one prompt row.
+
+    column: Long[S], the columns that stayed; position: Long[A, S], their ids; features: [K, D], what the LLM
+    reads in the kept slots.
+    """
+
+    layout: VisualLayout
+    selection: Selection
+    column: Tensor
+    position: Tensor
+    features: Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class PrunedPrompt:
+    """What became of one prefill; kept with the KV cache that it filled, so conversations do not mix.
+
+    shift: Long[B], added to the unpruned ids of later tokens. next_position: Long[B], the first later token's id.
+    """
+
+    rows: list[PrunedRow]
+    compaction: Compaction
+    shift: Tensor
+    next_position: Tensor
+
+
+class BeforeLLM:
+    """Hooks of one `gp.prune` context. `last` is the latest prefill's PrunedPrompt, None before the first."""
+
+    def __init__(
+        self,
+        model: Any,
+        family: Family,
+        pruner: Pruner,
+        stage: Stage,
+        policy: Policy,
+        prompts: Sequence[str] | None = None,
+        embedder: TextEmbedder | None = None,
+    ):
+        self.model, self.family = model, family
+        self.pruner, self.stage, self.policy = pruner, stage, policy
+        self.prompts, self.embedder = prompts, embedder
+        self.last: PrunedPrompt | None = None
+        self._fresh: PrunedPrompt | None = None
+        self._signature = inspect.signature(model.forward)
+
+    def install(self) -> Callable[[], None]:
+        """Hook the model; returns the function that unhooks it."""
+        original = self.model.prepare_inputs_for_generation
+
+        # wraps(): `generate` validates its arguments against this signature.
+        @functools.wraps(original)
+        def prepare(input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+            return self._prepare(original, input_ids, **kwargs)
+
+        self.model.prepare_inputs_for_generation = prepare
+        before = self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
+        after = self.model.register_forward_hook(self._after_forward)
+
+        def remove() -> None:
+            before.remove()
+            after.remove()
+            del self.model.prepare_inputs_for_generation
+
+        return remove
+
+    def _before_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict]:
+        self._fresh = None
+        if kwargs.pop(_PREPARED, False):
+            return (), kwargs
+        inputs = {**self._signature.bind_partial(*args).arguments, **kwargs}
+        cache = inputs.get("past_key_values")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        images = bool(inputs.get("mm_encoder_outputs")) or inputs.get("pixel_values") is not None
+        if past and images:
+            raise Unservable("an image in a later turn of a kept cache is not supported: start from an empty cache")
+        if past:
+            state = getattr(cache, STATE_ATTRIBUTE, None)
+            return (), inputs if state is None else self._decode(inputs, state, past)
+        if hasattr(cache, STATE_ATTRIBUTE):
+            delattr(cache, STATE_ATTRIBUTE)  # a cache that was reset: what it knew belongs to another conversation
+        return (), self._prefill(inputs) if images else inputs
+
+    def _after_forward(self, module: Any, args: Any, output: Any) -> None:
+        """A prefill's state goes with the cache that holds its keys and values."""
+        cache = getattr(output, "past_key_values", None)
+        if self._fresh is not None and cache is not None:
+            setattr(cache, STATE_ATTRIBUTE, self._fresh)
+
+    def _prefill(self, inputs: dict[str, Any]) -> dict[str, Any]:
+        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
+        if ids is None:
+            raise Unservable(
+                "pruning reads input_ids to find the visual tokens; inputs_embeds alone do not tell them"
+            )
+        if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
+            raise Unservable("pruning needs the 2-D attention mask [batch, length] on prefill")
+        if torch.is_tensor(inputs.get("logits_to_keep")):
+            raise Unservable("logits_to_keep as a tensor of columns does not survive pruning; give a number")
+        if not inputs.get("mm_encoder_outputs"):
+            inputs = encode_inputs(self.model.base_model, inputs)
+        images = inputs["mm_encoder_outputs"]["image"]
+        features = _flat(images.pooler_output)
+
+        position = self.family.positions(self.model.base_model, inputs)
+        layouts = self.family.layouts(self.model.config, ids, position)
+        if sum(map(len, layouts)) != len(features):
+            raise GroundPruneError(
+                f"the prompts hold {sum(map(len, layouts))} image placeholders, the images {len(features)} features"
+            )
+        per_row = features.split([len(layout) for layout in layouts])
+        chosen = self._select(layouts, per_row, len(images.pooler_output), record_of(images))
+
+        keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
+        valid = keep.clone()
+        for b, (layout, (selection, _)) in enumerate(zip(layouts, chosen, strict=True)):
+            keep[b, layout.column] = False
+            keep[b, layout.column[selection.kept]] = True
+        rows: list[PrunedRow] = []
+        shifts: list[int] = []
+        for b, (layout, (selection, kept)) in enumerate(zip(layouts, chosen, strict=True)):
+            column = keep[b].nonzero().squeeze(1)
+            row = Row(position[:, b], column, layout, selection.kept, selection.order)
+            new, shift = self.policy(row)
+            rows.append(PrunedRow(layout, selection, column, new, kept))
+            shifts.append(shift)
+        next_position = torch.stack([position[:, b, valid[b]].max() + 1 + shift for b, shift in enumerate(shifts)])
+        self.last = PrunedPrompt(rows, compact(keep), torch.tensor(shifts, device=ids.device), next_position)
+        if keep.equal(valid) and not self.policy.changes_whole_rows:
+            return inputs  # nothing was dropped: the stock model, to the bit
+        if self.policy.splits_flash_sequences and "flash" in (self.model.config._attn_implementation or ""):
+            raise Unservable(f"flash attention reads the ids of {self.policy} as packed sequences; use sdpa")
+        self._fresh = self.last
+        return _compacted(inputs, self.last)
+
+    def _select(
+        self,
+        layouts: list[VisualLayout],
+        features: Sequence[Tensor],
+        n_images: int,
+        record: TowerRecord | None,
+    ) -> list[tuple[Selection, Tensor]]:
+        """Per row the selection and the features of the kept slots."""
+        # `generate` repeats each row and its images for beams and return sequences after the tower has run.
+        copies = 1 if record is None or not record.images else n_images // record.images
+        if self.prompts is not None and len(self.prompts) * copies != len(layouts):
+            raise GroundPruneError(
+                f"text= must hold one entry per prompt row: {len(layouts) // copies} rows, {len(self.prompts)} given"
+            )
+        chosen: list[tuple[Selection, Tensor]] = []
+        first = 0
+        for b, layout in enumerate(layouts):
+            if b % copies:
+                chosen.append(chosen[-1])
+                continue
+            images = range(first, first + layout.n_images)
+            prompt = self.prompts[b // copies] if self.prompts is not None else None
+            signals = Signals(layout, features[b], record, images, self.family.to_tokens, prompt, self.embedder)
+            with torch.no_grad():
+                selection = self.pruner(signals, layout, self.stage)
+            chosen.append((selection, self._kept_features(features[b], selection, signals)))
+            first += layout.n_images
+        return chosen
+
+    def _kept_features(self, features: Tensor, selection: Selection, signals: Signals) -> Tensor:
+        merge = selection.merge
+        if merge is None:
+            return features[selection.kept]
+        if merge.space == "tower":
+            mixed = merge.weight @ signals.tower_hidden()
+            return self.family.project(self.model.base_model, mixed.to(features.dtype))
+        return (merge.weight @ features.float()).to(features.dtype)
+
+    def _prepare(self, original: Callable[..., dict[str, Any]], input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
+        """What `generate` calls before every forward."""
+        cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        state: PrunedPrompt | None = getattr(cache, STATE_ATTRIBUTE, None) if past else None
+        if state is None:
+            prepared = original(input_ids, **kwargs)
+            if not past and cache is not None and cache.is_compileable:
+                prepared["attention_mask"] = mask  # the 2-D mask: the pre-hook compacts it, stock code makes it 4-D
+            return prepared
+        compaction = state.compaction
+        if kwargs.get("is_first_iteration") and kwargs.get("next_sequence_length") is not None:
+            # A new turn on a kept cache: `generate` sliced the prompt by the compact cache's length.
+            kwargs["next_sequence_length"] -= compaction.dropped
+        new = kwargs.get("next_sequence_length") or input_ids.shape[1]
+        if mask is not None or not bool(compaction.mask.all()):
+            kwargs["attention_mask"] = compaction.grown_mask(mask, past + new - compaction.slots).long()
+        prepared = original(input_ids, **kwargs)
+        if prepared.get("position_ids") is not None:
+            prepared["position_ids"] = prepared["position_ids"] + _per_row(state.shift, prepared["position_ids"])
+        prepared[_PREPARED] = True
+        return prepared
+
+    def _decode(self, inputs: dict[str, Any], state: PrunedPrompt, past: int) -> dict[str, Any]:
+        """A decode step of a loop of the user's own, without `generate`."""
+        compaction, ids = state.compaction, inputs.get("input_ids")
+        new = (inputs["inputs_embeds"] if ids is None else ids).shape[1]
+        tail = past + new - compaction.slots
+        mask = inputs.get("attention_mask")
+        if mask is None or (mask.ndim == 2 and mask.shape[1] == compaction.length + tail):
+            inputs["attention_mask"] = compaction.grown_mask(mask, tail).long()
+        elif mask.ndim != 2 or mask.shape[1] != compaction.slots + tail:
+            raise GroundPruneError(
+                f"attention_mask of a decode step must have {compaction.length + tail} columns (unpruned) or "
+                f"{compaction.slots + tail} (compact); got {tuple(mask.shape)}"
+            )
+        if inputs.get("position_ids") is None:
+            start = state.next_position + past - compaction.slots
+            inputs["position_ids"] = start[:, None] + torch.arange(new, device=start.device)
+        else:
+            inputs["position_ids"] = inputs["position_ids"] + _per_row(state.shift, inputs["position_ids"])
+        return inputs
+
+
+def encode_inputs(base: Any, inputs: dict[str, Any]) -> dict[str, Any]:
+    """Run the tower as `generate` would: its arguments leave the inputs, `mm_encoder_outputs` joins them."""
+    names = [n for n in inspect.signature(base.get_image_features).parameters if n != "kwargs"]
+    arguments = {n: inputs[n] for n in names if inputs.get(n) is not None}
+    output = base.get_image_features(**arguments, return_dict=True)
+    rest = {n: v for n, v in inputs.items() if n not in names}
+    return {**rest, "mm_encoder_outputs": {"image": output}}
+
+
+def _compacted(inputs: dict[str, Any], state: PrunedPrompt) -> dict[str, Any]:
+    """The inputs without the dropped columns. The caller's own objects are never changed."""
+    compaction = state.compaction
+    images = inputs["mm_encoder_outputs"]["image"]
+    kept = torch.cat([row.features for row in state.rows])
+    position = torch.zeros(len(state.rows[0].position), *compaction.index.shape, dtype=torch.long, device=kept.device)
+    for b, row in enumerate(state.rows):
+        position[:, b, compaction.mask[b]] = row.position
+    new = dict(inputs)
+    new["mm_encoder_outputs"] = {**inputs["mm_encoder_outputs"], "image": type(images)(pooler_output=[kept])}
+    new["input_ids"] = compaction.gather(inputs["input_ids"])
+    new["position_ids"] = position if len(position) > 1 else position[0]
+    # Always explicit: with mask None, gaps in the ids would be read as packed sequences.
+    new["attention_mask"] = compaction.mask.long()
+    for name in ("token_type_ids", "mm_token_type_ids"):
+        if new.get(name) is not None:
+            new[name] = compaction.gather(new[name])
+    if new.get("labels") is not None:
+        new["labels"] = compaction.gather(new["labels"], fill=-100)
+    return new
+
+
+def _flat(features: Any) -> Tensor:
+    """[all visual tokens of the batch, D], whether the model gives a tensor or a list per image."""
+    return features.flatten(0, -2) if torch.is_tensor(features) else torch.cat(list(features))
+
+
+def _per_row(shift: Tensor, position: Tensor) -> Tensor:
+    """[B] -> [B, 1], or [1, B, 1] for M-RoPE position ids."""
+    return shift[:, None].to(position.device)

@@ -1,0 +1,139 @@
+"""`gp.prune`: a context in which a stock model prunes its visual tokens."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError, Unservable
+from groundprune.families.base import Family, family_of
+from groundprune.hooks.before_llm import BeforeLLM, PrunedRow, encode_inputs
+from groundprune.hooks.tower import RECORD_ATTRIBUTE, record_of, recordable, recording
+from groundprune.layout import VisualLayout
+from groundprune.positions import Policy, parse_policy
+from groundprune.pruners.base import Pruner
+from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TextEmbedder
+from groundprune.text_tower import find_text_tower
+
+
+class Run:
+    """What the latest prefill inside of a `gp.prune` context did; one entry per prompt row (beams included)."""
+
+    def __init__(self, hooks: BeforeLLM):
+        self._hooks = hooks
+
+    @property
+    def rows(self) -> list[PrunedRow]:
+        """Raises GroundPruneError before the first prefill with an image."""
+        if self._hooks.last is None:
+            raise GroundPruneError("nothing was pruned yet: call the model with an image inside of the context")
+        return self._hooks.last.rows
+
+    @property
+    def kept(self) -> list[Tensor]:
+        """Long[K] per row: which of the row's visual tokens stayed (indices into its layout)."""
+        return [row.selection.kept for row in self.rows]
+
+    @property
+    def layout(self) -> list[VisualLayout]:
+        """Where each row's visual tokens lie in the image."""
+        return [row.layout for row in self.rows]
+
+
+@contextlib.contextmanager
+def prune(
+    model: Any,
+    pruner: Pruner,
+    positions: str | Policy = "preserved",
+    text: Sequence[str] | None = None,
+    text_tower: str | Path | TextEmbedder | None = None,
+) -> Iterator[Run]:
+    """Inside of this context `model.generate(...)` and `model(...)` prune visual tokens before the LLM.
+
+    model: a transformers model of a known family. positions: a policy, see `groundprune.positions.FORMS`.
+    text: for pruners that read it, one entry per prompt row. text_tower: folder or Hub id of the CLIP checkpoint
+    that the model's vision tower came from; by default the `clip` folder of the model's own checkpoint.
+
+    Raises Unservable, before any work, where the model cannot give what the pruner needs, and GroundPruneError
+    for an unknown policy. Leaving the context leaves the model as it was, also after an exception.
+    """
+    if not isinstance(pruner, Pruner):
+        raise GroundPruneError(f"pruner must be a Pruner, such as gp.ClsVisual(keep=0.5); got {pruner!r}")
+    family = family_of(model.config)
+    policy = parse_policy(positions, pruner.official_positions)
+    stages = pruner.stages(model.config.get_text_config().num_hidden_layers)
+    if [stage.layer for stage in stages] != [None]:
+        raise Unservable(f"{pruner.label} acts inside of the LLM; only pruning before it is supported")
+    embedder = _check_needs(family, model, pruner, text, text_tower)
+    hooks = BeforeLLM(model, family, pruner, stages[0], policy, text, embedder)
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(recording(model.base_model, family, model.config, recordable(pruner.needs)))
+        stack.callback(hooks.install())
+        yield Run(hooks)
+
+
+def _check_needs(
+    family: Family,
+    model: Any,
+    pruner: Pruner,
+    text: Sequence[str] | None,
+    text_tower: str | Path | TextEmbedder | None,
+) -> TextEmbedder | None:
+    for need in pruner.needs:
+        family.check(model.config, need)
+    if CLIP_TEXT in pruner.needs and text is None:
+        raise Unservable(f"{pruner.label} reads the prompt's text: pass text=[...], one entry per prompt row")
+    if not pruner.needs & {CLIP_TEXT, CLIP_PATCHES}:
+        return None
+    embedder = find_text_tower(text_tower, model)
+    if embedder is None:
+        raise Unservable(
+            f"{pruner.label} needs a CLIP text tower and this checkpoint has none: pass text_tower=folder or Hub id "
+            "(on the command line --text-tower) of the CLIP model whose vision tower this is"
+        )
+    return embedder
+
+
+class EncodedImages:
+    """Images that went through tower and projector once, to be pruned many times.
+
+    features: [images, P, D]. `select(indices)` gives what `model.generate(mm_encoder_outputs=...)` takes.
+    """
+
+    def __init__(self, features: Sequence[Tensor], record: Any, output_type: type):
+        self.features, self._record, self._output_type = features, record, output_type
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def select(self, images: Sequence[int]) -> dict[str, Any]:
+        """A fresh `mm_encoder_outputs` of these images, in this order; `generate` may change it freely."""
+        output = self._output_type(pooler_output=[self.features[i] for i in images])
+        setattr(output, RECORD_ATTRIBUTE, self._record.select(images))
+        return {"image": output}
+
+    @staticmethod
+    def join(parts: Sequence[EncodedImages]) -> EncodedImages:
+        """One batch after another, as one."""
+        features = [f for part in parts for f in part.features]
+        return EncodedImages(features, type(parts[0]._record).join([p._record for p in parts]), parts[0]._output_type)
+
+
+@torch.no_grad()
+def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> EncodedImages:
+    """Run the vision tower once over the images of `inputs` and record what all of `pruners` score by.
+
+    Raises Unservable where the model cannot give what one of them needs.
+    """
+    family = family_of(model.config)
+    needs = frozenset().union(*(pruner.needs for pruner in pruners))
+    for need in needs:
+        family.check(model.config, need)
+    with recording(model.base_model, family, model.config, recordable(needs)):
+        output = encode_inputs(model.base_model, dict(inputs))["mm_encoder_outputs"]["image"]
+    return EncodedImages(list(output.pooler_output), record_of(output), type(output))

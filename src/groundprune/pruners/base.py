@@ -1,0 +1,134 @@
+"""What a pruner is: a score over the visual tokens, or a whole selection. This base owns every invariant."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from fractions import Fraction
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from groundprune.budget import Budget, allot
+from groundprune.errors import GroundPruneError
+from groundprune.layout import VisualLayout
+from groundprune.signals import Need, Signals
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a pruner acts. layer None = before the LLM; `budget` is of the ORIGINAL number of patches.
+
+    evict_earlier: also drop the dropped tokens' keys and values from the layers before `layer`.
+    """
+
+    layer: int | None
+    budget: Budget
+    evict_earlier: bool = False
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse).
+
+    space: "projected" (what the LLM reads) or "tower" (before the projector, which then runs on the result).
+    """
+
+    weight: Tensor
+    space: str = "projected"
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """kept: Long[K], ascending and unique, indices into the layout's N columns.
+
+    A token that a method appends takes the slot and the id of a dropped one. merge: None for pure selection.
+    order: Long[K] or None, the kept tokens in the order in which the method's own code emits them; only the
+    `official` policy reads it.
+    """
+
+    kept: Tensor
+    merge: Merge | None = None
+    order: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Pruner:
+    """Base of all pruners. A pruner of one's own writes `score` and nothing else.
+
+    keep: share of the patches that stay, 0 < keep <= 1; or tokens: how many stay per image.
+    Raises GroundPruneError where neither, both, or a value out of range is given.
+    """
+
+    keep: float | str | Fraction | None = None
+    tokens: int | str | None = None
+    budget: Budget = field(init=False, repr=False, compare=False)
+
+    name: ClassVar[str] = ""
+    needs: ClassVar[frozenset[Need]] = frozenset()
+    official_positions: ClassVar[str] = "reassigned"  # what the method's authors' code does to position ids
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "budget", Budget.parse(self.keep, self.tokens))
+
+    def stages(self, n_layers: int) -> list[Stage]:
+        """The stages, first to last; by default one, before the LLM."""
+        return [Stage(None, self.budget)]
+
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
+        """Float[N], larger = more worth keeping. Values at columns that are no patches are ignored."""
+        raise NotImplementedError(f"{type(self).__name__} defines neither score nor select")
+
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        """The tokens that stay: by default the largest scores of each tile, budget in proportion to tiles."""
+        score = self.score(signals, layout, stage)
+        if score.shape != (len(layout),):
+            raise GroundPruneError(
+                f"{self.label}.score must give one value per visual token: expected {(len(layout),)}, "
+                f"got {tuple(score.shape)}"
+            )
+        return select_top(score, layout, stage.budget.count(len(layout.patches), layout.n_images))
+
+    def __call__(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        """`select` with the invariants: nothing to drop = nothing done; kept tokens ascending, unique, in range."""
+        every = torch.arange(len(layout), device=layout.column.device)
+        count = stage.budget.count(len(layout.patches), layout.n_images)
+        if count >= len(layout.patches):
+            return Selection(every)
+        selection = self.select(signals, layout, stage)
+        kept = selection.kept.to(every.device)
+        ascending = bool((kept[1:] > kept[:-1]).all()) and bool(((kept >= 0) & (kept < len(layout))).all())
+        if not ascending:
+            raise GroundPruneError(f"{self.label}: kept tokens must be ascending, unique and in range")
+        if int(layout.is_patch[kept].sum()) != count:
+            raise GroundPruneError(
+                f"{self.label} kept {int(layout.is_patch[kept].sum())} patches where {count} of "
+                f"{len(layout.patches)} are asked for"
+            )
+        return selection
+
+    @property
+    def label(self) -> str:
+        return self.name or type(self).__name__
+
+
+def select_top(score: Tensor, layout: VisualLayout, count: int) -> Selection:
+    """The `count` largest scores, shared over the tiles in proportion to their patches; stable on ties.
+
+    score: Float[N]. Columns that are no patches stay. Raises GroundPruneError where a score is NaN.
+    """
+    groups = layout.groups()
+    chosen = [~layout.is_patch]
+    for group, share in zip(groups, allot(count, [len(g) for g in groups]), strict=True):
+        mask = torch.zeros_like(layout.is_patch)
+        mask[group[top(score[group], share)]] = True
+        chosen.append(mask)
+    return Selection(torch.stack(chosen).any(0).nonzero().squeeze(1))
+
+
+def top(score: Tensor, count: int) -> Tensor:
+    """Indices of the `count` largest of score: Float[n], ascending; ties go to the earlier token."""
+    score = score.float()
+    if bool(score.isnan().any()):
+        raise GroundPruneError(f"the pruner's score holds NaN ({int(score.isnan().sum())} of {len(score)} tokens)")
+    return score.sort(descending=True, stable=True).indices[:count].sort().values

@@ -1,0 +1,28 @@
+"""`cls-visual`: keep the patches that the vision tower's CLS token attends to most.
+
+GAP (arXiv 2506.21873) names "CLS-visual similarity" without a formula. This is the reading that public code shares
+(FasterVLM, arXiv 2412.01818v1): the CLS row of the attention of the layer that feeds the LLM, mean over heads.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from groundprune.layout import VisualLayout
+from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.registry import register
+from groundprune.signals import CLS_ATTENTION, Signals
+
+
+@register
+@dataclass(frozen=True)
+class ClsVisual(Pruner):
+    """Needs a tower with a CLS token (CLIP, EVA)."""
+
+    name = "cls-visual"
+    needs = frozenset({CLS_ATTENTION})
+
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
+        return signals.tower_attention(kind="cls").mean(0)

@@ -1,0 +1,70 @@
+"""Pruners by name. A method's file registers its class; a class of one's own is named as file.py:Class."""
+
+from __future__ import annotations
+
+import importlib.util
+from fractions import Fraction
+from pathlib import Path
+from typing import TypeVar
+
+from groundprune.errors import GroundPruneError, unknown
+from groundprune.pruners.base import Pruner
+
+_PRUNERS: dict[str, type[Pruner]] = {}
+P = TypeVar("P", bound=Pruner)
+
+
+def register(cls: type[P]) -> type[P]:
+    """Class decorator: make a pruner known under its `name`. Raises GroundPruneError for a name that is taken."""
+    if not cls.name:
+        raise GroundPruneError(f"{cls.__name__} has no `name` to register it under")
+    if _PRUNERS.setdefault(cls.name, cls) is not cls:
+        raise GroundPruneError(f"a pruner named {cls.name!r} is registered already")
+    return cls
+
+
+def pruner_names() -> list[str]:
+    """The names of all registered pruners, sorted."""
+    return sorted(_PRUNERS)
+
+
+def pruner_class(name: str) -> type[Pruner]:
+    """The class registered as `name`, or the one that "path/to/file.py:Class" names.
+
+    Raises GroundPruneError for an unknown name (with the nearest), file or class.
+    """
+    if name in _PRUNERS:
+        return _PRUNERS[name]
+    path, colon, attribute = name.rpartition(":")
+    if colon and path.endswith(".py"):
+        return _from_file(Path(path), attribute)
+    raise unknown("pruner", name, [*_PRUNERS, "path/to/file.py:Class"])
+
+
+def make_pruner(
+    name: str | Pruner,
+    keep: float | str | Fraction | None = None,
+    tokens: int | str | None = None,
+    **options: object,
+) -> Pruner:
+    """A pruner by name with its budget, options of the method as keyword arguments."""
+    if isinstance(name, Pruner):
+        return name
+    return pruner_class(name)(keep=keep, tokens=tokens, **options)
+
+
+def _from_file(path: Path, attribute: str) -> type[Pruner]:
+    if not path.is_file():
+        raise GroundPruneError(f"no pruner file {str(path)!r}")
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    cls = getattr(module, attribute, None)
+    if not (isinstance(cls, type) and issubclass(cls, Pruner)):
+        found = [
+            k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Pruner) and v is not Pruner
+        ]
+        raise GroundPruneError(f"{path} has no pruner class {attribute!r} (found: {', '.join(found) or 'none'})")
+    return cls

@@ -1,0 +1,180 @@
+"""Pictures that show what a model kept of an image, and the boxes it answered with."""
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageColor, ImageDraw, ImageFont
+
+from groundprune.boxes import Box, Frame
+from groundprune.errors import GroundPruneError
+
+# From the palette of Okabe and Ito, which the colour-blind tell apart.
+GROUND_TRUTH = "#F0E442"  # yellow
+UNPRUNED = "#56B4E9"  # sky blue
+PRESERVED = "#009E73"  # bluish green
+REASSIGNED = "#D55E00"  # vermillion
+
+LONGEST_SIDE = 576  # pixels to which a small image is magnified at least
+DIMMED = 0.4  # brightness of what was dropped
+
+LabelledBox = tuple[Box, str, str]  # pixels of the image; label, may be ""; colour in Pillow's notation
+Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; pixels of the result, the last two excluded
+
+
+@dataclass(frozen=True, eq=False)
+class KeptMap:
+    """Which cells of the grid of visual tokens were kept.
+
+    grid: Bool[rows, cols], row 0 at the top, spread evenly over the frame in which the model saw the
+    image. Raises GroundPruneError when grid is no boolean matrix.
+    """
+
+    grid: np.ndarray
+    frame: Frame
+
+    def __post_init__(self) -> None:
+        if self.grid.ndim != 2 or self.grid.dtype != np.bool_ or self.grid.size == 0:
+            shape = list(self.grid.shape)
+            raise GroundPruneError(f"a kept map is Bool[rows, cols], not {self.grid.dtype}{shape}")
+
+
+def draw_overlay(
+    image: Image.Image,
+    boxes: Sequence[LabelledBox] = (),
+    kept: KeptMap | None = None,
+    scale: int | None = None,
+) -> Image.Image:
+    """A magnified RGB copy: dropped cells dimmed, kept ones outlined, labelled boxes on top.
+
+    boxes: later ones lie over earlier ones. kept: what the frame does not show at all (the sides of a
+    crop) is dimmed as well; cells in its padding are not drawn. scale: whole factor of magnification,
+    by default the least that makes the longer side 576 pixels.
+
+    Raises GroundPruneError when the map's frame is that of an image of another size, or scale < 1.
+    """
+    if scale is None:
+        scale = math.ceil(LONGEST_SIDE / max(image.size))
+    if scale < 1:
+        raise GroundPruneError(f"scale={scale}: at least 1 is needed")
+    size = (image.width * scale, image.height * scale)
+    picture = image.convert("RGB").resize(size, Image.Resampling.NEAREST)
+    if kept is not None:
+        if (kept.frame.width, kept.frame.height) != image.size:
+            raise GroundPruneError(
+                f"the kept map is of an image of {kept.frame.width} x {kept.frame.height} pixels, "
+                f"not {image.width} x {image.height}"
+            )
+        picture = _dim_dropped(picture, kept, scale)
+    canvas = ImageDraw.Draw(picture)
+    line = max(2, round(min(max(size) / 190, min(size) / 20)))  # the second bounds it in very long pictures
+    for box, _, colour in boxes:
+        _draw_box(canvas, _scaled(box, scale), colour, line)
+    labels = _Labels(canvas, size, line)
+    for box, text, colour in boxes:
+        if text:
+            labels.draw(text, _scaled(box, scale), colour)
+    return picture
+
+
+def _scaled(box: Box, scale: int) -> Rectangle:
+    left, top, right, bottom = (round(edge * scale) for edge in box)
+    return left, top, right, bottom
+
+
+def _dim_dropped(picture: Image.Image, kept: KeptMap, scale: int) -> Image.Image:
+    bright = np.zeros((picture.height, picture.width), dtype=bool)
+    rows, cols = kept.grid.shape
+    for row, col in np.argwhere(kept.grid):
+        cell = Box(col / cols, row / rows, (col + 1) / cols, (row + 1) / rows)
+        left, top, right, bottom = _scaled(kept.frame.to_pixels(cell), scale)
+        bright[top:bottom, left:right] = True
+    outline = bright & ~_eroded(bright, max(1, round(max(picture.size) / 600)))
+    pixels = np.asarray(picture)
+    result = np.where(bright[..., None], pixels, (pixels * DIMMED).astype(np.uint8))
+    result[outline] = 255
+    return Image.fromarray(result)
+
+
+def _eroded(mask: np.ndarray, width: int) -> np.ndarray:
+    """The mask without its outermost `width` pixels; the picture's own border wears nothing off."""
+    for axis in (0, 1):
+        margins = [(width, width) if axis == a else (0, 0) for a in (0, 1)]
+        windows = np.lib.stride_tricks.sliding_window_view(
+            np.pad(mask, margins, constant_values=True), 2 * width + 1, axis=axis
+        )
+        mask = np.asarray(windows.all(axis=-1))
+    return mask
+
+
+def _draw_box(canvas: ImageDraw.ImageDraw, rectangle: Rectangle, colour: str, line: int) -> None:
+    """The line runs inside of the box's edges, between two thin lines of halo."""
+    left, top, right, bottom = rectangle
+    if right <= left or bottom <= top:
+        return
+    halo = max(1, line // 2)
+    contrast = _contrast(colour)
+    for inset, width, ink in ((-halo, line + 2 * halo, contrast), (0, line, colour)):
+        corners = (left + inset, top + inset, right - 1 - inset, bottom - 1 - inset)
+        canvas.rectangle(corners, outline=ink, width=width)
+
+
+class _Labels:
+    """Places labels at their boxes, inside of the picture and clear of each other."""
+
+    def __init__(self, canvas: ImageDraw.ImageDraw, size: tuple[int, int], line: int) -> None:
+        self.canvas = canvas
+        self.size = size
+        self.line = line
+        self.margin = line + 1
+        self.font = ImageFont.load_default(max(12, round(min(max(size) / 38, min(size) / 8))))
+        self.taken: list[Rectangle] = []
+
+    def draw(self, text: str, box: Rectangle, colour: str) -> None:
+        text = self._shortened(text)
+        left, top, right, bottom = self.canvas.textbbox((0, 0), text, font=self.font)
+        width = math.ceil(right - left) + 2 * self.margin
+        height = math.ceil(bottom - top) + 2 * self.margin
+        spots = list(self._spots(box, width, height))
+        free = (spot for spot in spots if not any(_overlap(spot, other) for other in self.taken))
+        spot = next(free, spots[0])
+        self.taken.append(spot)
+        self.canvas.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=colour)
+        start = (spot[0] + self.margin - left, spot[1] + self.margin - top)
+        self.canvas.text(start, text, fill=_contrast(colour), font=self.font)
+
+    def _shortened(self, text: str) -> str:
+        room = self.size[0] - 2 * self.margin
+        if self.font.getlength(text) <= room:
+            return text
+        fits = [n for n in range(len(text)) if self.font.getlength(text[:n] + "…") <= room]
+        return text[: max(fits, default=0)].rstrip() + "…"
+
+    def _spots(self, box: Rectangle, width: int, height: int) -> Iterator[Rectangle]:
+        """Above the box and below it, then ever further away, at last anywhere in the box's column."""
+        left, top, right, bottom = box
+        gap = max(1, self.line // 2)
+        step = max(1, height // 2)
+        for distance in range(0, self.size[1], step):
+            for x in (left, right - width):
+                for y in (top - height - gap - distance, bottom + gap + distance):
+                    spot = self._inside(x, y, width, height)
+                    if spot[1] == y:
+                        yield spot
+        for y in range(0, self.size[1], step):
+            yield self._inside(left, y, width, height)
+
+    def _inside(self, left: int, top: int, width: int, height: int) -> Rectangle:
+        left = max(0, min(left, self.size[0] - width))
+        top = max(0, min(top, self.size[1] - height))
+        return left, top, left + width, top + height
+
+
+def _overlap(a: Rectangle, b: Rectangle) -> bool:
+    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
+
+
+def _contrast(colour: str) -> str:
+    red, green, blue = ImageColor.getrgb(colour)[:3]
+    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"

@@ -1,0 +1,69 @@
+"""A CLIP text tower with the projections of both sides, from a checkpoint folder or a Hub id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
+
+from groundprune.errors import GroundPruneError
+from groundprune.signals import TextEmbedder
+
+
+class ClipTextTower(TextEmbedder):
+    """Embeds text, and the states of a CLIP vision tower, into CLIP's joint space.
+
+    source: a folder or Hub id of a full CLIP checkpoint: `visual_projection` and `post_layernorm` of the vision
+    side come from it too, since they were trained together. Raises GroundPruneError where it is none.
+    """
+
+    def __init__(self, source: str | Path):
+        try:
+            config: Any = CLIPConfig.from_pretrained(source)
+            clip: Any = CLIPModel.from_pretrained(source, config=config, dtype=torch.float32).eval()
+            self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
+        except (OSError, ValueError, KeyError) as error:
+            raise GroundPruneError(f"no CLIP checkpoint at {str(source)!r}: {str(error).splitlines()[0]}") from error
+        self.source = str(source)
+        self._text_model, self._text_projection = clip.text_model, clip.text_projection
+        self._layernorm, self._visual_projection = clip.vision_model.post_layernorm, clip.visual_projection
+        self._limit = config.text_config.max_position_embeddings
+        self._known: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def text(self, text: str) -> Tensor:
+        """[1, E]; text beyond the tower's length is cut, as CLIP does."""
+        if text not in self._known:
+            inputs = self._tokenizer(text, truncation=True, max_length=self._limit, return_tensors="pt")
+            pooled = self._text_model(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            ).pooler_output
+            self._known[text] = self._text_projection(pooled)
+        return self._known[text]
+
+    @torch.no_grad()
+    def patches(self, hidden: Tensor) -> Tensor:
+        """[N, C] -> [N, E]. Raises GroundPruneError where the widths do not fit together."""
+        width = self._visual_projection.in_features
+        if hidden.shape[-1] != width:
+            raise GroundPruneError(
+                f"the text tower {self.source!r} belongs to a vision tower of width {width}; "
+                f"the model's has {hidden.shape[-1]}"
+            )
+        if self._visual_projection.weight.device != hidden.device:
+            self._layernorm.to(hidden.device)
+            self._visual_projection.to(hidden.device)
+        return self._visual_projection(self._layernorm(hidden.float()))
+
+
+def find_text_tower(text_tower: str | Path | TextEmbedder | None, model: Any) -> TextEmbedder | None:
+    """The tower that the caller named; else the one that lies in the checkpoint's own `clip` folder; else None."""
+    if isinstance(text_tower, TextEmbedder):
+        return text_tower
+    if text_tower is not None:
+        return ClipTextTower(text_tower)
+    beside = Path(getattr(model.config, "_name_or_path", "") or ".") / "clip"
+    return ClipTextTower(beside) if (beside / "config.json").is_file() else None

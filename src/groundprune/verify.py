@@ -1,0 +1,142 @@
+"""Is pruning exact? The proof that a user can run on a model of their own.
+
+Three facts. keep=1.0 is the stock model, to the bit. Pruning with preserved positions equals the UNPRUNED sequence
+under an attention mask that hides the dropped tokens from all others (`hooks.masked`). And the control: with
+reassigned positions that equality breaks, so the test can fail.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError
+from groundprune.hooks.before_llm import PrunedRow
+from groundprune.hooks.masked import hide
+from groundprune.prune import prune
+from groundprune.pruners.base import Pruner
+from groundprune.signals import TextEmbedder
+
+TOLERANCE = 1e-5  # relative, fp32
+CONTROL = 1e-2  # what the control must differ by at least
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What `verify` measured. Differences are of logits, the largest over all steps, relative to the oracle's."""
+
+    pruner: str
+    kept: list[tuple[int, int]]
+    steps: int
+    keep_all_exact: bool
+    difference: float
+    same_tokens: bool
+    control: float
+    tolerance: float = TOLERANCE
+
+    @property
+    def passed(self) -> bool:
+        exact = self.keep_all_exact and self.same_tokens and self.difference <= self.tolerance
+        return exact and self.control > CONTROL
+
+    def lines(self) -> list[tuple[str, str, bool]]:
+        """(fact, measurement, holds) for each of the three."""
+        same = "same" if self.same_tokens else "DIFFERENT"
+        return [
+            (
+                "keep=1.0 is the stock model, bit for bit",
+                str(self.keep_all_exact).lower(),
+                self.keep_all_exact,
+            ),
+            (
+                f"preserved positions equal the masked oracle (prefill and {self.steps} steps)",
+                f"{self.difference:.1e} relative, {same} tokens",
+                self.same_tokens and self.difference <= self.tolerance,
+            ),
+            (
+                f"reassigned positions differ, as they must (above {CONTROL:g})",
+                f"{self.control:.1e} relative",
+                self.control > CONTROL,
+            ),
+        ]
+
+
+@torch.no_grad()
+def verify(
+    model: Any,
+    inputs: dict[str, Any],
+    pruner: Pruner,
+    text: Sequence[str] | None = None,
+    text_tower: str | Path | TextEmbedder | None = None,
+    steps: int = 8,
+    tolerance: float = TOLERANCE,
+) -> Verification:
+    """Measure the three facts on `inputs` (what the processor gives: input_ids, attention_mask, pixel_values).
+
+    steps: greedy tokens to decode beyond the prefill. The pruner must drop something, or there is nothing to prove.
+
+    Raises GroundPruneError where nothing was dropped or the pruner merges tokens.
+    """
+    texts: dict[str, Any] = {"text": text, "text_tower": text_tower}
+    stock = _decode(model, inputs, steps)
+    with prune(model, replace(pruner, keep=1, tokens=None), **texts):
+        whole = _decode(model, inputs, steps)
+    with prune(model, pruner, **texts) as run:
+        pruned = _decode(model, inputs, steps)
+    rows = run.rows
+    if not any(len(row.selection.kept) < len(row.layout) for row in rows):
+        raise GroundPruneError(f"{pruner.label} dropped nothing on these inputs; verify with a smaller keep")
+    if any(row.selection.merge is not None for row in rows):
+        raise GroundPruneError(f"{pruner.label} merges tokens; the masked oracle covers pure selection")
+    with hide(model, hidden_columns(rows)):
+        oracle = _decode(model, inputs, steps)
+    with prune(model, pruner, "reassigned", **texts):
+        control = _decode(model, inputs, steps)
+    return Verification(
+        pruner=pruner.label,
+        kept=[(len(row.selection.kept), len(row.layout)) for row in rows],
+        steps=steps,
+        keep_all_exact=all(torch.equal(a, b) for a, b in zip(whole.logits, stock.logits, strict=True)),
+        difference=relative_difference(pruned.logits, oracle.logits),
+        same_tokens=torch.equal(pruned.sequences, oracle.sequences),
+        control=relative_difference(control.logits[:1], oracle.logits[:1]),
+        tolerance=tolerance,
+    )
+
+
+def hidden_columns(rows: Sequence[PrunedRow]) -> list[Tensor]:
+    """Per row the unpruned columns that were dropped: what the oracle must hide."""
+    hidden = []
+    for row in rows:
+        dropped = torch.ones(len(row.layout), dtype=torch.bool, device=row.layout.column.device)
+        dropped[row.selection.kept] = False
+        hidden.append(row.layout.column[dropped])
+    return hidden
+
+
+def relative_difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
+    """Largest |a - b| over the largest |b|, over all pairs; infinite where a pair differs in shape."""
+    worst = 0.0
+    for x, y in zip(a, b, strict=True):
+        if x.shape != y.shape:
+            return float("inf")
+        worst = max(worst, float((x.float() - y.float()).abs().max() / y.float().abs().max()))
+    return worst
+
+
+def _decode(model: Any, inputs: dict[str, Any], steps: int) -> Any:
+    """Greedy decoding of exactly `steps` tokens, with the logits of prefill and each step but the last."""
+    return model.generate(
+        **inputs,
+        max_new_tokens=steps + 1,
+        min_new_tokens=steps + 1,
+        do_sample=False,
+        num_beams=1,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )

@@ -1,0 +1,126 @@
+"""Policies on one hand-made row: text a b, image 0 of four tokens, text c, image 1 of three, text d e."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from groundprune.errors import GroundPruneError
+from groundprune.layout import VisualLayout
+from groundprune.positions import PLAIN, Row, parse_policy
+
+COLUMNS = [2, 3, 4, 5, 7, 8, 9]
+LENGTH = 12
+
+
+def make_row(kept, order=None, axes=1, offset=0):
+    column = torch.tensor(COLUMNS)
+    position = (torch.arange(LENGTH) + offset).repeat(axes, 1)
+    layout = VisualLayout(
+        column=column,
+        image=torch.tensor([0, 0, 0, 0, 1, 1, 1]),
+        tile=torch.zeros(7, dtype=torch.long),
+        row=torch.zeros(7, dtype=torch.long),
+        col=torch.tensor([0, 1, 2, 3, 0, 1, 2]),
+        is_patch=torch.ones(7, dtype=torch.bool),
+        position=position[:, column],
+        length=LENGTH,
+    )
+    kept = torch.tensor(kept)
+    stay = sorted((set(range(LENGTH)) - set(COLUMNS)) | set(column[kept].tolist()))
+    return Row(position, torch.tensor(stay), layout, kept, None if order is None else torch.tensor(order))
+
+
+def ids(policy, row):
+    new, shift = parse_policy(policy)(row)
+    return new[0].tolist(), shift
+
+
+KEPT = [1, 3, 4, 6]  # columns 3 5 of image 0 and 7 9 of image 1; the columns that stay are 0 1 3 5 6 7 9 10 11
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected", "shift"),
+    [
+        ("preserved", [0, 1, 3, 5, 6, 7, 9, 10, 11], 0),
+        ("reassigned", [0, 1, 2, 3, 4, 5, 6, 7, 8], -3),
+        ("reassigned-image", [0, 1, 2, 3, 6, 7, 8, 10, 11], 0),
+        ("stretched", [0, 1, 2, 5, 6, 7, 9, 10, 11], 0),
+        ("shifted:5", [0, 1, 8, 10, 11, 12, 14, 15, 16], 5),
+    ],
+)
+def test_ids_and_shift_by_hand(policy, expected, shift):
+    assert ids(policy, make_row(KEPT)) == (expected, shift)
+
+
+def test_stretched_keeps_the_ends_and_rounds_half_up():
+    # Image 0 has ids 2..5; three kept: 2, 2 + 1.5 -> 4, 5. A single kept token starts at the image's first id.
+    assert ids("stretched", make_row([0, 1, 2, 6]))[0] == [0, 1, 2, 4, 5, 6, 7, 10, 11]
+
+
+def test_positions_that_start_elsewhere_keep_their_offset():
+    assert ids("reassigned", make_row(KEPT, offset=40))[0] == [40 + i for i in range(9)]
+
+
+def test_reassigned_in_order_numbers_tokens_as_the_method_emits_them():
+    row = make_row(KEPT, order=[2, 0, 3, 1])
+    new, shift = parse_policy("official", "reassigned-in-order")(row)
+    # Emitted third, first, fourth, second kept token: their slots 2 3 5 6 hold ids 2 3 5 6 in that order.
+    assert new[0].tolist() == [0, 1, 3, 6, 4, 2, 5, 7, 8]
+    assert shift == -3
+
+
+def test_official_is_what_the_pruner_says():
+    assert str(parse_policy("official", "preserved")) == "preserved"
+    assert str(parse_policy("official", "reassigned")) == "reassigned"
+
+
+@pytest.mark.parametrize("policy", sorted(PLAIN))
+def test_a_row_that_lost_nothing_keeps_its_ids(policy):
+    row = make_row(list(range(7)), axes=3)
+    new, shift = parse_policy(policy)(row)
+    assert new.equal(row.position)
+    assert shift == 0
+
+
+def test_three_axes_reassigned_are_consecutive_on_each():
+    row = make_row(KEPT, axes=3)
+    row.position[1, 2:6] = torch.tensor([2, 2, 3, 3])  # height ids of image 0 repeat, as M-RoPE's do
+    new, _ = parse_policy("reassigned")(row)
+    assert (new[:, 2:] == torch.arange(2, 9)).all()
+
+
+@given(st.integers(0, 1000), st.sampled_from(["", ":0.5"]))
+def test_permuted_shuffles_visual_ids_among_themselves_only(seed, share):
+    row = make_row(KEPT)
+    new, shift = parse_policy(f"permuted:{seed}{share}")(row)
+    visual = [2, 3, 5, 6]
+    text = [0, 1, 4, 7, 8]
+    assert sorted(new[0, visual].tolist()) == row.original[0, visual].tolist()
+    assert new[0, text].equal(row.original[0, text])
+    assert shift == 0
+    if share:
+        assert (new != row.original).sum() <= 2
+
+
+def test_permuted_depends_on_its_seed_alone():
+    row = make_row(list(range(7)))
+    orders = {tuple(parse_policy(f"permuted:{seed}")(row)[0][0].tolist()) for seed in range(10)}
+    assert len(orders) > 5
+    assert parse_policy("permuted:3")(row)[0].equal(parse_policy("permuted:3")(row)[0])
+
+
+@pytest.mark.parametrize("text", ["shifted", "shifted:x", "permuted", "permuted:1:2", "permuted:-1", "permuted:1:0"])
+def test_malformed_arguments_name_what_is_allowed(text):
+    with pytest.raises(GroundPruneError, match="SEED"):
+        parse_policy(text)
+
+
+def test_an_unknown_policy_names_the_nearest():
+    with pytest.raises(GroundPruneError, match="did you mean 'preserved'"):
+        parse_policy("perserved")
+
+
+def test_a_shift_below_zero_is_refused():
+    with pytest.raises(GroundPruneError, match="negative"):
+        parse_policy("shifted:-5")(make_row(KEPT))

@@ -1,0 +1,167 @@
+from dataclasses import dataclass
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+import groundprune as gp
+from groundprune.layout import VisualLayout
+from groundprune.pruners import pruner_class, select_spatial, select_top
+from groundprune.signals import Signals, TowerRecord
+
+
+def make_layout(*grids, newline=False):
+    """One image per (rows, cols), each followed by a newline column where asked for."""
+    image, row, col = [], [], []
+    for i, (rows, cols) in enumerate(grids):
+        cells = [(r, c) for r in range(rows) for c in range(cols)] + [(-1, -1)] * newline
+        image += [i] * len(cells)
+        row += [r for r, _ in cells]
+        col += [c for _, c in cells]
+    n = len(image)
+    return VisualLayout(
+        column=torch.arange(n) + 3,
+        image=torch.tensor(image),
+        tile=torch.zeros(n, dtype=torch.long),
+        row=torch.tensor(row),
+        col=torch.tensor(col),
+        is_patch=torch.tensor(row) >= 0,
+        position=torch.arange(n)[None] + 3,
+        length=n + 5,
+    )
+
+
+def signals_of(layout, fingerprint=(7, 8, 9), **kwargs):
+    record = TowerRecord(layout.n_images, fingerprint=list(fingerprint))
+    features = torch.randn(len(layout), 4, generator=torch.Generator().manual_seed(0))
+    return Signals(layout, features, record, range(layout.n_images), lambda v, i: v, **kwargs)
+
+
+def run(pruner, layout, signals=None):
+    return pruner(signals or signals_of(layout), layout, pruner.stages(2)[0])
+
+
+@given(st.lists(st.floats(-5, 5), min_size=12, max_size=12), st.integers(1, 12))
+def test_select_top_keeps_the_largest_and_prefers_the_earlier_on_ties(values, count):
+    layout, score = make_layout((3, 4)), torch.tensor(values)
+    kept = select_top(score, layout, count).kept.tolist()
+    wanted = sorted(sorted(range(12), key=lambda i: (-score[i].item(), i))[:count])
+    assert kept == wanted
+
+
+def test_select_top_splits_the_budget_over_images_and_keeps_separators():
+    layout = make_layout((2, 4), (2, 2), newline=True)
+    score = torch.arange(len(layout)).float()
+    kept = select_top(score, layout, 6).kept.tolist()
+    assert kept == [4, 5, 6, 7, 8, 11, 12, 13]  # four of eight, the newline, two of four, the newline
+
+
+def test_a_nan_score_is_an_error():
+    with pytest.raises(gp.GroundPruneError, match="NaN"):
+        select_top(torch.tensor([1.0, float("nan"), 0, 0]), make_layout((2, 2)), 2)
+
+
+@given(st.integers(1, 30), st.integers(1, 30), st.data())
+def test_the_spatial_grid_has_exactly_the_asked_for_number_of_distinct_cells(rows, cols, data):
+    count = data.draw(st.integers(0, rows * cols))
+    cells = select_spatial(rows, cols, count)
+    assert len(cells) == count
+    assert (cells.diff() > 0).all()
+    assert count == 0 or (0 <= cells.min() and cells.max() < rows * cols)
+
+
+def test_the_spatial_grid_is_even_in_both_directions():
+    cells = select_spatial(24, 24, 144)
+    assert (cells // 24).bincount(minlength=24).tolist() == [0, 12] * 12
+    assert (cells % 24).bincount(minlength=24).tolist() == [0, 12] * 12
+
+
+def test_random_depends_on_pixels_seed_and_image_index_not_on_the_row():
+    layout = make_layout((6, 6), (6, 6))
+    same = run(gp.Random(keep=0.5), layout, signals_of(layout, (5, 5))).kept
+    again = run(gp.Random(keep=0.5), layout, signals_of(layout, (5, 5))).kept
+    other = run(gp.Random(keep=0.5), layout, signals_of(layout, (5, 6))).kept
+    seeded = run(gp.Random(keep=0.5, seed=1), layout, signals_of(layout, (5, 5))).kept
+    assert same.equal(again)
+    assert not same.equal(other)
+    assert not same.equal(seeded)
+    first, second = same[same < 36], same[same >= 36] - 36
+    assert not first.equal(second)  # the same picture twice in a prompt is not pruned twice alike
+    assert other[other < 36].equal(first)
+
+
+def test_keep_1_never_asks_for_a_score():
+    class Broken(gp.Pruner):
+        def score(self, signals, layout, stage):
+            raise AssertionError("asked")
+
+    layout = make_layout((2, 3))
+    assert run(Broken(keep=1), layout).kept.tolist() == list(range(6))
+    with pytest.raises(AssertionError):
+        run(Broken(keep=0.5), layout)
+
+
+@pytest.mark.parametrize(
+    ("kept", "message"), [([1, 0, 2], "ascending"), ([0, 0, 2], "ascending"), ([0, 2], "kept 2"), ([1, 2, 9], "range")]
+)
+def test_a_selection_that_breaks_an_invariant_is_refused(kept, message):
+    @dataclass(frozen=True)
+    class Wrong(gp.Pruner):
+        def select(self, signals, layout, stage):
+            return gp.Selection(torch.tensor(kept))
+
+    with pytest.raises(gp.GroundPruneError, match=message):
+        run(Wrong(keep=0.5), make_layout((2, 3)))
+
+
+def test_a_score_of_the_wrong_shape_is_refused():
+    class Flat(gp.Pruner):
+        name = "flat"
+
+        def score(self, signals, layout, stage):
+            return torch.zeros(3)
+
+    with pytest.raises(gp.GroundPruneError, match=r"flat.score .*\(6,\).*\(3,\)"):
+        run(Flat(keep=0.5), make_layout((2, 3)))
+
+
+def test_an_undeclared_signal_says_how_to_declare_it():
+    class Undeclared(gp.Pruner):
+        def score(self, signals, layout, stage):
+            return signals.tower_attention().mean(0)
+
+    with pytest.raises(gp.Unservable, match="`needs`"):
+        run(Undeclared(keep=0.5), make_layout((2, 3)))
+
+
+def test_unknown_names_give_the_nearest():
+    with pytest.raises(gp.GroundPruneError, match="did you mean 'cls-visual'"):
+        gp.make_pruner("cls-visal", keep=0.5)
+
+
+def test_a_taken_name_is_refused():
+    class Other(gp.Pruner):
+        name = "random"
+
+    with pytest.raises(gp.GroundPruneError, match="registered already"):
+        gp.register(Other)
+
+
+def test_a_class_in_a_file_is_a_pruner_by_its_path(tmp_path):
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "import groundprune as gp\n"
+        "class FeatureNorm(gp.Pruner):\n"
+        "    name = 'feature-norm'\n"
+        "    def score(self, signals, layout, stage):\n"
+        "        return signals.projected.norm(dim=-1)\n"
+    )
+    pruner = gp.make_pruner(f"{file}:FeatureNorm", keep=0.5)
+    layout = make_layout((2, 4))
+    signals = signals_of(layout)
+    assert run(pruner, layout, signals).kept.equal(signals.projected.norm(dim=-1).topk(4).indices.sort().values)
+    with pytest.raises(gp.GroundPruneError, match="found: FeatureNorm"):
+        pruner_class(f"{file}:Missing")
+    with pytest.raises(gp.GroundPruneError, match="no pruner file"):
+        pruner_class(f"{tmp_path}/none.py:X")
