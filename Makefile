@@ -9,10 +9,10 @@ BIN := .venv/bin
 LOWER_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
 LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py)
 
-.PHONY: test test-lower lint format compare clean help
+.PHONY: test test-lower lint format compare readme clean help
 
 help:
-	@echo "make test | lint | format | compare | test-lower | clean"
+	@echo "make test | lint | format | compare | readme | test-lower | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -44,6 +44,9 @@ format: .venv/.stamp
 
 compare: .venv/.stamp
 	$(BIN)/groundprune compare $(ARGS)
+
+readme: .venv/.stamp
+	$(BIN)/python -m groundprune.report.generated README.md
 
 clean:
 	rm -rf .venv .venv-lower .pytest_cache .ruff_cache .hypothesis dist

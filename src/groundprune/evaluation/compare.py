@@ -1,0 +1,122 @@
+"""The main job: one model, the same samples, unpruned and under every pruner, budget and position policy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from groundprune.data.scenes import scene_samples
+from groundprune.errors import GroundPruneError
+from groundprune.evaluation.identity import about_this_run, samples_fingerprint, weights_fingerprint
+from groundprune.evaluation.results import Results
+from groundprune.evaluation.runner import Runner
+from groundprune.evaluation.settings import KEEPS, PRUNERS, Setting, compare_settings
+from groundprune.evaluation.summary import Summary
+from groundprune.loading import POCKET, load
+from groundprune.signals import TextEmbedder
+
+
+def compare(
+    model_source: str | Path = POCKET,
+    scenes: int = 500,
+    seed: int = 0,
+    pruners: Sequence[str] = PRUNERS,
+    keeps: Sequence[float | str] = KEEPS,
+    positions: Sequence[str] | None = None,
+    out: str | Path | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+    text_tower: str | Path | TextEmbedder | None = None,
+    console: Console | None = None,
+    *,
+    tokens: Sequence[int | str] = (),
+    split: str = "held-out",
+    device: str | None = None,
+) -> Summary:
+    """Run the grid of `compare_settings` on generated scenes: `scenes` expressions and as many questions.
+
+    pruners: registered names or file.py:Class. out: a folder for samples.jsonl and summary.json; called again with
+    the same folder, only what is missing is run. Ctrl-C leaves there what was found so far, says so in one line,
+    and goes on as KeyboardInterrupt.
+
+    Raises GroundPruneError, before any model is loaded, for settings that make no sense; before any work, where the
+    model cannot run one of them or `out` holds another run.
+    """
+    settings = compare_settings(pruners, keeps, positions, tokens)
+    stream = scene_samples(scenes, seed, split)
+    if batch_size < 1:
+        raise GroundPruneError(f"batch size must be a whole number of at least 1 (got {batch_size})")
+    model, processor = load(model_source, device=device)
+    samples = list(stream)
+    runner = Runner(model, processor, samples, batch_size, text_tower)
+    runner.check(settings)
+    run = {
+        "model": str(model_source), "weights": weights_fingerprint(model), "grounding": asdict(runner.grounding),
+        "data": "scenes", "split": split, "scenes": scenes, "seed": seed, "samples": samples_fingerprint(samples),
+    }  # fmt: skip
+    console = console or Console(stderr=True)
+    with Results(out, run, about_this_run(model, batch_size), settings, len(samples)) as results:
+        try:
+            _run_missing(runner, settings, results, console, progress)
+        except KeyboardInterrupt:
+            results.save()
+            where = f"are in {out}; the same command goes on from there" if out else "are lost: no folder was given"
+            console.print(
+                f"interrupted: {len(results.rows)} answers {where}", highlight=False, markup=False, soft_wrap=True
+            )
+            raise
+        return results.save()
+
+
+def _run_missing(
+    runner: Runner, settings: Sequence[Setting], results: Results, console: Console, progress: bool
+) -> None:
+    missing = {s.id: len(runner.samples) - len(results.done(s)) for s in settings}
+    todo = [setting for setting in settings if missing[setting.id]]
+    if not todo:
+        return
+    with _bars(console, progress) as bars:
+        images = bars.add_task("images", total=len(runner.samples))
+        runner.prepare(todo, lambda n: bars.advance(images, n))
+        bars.remove_task(images)
+        by_setting = bars.add_task("", total=len(settings), completed=len(settings) - len(todo))
+        answers = bars.add_task("answers", total=sum(missing.values()))
+        for setting in todo:
+            bars.update(by_setting, description=setting.label)
+            for rows in runner.run(setting, results.done(setting)):
+                results.add(rows)
+                bars.advance(answers, len(rows))
+            results.save()
+            bars.advance(by_setting)
+
+
+def _bars(console: Console, shown: bool) -> Progress:
+    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate()]
+    # Longer than rich's 30 s: a setting at keep 0.1 is several times as fast as one at 0.75.
+    return Progress(
+        *columns,
+        TimeRemainingColumn(),
+        console=console,
+        disable=not (shown and console.is_terminal),
+        transient=True,
+        speed_estimate_period=120,
+    )
+
+
+class _Rate(ProgressColumn):
+    def render(self, task: Task) -> Text:
+        return Text("" if not task.speed else f"{task.speed:.3g}/s", style="progress.data.speed")

@@ -1,0 +1,57 @@
+"""What a result belongs to: the weights, the samples, and the software that made it."""
+
+from __future__ import annotations
+
+import hashlib
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+
+import groundprune
+from groundprune.data.samples import Sample
+
+_LEADING = 64  # values per weight: training changes all of them, and a large model is not read as a whole
+
+
+def weights_fingerprint(model: Any) -> str:
+    """16 hex digits over every weight's name, shape and leading values."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, weight in model.state_dict().items():
+        leading = weight.detach().flatten()[:_LEADING].float().cpu()
+        digest.update(f"{name} {tuple(weight.shape)} ".encode() + leading.numpy().tobytes())
+    return digest.hexdigest()
+
+
+def samples_fingerprint(samples: Sequence[Sample]) -> str:
+    """16 hex digits over every sample: its words, its box, its pixels."""
+    digest = hashlib.blake2b(digest_size=8)
+    for s in samples:
+        box = None if s.box is None else [float(edge) for edge in s.box]
+        digest.update(repr((s.id, s.kind, s.type, s.text, box, s.answer, s.image.size, s.image.mode)).encode())
+        digest.update(s.image.tobytes())
+    return digest.hexdigest()
+
+
+def about_this_run(model: Any, batch_size: int) -> dict[str, Any]:
+    """Command, versions, date (UTC), device and batch size: what may differ between two runs of one comparison."""
+    device = torch.device(model.device)
+    on_gpu = device.type == "cuda"
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "versions": {
+            "groundprune": groundprune.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+            "python": platform.python_version(),
+        },
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "device": torch.cuda.get_device_name(device) if on_gpu else f"{device}, {torch.get_num_threads()} threads",
+        "batch_size": batch_size,
+    }

@@ -1,0 +1,159 @@
+"""Results on disk: a folder of two files.
+
+samples.jsonl, one JSON object per setting and sample, appended and flushed batch by batch:
+    setting   id of the setting: "unpruned", "cls-visual/keep=0.5/preserved", "unpruned/shifted:8"
+    sample    id of the sample; kind: "rec" or "vqa"; type: its type of question
+    answer    the model's text, without special tokens
+    correct   rec: IoU >= 0.5; vqa: exact match ignoring case and punctuation
+    iou, box  rec: 0..1, and [x1, y1, x2, y2] in pixels of the image, or null where the answer holds no box; vqa: null
+    kept      visual tokens that the LLM read
+No line holds a time: after sorting, two runs can be compared line by line. No (setting, sample) is there twice.
+
+summary.json, replaced as a whole after every setting: format, complete, run (model, weights, data, seed ...; what
+must be equal for a run to be resumed), about (command, versions, date, device, batch size), settings (accuracy,
+interval, mean IoU, malformed answers, shares per type), differences (preserved minus reassigned). See `summary.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from groundprune.errors import GroundPruneError
+from groundprune.evaluation.settings import Setting, unique
+from groundprune.evaluation.summary import Summary, summarize
+
+SAMPLES_FILE, SUMMARY_FILE = "samples.jsonl", "summary.json"
+ROW_KEYS = ("setting", "sample", "kind", "type", "answer", "correct", "iou", "box", "kept")
+
+
+class Results:
+    """The rows of one comparison, in a folder or (folder None) in memory alone; a context manager.
+
+    run: what must be equal for rows to belong together. settings: what is to be answered; settings that the folder
+    holds already stay. samples: answers per setting.
+
+    Raises GroundPruneError where the folder cannot be used, or holds another run (naming what differs).
+    """
+
+    def __init__(
+        self,
+        folder: str | Path | None,
+        run: Mapping[str, Any],
+        about: Mapping[str, Any],
+        settings: Sequence[Setting],
+        samples: int,
+    ):
+        self.folder = None if folder is None else Path(folder)
+        self.run, self.about, self.samples = dict(run), dict(about), samples
+        self.settings = list(settings)
+        self.rows: dict[tuple[str, str], dict[str, Any]] = {}
+        self._file: TextIO | None = None
+        if self.folder is not None:
+            self._open(self.folder)
+
+    def __enter__(self) -> Results:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        if self._file is not None:
+            self._file.close()
+
+    def done(self, setting: Setting) -> set[str]:
+        """Ids of the samples that are answered under this setting."""
+        return {sample for stored, sample in self.rows if stored == setting.id}
+
+    def add(self, rows: Sequence[dict[str, Any]]) -> None:
+        """Keep rows; on disk when this returns. Raises GroundPruneError for a (setting, sample) that is there."""
+        for row in rows:
+            _insert(self.rows, row, "this run")
+        if self._file is not None:
+            self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+            self._file.flush()
+
+    def summary(self) -> Summary:
+        return summarize(self.run, self.about, self.settings, self.rows.values(), self.samples)
+
+    def save(self) -> Summary:
+        """Replace summary.json, atomically."""
+        summary = self.summary()
+        if self.folder is not None:
+            temporary = self.folder / (SUMMARY_FILE + ".tmp")
+            with temporary.open("w", encoding="utf-8") as file:
+                json.dump(summary.to_json(), file, indent=1, ensure_ascii=False)
+                file.write("\n")
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(self.folder / SUMMARY_FILE)
+        return summary
+
+    def _open(self, folder: Path) -> None:
+        path = folder / SAMPLES_FILE
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            if (folder / SUMMARY_FILE).exists():
+                stored = read_summary(folder)
+                _same_run(stored.run, self.run, folder)
+                self.settings = unique([*(result.setting for result in stored.settings), *self.settings])
+            elif path.exists():
+                raise GroundPruneError(f"{folder} holds {SAMPLES_FILE} without {SUMMARY_FILE}: not a run to resume")
+            if path.exists():
+                self.rows = read_rows(path, repair=True)
+            self.save()
+            self._file = path.open("a", encoding="utf-8", newline="\n")
+        except OSError as error:
+            raise GroundPruneError(f"cannot write results to {folder}: {error.strerror or error}") from error
+
+
+def read_rows(path: str | Path, repair: bool = False) -> dict[tuple[str, str], dict[str, Any]]:
+    """The rows of a samples.jsonl, by (setting, sample).
+
+    A last line that was not written to its end (the run was killed) is left out; repair: also cut from the file.
+    Raises GroundPruneError, naming the line, for any other line that is no row, and for a repeated one.
+    """
+    path = Path(path)
+    content = path.read_bytes()
+    whole = content[: content.rfind(b"\n") + 1]
+    if repair and len(whole) < len(content):
+        os.truncate(path, len(whole))
+    rows: dict[tuple[str, str], dict[str, Any]] = {}
+    for number, line in enumerate(whole.splitlines(), start=1):
+        try:
+            row = json.loads(line)
+        except ValueError:
+            row = None
+        if not isinstance(row, dict) or any(key not in row for key in ROW_KEYS):
+            raise GroundPruneError(f"{path}, line {number}: not a result row")
+        _insert(rows, row, f"{path}, line {number}")
+    return rows
+
+
+def read_summary(path: str | Path) -> Summary:
+    """A stored summary, by its file or its folder. Raises GroundPruneError where there is none."""
+    path = Path(path)
+    path = path / SUMMARY_FILE if path.is_dir() else path
+    try:
+        data = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise GroundPruneError(f"no result summary at {path}: {error}") from error
+    try:
+        return Summary.from_json(data)
+    except GroundPruneError as error:
+        raise GroundPruneError(f"{path}: {error}") from error
+
+
+def _insert(rows: dict[tuple[str, str], dict[str, Any]], row: dict[str, Any], where: str) -> None:
+    key = (row["setting"], row["sample"])
+    if key in rows:
+        raise GroundPruneError(f"{where}: sample {key[1]} of {key[0]} is there twice (two runs in one folder?)")
+    rows[key] = row
+
+
+def _same_run(stored: Mapping[str, Any], given: Mapping[str, Any], folder: Path) -> None:
+    differing = [key for key in {**stored, **given} if stored.get(key) != given.get(key)]
+    if differing:
+        listed = "; ".join(f"{key}: {stored.get(key)!r} there, {given.get(key)!r} here" for key in differing)
+        raise GroundPruneError(f"{folder} holds another run ({listed}): choose another folder, or delete this one")

@@ -1,0 +1,165 @@
+"""What a comparison found: accuracies with intervals, made from result rows by arithmetic alone."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from groundprune.data.samples import KINDS
+from groundprune.errors import GroundPruneError
+from groundprune.evaluation.settings import Setting
+from groundprune.evaluation.statistics import paired_difference, wilson
+
+FORMAT = 1  # of summary.json and samples.jsonl; goes up when an older reader would misread them
+Row = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Share:
+    """correct of n; interval: 95% Wilson. Shares are 0..1."""
+
+    n: int
+    correct: int
+    accuracy: float
+    interval: tuple[float, float]
+
+    @staticmethod
+    def of(rows: Sequence[Row]) -> Share:
+        n, correct = len(rows), sum(row["correct"] for row in rows)
+        return Share(n, correct, correct / n if n else 0.0, wilson(correct, n))
+
+
+@dataclass(frozen=True)
+class Task:
+    """One kind of question under one setting. mean_iou and malformed (answers without a box) are None for vqa.
+
+    types: the share per type of question. malformed answers count as wrong, with an IoU of 0.
+    """
+
+    total: Share
+    mean_iou: float | None
+    malformed: int | None
+    types: dict[str, Share]
+
+    @staticmethod
+    def of(rows: Sequence[Row], kind: str) -> Task:
+        types = {t: Share.of([r for r in rows if r["type"] == t]) for t in sorted({r["type"] for r in rows})}
+        total = Share.of(rows)
+        if kind != "rec":
+            return Task(total, None, None, types)
+        mean = round(sum(r["iou"] for r in rows) / len(rows), 6) if rows else None
+        return Task(total, mean, sum(r["box"] is None for r in rows), types)
+
+
+@dataclass(frozen=True)
+class SettingResult:
+    """kept: visual tokens that the LLM read, mean per prompt; None before the first answer."""
+
+    setting: Setting
+    kept: float | None
+    rec: Task
+    vqa: Task
+
+    @staticmethod
+    def of(setting: Setting, rows: Sequence[Row]) -> SettingResult:
+        kept = round(sum(r["kept"] for r in rows) / len(rows), 4) if rows else None
+        rec, vqa = (Task.of([r for r in rows if r["kind"] == kind], kind) for kind in KINDS)
+        return SettingResult(setting, kept, rec, vqa)
+
+
+@dataclass(frozen=True)
+class Difference:
+    """Accuracy under preserved minus under reassigned positions, on the same n samples of one kind.
+
+    interval: 95%, paired bootstrap.
+    """
+
+    pruner: str
+    budget: str
+    kind: str
+    n: int
+    difference: float
+    interval: tuple[float, float]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """run: what must be equal for rows to belong together. about: command, versions, date, device and batch size.
+
+    complete: every setting has an answer for every sample.
+    """
+
+    run: dict[str, Any]
+    about: dict[str, Any]
+    complete: bool
+    settings: list[SettingResult]
+    differences: list[Difference] = field(default_factory=list)
+
+    def result(self, setting_id: str) -> SettingResult | None:
+        return next((r for r in self.settings if r.setting.id == setting_id), None)
+
+    def to_json(self) -> dict[str, Any]:
+        settings = [{"id": r.setting.id, "label": r.setting.label, **asdict(r)} for r in self.settings]
+        return {"format": FORMAT, **asdict(self), "settings": settings}
+
+    @staticmethod
+    def from_json(data: Mapping[str, Any]) -> Summary:
+        """Raises GroundPruneError where `data` is no summary of this format."""
+        try:
+            if data["format"] != FORMAT:
+                raise GroundPruneError(f"format {data['format']!r} is not readable here (known: {FORMAT})")
+            settings = [_setting_result(entry) for entry in data["settings"]]
+            differences = [Difference(**{**d, "interval": tuple(d["interval"])}) for d in data["differences"]]
+            return Summary(data["run"], data["about"], data["complete"], settings, differences)
+        except (KeyError, TypeError) as error:
+            raise GroundPruneError(f"not a summary of a comparison ({type(error).__name__}: {error})") from error
+
+
+def summarize(
+    run: dict[str, Any], about: dict[str, Any], settings: Sequence[Setting], rows: Iterable[Row], samples: int
+) -> Summary:
+    """samples: how many answers each setting should have. Rows of settings that are not asked for are left out."""
+    of: dict[str, list[Row]] = {setting.id: [] for setting in settings}
+    for row in rows:
+        if row["setting"] in of:
+            of[row["setting"]].append(row)
+    results = [SettingResult.of(setting, of[setting.id]) for setting in settings]
+    complete = all(len(found) == samples for found in of.values())
+    return Summary(run, about, complete, results, _differences(settings, of, int(run.get("seed", 0))))
+
+
+def _differences(settings: Sequence[Setting], of: Mapping[str, list[Row]], seed: int) -> list[Difference]:
+    found: list[Difference] = []
+    for setting in settings:
+        other = Setting(setting.pruner, setting.keep, setting.tokens, "reassigned").id
+        if setting.pruner is None or setting.positions != "preserved" or other not in of:
+            continue
+        against = {row["sample"]: row["correct"] for row in of[other]}
+        for kind in KINDS:
+            rows = [r for r in of[setting.id] if r["kind"] == kind and r["sample"] in against]
+            # By id: the order of the rows must not matter, and a resumed run has another one.
+            rows.sort(key=lambda row: row["sample"])
+            pairs = [r["correct"] for r in rows], [against[r["sample"]] for r in rows]
+            if rows:
+                mean, low, high = paired_difference(*pairs, seed=seed)
+                budget = setting.budget or ""
+                found.append(Difference(setting.pruner, budget, kind, len(rows), mean, (low, high)))
+    return found
+
+
+def _share(data: Mapping[str, Any]) -> Share:
+    return Share(data["n"], data["correct"], data["accuracy"], tuple(data["interval"]))
+
+
+def _setting_result(data: Mapping[str, Any]) -> SettingResult:
+    rec, vqa = (
+        Task(
+            _share(task["total"]),
+            task["mean_iou"],
+            task["malformed"],
+            {name: _share(share) for name, share in task["types"].items()},
+        )
+        for task in (data[kind] for kind in KINDS)
+    )
+    return SettingResult(Setting(**data["setting"]), data["kept"], rec, vqa)

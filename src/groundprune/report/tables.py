@@ -1,0 +1,197 @@
+"""Comparison results as tables, on the terminal and in markdown: percent, one decimal.
+
+Of one result: accuracy ± half of its 95% Wilson interval; a difference with its 95% bootstrap interval.
+Of several, which are training seeds of one model: mean ± standard deviation over them.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from groundprune.errors import GroundPruneError
+from groundprune.evaluation.settings import MAIN_POSITIONS, Setting
+from groundprune.evaluation.summary import Difference, Share, Summary
+
+EMPTY = "-"
+T = TypeVar("T")
+_TASKS: tuple[tuple[str, str], ...] = (("rec", "REC Acc@0.5"), ("vqa", "VQA"))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """One table. left: how many columns hold words; the others hold numbers."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    left: int
+
+
+def print_tables(summary: Summary, console: Console) -> None:
+    """Every table of one result, and below them what a reader must know about the numbers."""
+    for grid in grids([summary]):
+        table = Table(title=grid.title, title_justify="left", header_style="bold", title_style="bold")
+        for index, name in enumerate(grid.header):
+            table.add_column(name, justify="left" if index < grid.left else "right", no_wrap=True)
+        for row in grid.rows:
+            table.add_row(*map(Text, row))
+        console.print(table)
+    for note in notes([summary]):
+        console.print(note, style="dim", highlight=False, markup=False)
+
+
+def markdown_table(results: Sequence[Summary]) -> str:
+    """The same tables as markdown. results: of one model, or of several training seeds of it.
+
+    Raises GroundPruneError for no results, or for results with different settings.
+    """
+    if not results:
+        raise GroundPruneError("a table needs at least one result")
+    parts = [f"**{grid.title}**\n\n{_markdown(grid)}" for grid in grids(results)]
+    return "\n\n".join([*parts, " ".join(notes(results))]) + "\n"
+
+
+def grids(results: Sequence[Summary]) -> list[Grid]:
+    """The tables that have something to show. Raises GroundPruneError where results differ in their settings."""
+    ids = [[r.setting.id for r in result.settings] for result in results]
+    if any(set(other) != set(ids[0]) for other in ids[1:]):
+        raise GroundPruneError("the results to average have different settings")
+    settings = [r.setting for r in results[0].settings]
+    found = [_main(results, settings), _gains(results), _others(results, settings), _whole(results, settings)]
+    return [grid for grid in found if grid.rows]
+
+
+def notes(results: Sequence[Summary]) -> list[str]:
+    """One sentence each: what a number is, how many samples, and what is missing."""
+    first = results[0]
+    samples = f"{first.run.get('scenes', '?')} expressions and as many questions"
+    if len(results) > 1:
+        reach = f"mean ± standard deviation over {len(results)} training seeds; {samples} each"
+    else:
+        reach = f"± half of the 95% Wilson interval; {samples}, seed {first.run.get('seed', '?')}"
+    found = [f"Percent (REC: Acc@0.5), {reach}."]
+    malformed = [
+        (r.rec.malformed / r.rec.total.n, r.setting.label)
+        for result in results
+        for r in result.settings
+        if r.rec.malformed
+    ]
+    if malformed:
+        share, label = max(malformed)
+        found.append(f"Answers without a readable box count as wrong; at most {_percent(share)}% ({label}).")
+    if not all(result.complete for result in results):
+        found.append("Not complete: the run was interrupted, or is still going on.")
+    return found
+
+
+def _main(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
+    pruned = [s for s in settings if s.pruner and s.positions in MAIN_POSITIONS]
+    shown = [p for p in MAIN_POSITIONS if any(s.positions == p for s in pruned)]
+    # Several columns of numbers: two lines of heading let them fit a terminal of 80 columns.
+    header = ["pruner", "keep\n(tokens)", *(f"{kind.upper()}\n{p}" for kind, _ in _TASKS for p in shown)]
+    rows: list[list[str]] = []
+    if shown:
+        # Where nothing is dropped both policies give the stock model's ids.
+        cells = [_accuracy(results, Setting(), kind) for kind, _ in _TASKS for _ in shown]
+        rows.append(["unpruned", _kept(results, Setting()), *cells])
+    for setting in {(s.pruner, s.budget): s for s in pruned}.values():
+        variants = [Setting(setting.pruner, setting.keep, setting.tokens, p) for p in shown]
+        cells = [_accuracy(results, variant, kind) for kind, _ in _TASKS for variant in variants]
+        rows.append([_name(setting), f"{setting.budget} {_kept(results, setting)}", *cells])
+    return Grid("Accuracy by pruner and position policy", header, rows, left=2)
+
+
+def _gains(results: Sequence[Summary]) -> Grid:
+    found = {(d.pruner, d.budget, d.kind): d for d in results[0].differences}
+    rows: list[list[str]] = []
+    for pruner, budget in dict.fromkeys((pruner, budget) for pruner, budget, _ in found):
+        cells = [_gain(results, pruner, budget, kind) for kind, _ in _TASKS]
+        rows.append([_short(pruner), budget, *cells])
+    return Grid("Preserved minus reassigned", ["pruner", "keep", *(t for _, t in _TASKS)], rows, left=2)
+
+
+def _others(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
+    rows: list[list[str]] = []
+    for setting in settings:
+        if setting.pruner and setting.positions not in MAIN_POSITIONS:
+            cells = [_accuracy(results, setting, kind) for kind, _ in _TASKS]
+            rows.append([_name(setting), setting.budget or EMPTY, setting.positions, *cells])
+    return Grid("Other position policies", ["pruner", "keep", "positions", *(t for _, t in _TASKS)], rows, left=3)
+
+
+def _whole(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
+    alone = [s for s in settings if s.pruner is None]
+    rows = [
+        ["unchanged" if s.plain else s.positions, *(_accuracy(results, s, kind) for kind, _ in _TASKS)] for s in alone
+    ]
+    # The unpruned model alone is in the main table already.
+    shown = rows if len(rows) > 1 or not _main(results, settings).rows else []
+    return Grid("Nothing dropped, only ids changed", ["positions", *(t for _, t in _TASKS)], shown, left=1)
+
+
+def _kept(results: Sequence[Summary], setting: Setting) -> str:
+    """How many visual tokens the LLM read, in brackets."""
+    result = results[0].result(setting.id)
+    return "" if result is None or result.kept is None else f"({result.kept:g})"
+
+
+def _accuracy(results: Sequence[Summary], setting: Setting, kind: str) -> str:
+    def share(result: Summary) -> Share | None:
+        found = result.result(setting.id)
+        return getattr(found, kind).total if found is not None and getattr(found, kind).total.n else None
+
+    shares = _each(results, share)
+    if len(shares) == 1:
+        low, high = shares[0].interval
+        return f"{_percent(shares[0].accuracy)} ±{_percent((high - low) / 2)}"
+    return _spread([s.accuracy for s in shares])
+
+
+def _gain(results: Sequence[Summary], pruner: str, budget: str, kind: str) -> str:
+    def difference(result: Summary) -> Difference | None:
+        key = (pruner, budget, kind)
+        return next((d for d in result.differences if (d.pruner, d.budget, d.kind) == key), None)
+
+    found = _each(results, difference)
+    if len(found) == 1:
+        low, high = (f"{100 * end:+.1f}" for end in found[0].interval)
+        return f"{100 * found[0].difference:+.1f} [{low}, {high}]"
+    return _spread([d.difference for d in found], "+.1f")
+
+
+def _each(results: Sequence[Summary], get: Callable[[Summary], T | None]) -> list[T]:
+    """What every result has; nothing where one of them lacks it: a mean over fewer seeds would not say so."""
+    found = [value for value in map(get, results) if value is not None]
+    return found if len(found) == len(results) else []
+
+
+def _spread(values: Sequence[float], form: str = ".1f") -> str:
+    if not values:
+        return EMPTY
+    return f"{100 * statistics.fmean(values):{form}} ±{_percent(statistics.stdev(values))}"
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _name(setting: Setting) -> str:
+    return _short(setting.pruner or "unpruned")
+
+
+def _short(pruner: str) -> str:
+    """A pruner of one's own goes by its class."""
+    return pruner.rpartition(":")[2]
+
+
+def _markdown(grid: Grid) -> str:
+    rule = [":--" if index < grid.left else "--:" for index in range(len(grid.header))]
+    header = [name.replace("\n", " ") for name in grid.header]
+    return "\n".join("| " + " | ".join(row) + " |" for row in [header, rule, *grid.rows])

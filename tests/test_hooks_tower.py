@@ -1,0 +1,104 @@
+"""Signals recorded from the tower against what eager attention with output_attentions gives."""
+
+import pytest
+import torch
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+import groundprune as gp
+from groundprune.families import family_of
+from groundprune.hooks.tower import record_of, recordable, recording
+from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need
+from groundprune.tiny import tiny_inputs, tiny_llava
+
+LAYERS = [None, 0, 2, -1]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_llava(side=6)
+
+
+@pytest.fixture(scope="module")
+def pixels(model):
+    return tiny_inputs(model, [(1, 2, 2), (2, 2, 2)])["pixel_values"]
+
+
+def record(model, pixels, *needs):
+    with recording(model.model, family_of(model.config), model.config, recordable(needs)), torch.no_grad():
+        return record_of(model.model.get_image_features(pixel_values=pixels))
+
+
+@pytest.fixture(scope="module")
+def eager(model, pixels):
+    model.model.vision_tower.set_attn_implementation("eager")
+    with torch.no_grad():
+        out = model.model.vision_tower(pixels, output_attentions=True, output_hidden_states=True)
+    model.model.vision_tower.set_attn_implementation("sdpa")
+    return out
+
+
+@pytest.mark.parametrize("layer", LAYERS)
+def test_attention_rows_equal_eager_attention(model, pixels, eager, layer):
+    needs = Need("tower_attention", layer, "cls"), Need("tower_attention", layer, "received")
+    found = record(model, pixels, *needs)
+    # The tiny model reads hidden_states[-2]: the output of block 1 of 3.
+    weights = eager.attentions[1 if layer is None else layer]
+    assert torch.allclose(found.values[needs[0]].transpose(1, 2), weights[:, :, 0], atol=1e-6)
+    assert torch.allclose(found.values[needs[1]].transpose(1, 2), weights.mean(2), atol=1e-6)
+
+
+def test_hidden_states_and_keys_are_the_towers_own(model, pixels, eager):
+    keys = Need("tower_keys", 2)
+    found = record(model, pixels, CLIP_PATCHES, keys)
+    assert torch.allclose(found.values[TOWER_HIDDEN], eager.hidden_states[-2], atol=1e-5)
+    layer = model.model.vision_tower.encoder.layers[2]
+    wanted = layer.self_attn.k_proj(layer.layer_norm1(eager.hidden_states[2]))
+    assert torch.allclose(found.values[keys].flatten(2), wanted, atol=1e-5)
+
+
+def test_recording_changes_no_feature_and_runs_the_tower_once(model, pixels):
+    calls = []
+    handle = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
+    with torch.no_grad():
+        stock = model.model.get_image_features(pixel_values=pixels).pooler_output
+        with recording(model.model, family_of(model.config), model.config, frozenset({gp.Need("tower_keys")})):
+            recorded = model.model.get_image_features(pixel_values=pixels).pooler_output
+    handle.remove()
+    assert all(a.equal(b) for a, b in zip(stock, recorded, strict=True))
+    assert len(calls) == 2
+
+
+def test_the_fingerprint_is_a_function_of_the_pixels_alone(model, pixels):
+    together = record(model, pixels, FINGERPRINT).fingerprint
+    alone = record(model, pixels[1:2], FINGERPRINT).fingerprint
+    assert together[1] == alone[0]
+    assert len(set(together)) == 3
+
+
+def test_scores_land_on_the_patch_they_belong_to(model, pixels):
+    """Paint one patch: the visual token whose feature changes most is the one at that row and column."""
+    inputs = tiny_inputs(model, [(1, 3, 3)])
+    painted = inputs["pixel_values"].clone()
+    painted[0, :, 4 * 4 : 5 * 4, 1 * 4 : 2 * 4] += 5.0  # patch size 4: row 4, column 1
+    features = []
+    for picture in (inputs["pixel_values"], painted):
+        with gp.prune(model, gp.Spatial(keep=1.0)) as run, torch.no_grad():
+            model(**{**inputs, "pixel_values": picture})
+        features.append(run.rows[0].features)
+    changed = int((features[1] - features[0]).norm(dim=-1).argmax())
+    assert (int(run.layout[0].row[changed]), int(run.layout[0].col[changed])) == (4, 1)
+
+
+def test_a_layer_that_the_tower_lacks_is_named(model, pixels):
+    with pytest.raises(gp.GroundPruneError, match="3 layers.*layer 7"):
+        record(model, pixels, Need("tower_attention", 7, "cls"))
+
+
+def test_eager_attention_is_refused_with_the_way_out(model, pixels):
+    model.model.vision_tower.set_attn_implementation("eager")
+    try:
+        with pytest.raises(gp.Unservable, match="attn_implementation='sdpa'"):
+            record(model, pixels, gp.Need("tower_attention", None, "cls"))
+    finally:
+        model.model.vision_tower.set_attn_implementation("sdpa")
+    assert not ALL_ATTENTION_FUNCTIONS._local_mapping

@@ -1,0 +1,101 @@
+import json
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from transformers import CLIPConfig, CLIPModel
+
+import groundprune as gp
+from groundprune.loading import chat_prompt, grounding_of, load
+from groundprune.pocket import checkpoint_path
+from groundprune.text_tower import ClipTextTower
+from groundprune.tiny import tiny_inputs, tiny_llava
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return load()
+
+
+def test_the_pocket_loads_with_its_own_way_to_ask(pocket):
+    model, processor = pocket
+    assert grounding_of(model).rec_prompt == "locate {expression}"
+    prompt = chat_prompt(processor, "locate the red circle")
+    assert prompt.count(processor.image_token) == 1
+    assert model.dtype == torch.float32
+
+
+def test_the_processor_pads_to_the_square_that_boxes_are_measured_in(pocket):
+    _, processor = pocket
+    image = Image.fromarray(np.full((20, 60, 3), 255, dtype=np.uint8))
+    pixels = processor(images=image, text=chat_prompt(processor, "x"), return_tensors="pt")["pixel_values"][0]
+    side = pixels.shape[-1]
+    top, middle = pixels[:, 2, side // 2], pixels[:, side // 2, side // 2]
+    # White stands in the middle third; above lies the padding, the mean colour, which is normalised to about 0.
+    assert (middle > 1.5).all()
+    assert top.abs().max() < 0.05
+    assert (pixels[:, side // 2, 1] > 1.5).all()  # the sides of the image are not cropped away
+
+
+def test_text_visual_finds_its_text_tower_in_the_checkpoint(pocket):
+    model, processor = pocket
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (144, 144, 3), dtype=np.uint8))
+    inputs = processor(images=image, text=chat_prompt(processor, "locate the star"), return_tensors="pt")
+    found = {}
+    for text in ("red circle", "blue star"):
+        with gp.prune(model, gp.TextVisual(keep=0.25), text=[text]) as run, torch.no_grad():
+            model(**inputs)
+        found[text] = run.kept[0]
+        clip = CLIPModel.from_pretrained(checkpoint_path() / "clip", dtype=torch.float32)
+        hidden = model.model.vision_tower(inputs["pixel_values"], output_hidden_states=True)
+        states = hidden.hidden_states[model.config.vision_feature_layer][0, 1:]
+        patches = clip.visual_projection(clip.vision_model.post_layernorm(states))
+        words = ClipTextTower(checkpoint_path() / "clip").text(text)
+        scores = torch.nn.functional.cosine_similarity(patches, words)
+        assert run.kept[0].equal(scores.topk(36).indices.sort().values)
+    assert not found["red circle"].equal(found["blue star"])
+
+
+@pytest.fixture
+def without_tower():
+    return tiny_llava(side=6)
+
+
+def test_text_visual_without_a_text_tower_is_refused_with_the_option_to_give(without_tower):
+    with (
+        pytest.raises(gp.Unservable, match="--text-tower"),
+        gp.prune(without_tower, gp.TextVisual(keep=0.5), text=["a"]),
+    ):
+        pass
+
+
+def test_text_visual_without_text_is_refused(without_tower):
+    with pytest.raises(gp.Unservable, match=r"text=\["), gp.prune(without_tower, gp.TextVisual(keep=0.5)):
+        pass
+
+
+def test_a_text_tower_of_another_vision_tower_is_refused(without_tower, pocket):
+    model = without_tower
+    inputs = tiny_inputs(model, [(1, 2, 2)])
+    with (
+        gp.prune(model, gp.TextVisual(keep=0.5), text=["a"], text_tower=checkpoint_path() / "clip"),
+        pytest.raises(gp.GroundPruneError, match="width 128.* 32"),
+    ):
+        model(**inputs)
+
+
+def test_a_folder_without_a_clip_checkpoint_is_named(tmp_path):
+    CLIPConfig().save_pretrained(tmp_path)
+    with pytest.raises(gp.GroundPruneError, match="no CLIP checkpoint at"):
+        ClipTextTower(tmp_path)
+
+
+def test_grounding_json_with_an_unknown_key_names_the_allowed(tmp_path, without_tower):
+    without_tower.config._name_or_path = str(tmp_path)
+    (tmp_path / "grounding.json").write_text(json.dumps({"rec_promt": "x"}))
+    with pytest.raises(gp.GroundPruneError, match="rec_promt.*rec_prompt"):
+        grounding_of(without_tower)
+    (tmp_path / "grounding.json").write_text("[")
+    with pytest.raises(gp.GroundPruneError, match="no JSON object"):
+        grounding_of(without_tower)

@@ -1,0 +1,62 @@
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+import groundprune as gp
+from groundprune.positions import Preserved
+from groundprune.tiny import tiny_inputs, tiny_llava
+
+README = Path(__file__).parent.parent / "README.md"
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_llava(side=24)
+
+
+@pytest.mark.parametrize("pruner", [gp.ClsVisual, gp.Random, gp.Spatial])
+def test_the_three_facts_hold_on_24_x_24_tokens(model, pruner):
+    inputs = tiny_inputs(model, [(1, 5, 7), (2, 2, 4), (1, 9, 3)])
+    found = gp.verify(model, inputs, pruner(keep=0.5))
+    assert found.keep_all_exact
+    assert found.difference <= 1e-5
+    assert found.same_tokens
+    assert found.control > 1e-2
+    assert found.passed
+    assert found.kept == [(288, 576), (576, 1152), (288, 576)]
+
+
+def test_a_wrong_position_is_caught(model, monkeypatch):
+    """One id off by one, on one token: the difference leaves the tolerance."""
+
+    def off_by_one(self, row):
+        ids = row.original.clone()
+        ids[:, row.slot[len(row.kept) // 2]] += 1
+        return ids, 0
+
+    monkeypatch.setattr(Preserved, "ids", off_by_one)
+    found = gp.verify(model, tiny_inputs(model, [(1, 5, 7)]), gp.Spatial(keep=0.5), steps=2)
+    assert found.difference > 1e-5
+    assert not found.passed
+
+
+def test_a_decode_shift_that_is_off_by_one_is_caught(model, monkeypatch):
+    monkeypatch.setattr(Preserved, "ids", lambda self, row: (row.original, 1))
+    found = gp.verify(model, tiny_inputs(model, [(1, 5, 7)]), gp.Spatial(keep=0.5), steps=2)
+    assert found.difference > 1e-5
+
+
+def test_nothing_dropped_proves_nothing(model):
+    with pytest.raises(gp.GroundPruneError, match="dropped nothing"):
+        gp.verify(model, tiny_inputs(model, [(1, 2, 2)]), gp.Spatial(keep=1))
+
+
+def test_the_readme_snippets_run_as_they_stand():
+    blocks = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.S)
+    assert blocks
+    torch.manual_seed(0)
+    scope: dict = {}
+    for block in blocks:
+        exec(compile(block, str(README), "exec"), scope)
