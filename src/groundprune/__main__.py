@@ -4,4 +4,5 @@ import sys
 
 from groundprune.cli import main
 
-sys.exit(main())
+if __name__ == "__main__":  # processes that training starts import this file too
+    sys.exit(main())

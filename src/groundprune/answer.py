@@ -1,0 +1,135 @@
+"""One image and one request: from a picture and words to the model's answer and its box in pixels."""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from groundprune.boxes import Box, BoxCodec, Frame, make_codec, make_frame
+from groundprune.errors import GroundPruneError, unknown
+from groundprune.families.base import Family, Grounding, family_of
+from groundprune.images import square
+from groundprune.layout import VisualLayout
+from groundprune.loading import chat_prompt, grounding_of
+from groundprune.positions import Policy
+from groundprune.prune import prune
+from groundprune.pruners.base import Pruner
+from groundprune.signals import TextEmbedder
+
+MAX_NEW_TOKENS = 64  # where the checkpoint has no limit of its own; LLaVA spends 30 on a box
+MAX_CANVAS_PIXELS = 4096**2  # of the padded image; the tower sees a few hundred pixels of it, memory sees all
+_PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}"}
+
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """What the model said about one image.
+
+    box: in pixels of the original image; None for a question, and where the text gives no box inside of the image.
+    kept: Bool[rows, cols], which visual tokens stayed; None where nothing pruned, or where the model sees the image
+    as more than one grid. kept_tokens, total_tokens: counts of visual tokens.
+    """
+
+    text: str
+    box: Box | None
+    kept: np.ndarray | None
+    kept_tokens: int
+    total_tokens: int
+    frame: Frame
+
+
+def answer(
+    model: Any,
+    processor: Any,
+    image: Image.Image,
+    text: str,
+    kind: str = "rec",
+    pruner: Pruner | None = None,
+    positions: str | Policy = "preserved",
+    text_tower: str | Path | TextEmbedder | None = None,
+) -> Answer:
+    """Ask for a box (kind "rec": text is a referring expression) or for words (kind "vqa": text is a question).
+
+    model, processor: what `gp.load` gives. pruner None: the model as it is. Decoding is greedy. Words that the
+    tokenizer does not know are named in a UserWarning.
+
+    Raises GroundPruneError for an empty text, one that holds the model's image token, an unknown kind, and whatever
+    `gp.prune` and `grounding_of` refuse.
+    """
+    grounding = grounding_of(model)
+    codec, frame = make_codec(grounding.codec), make_frame(grounding.frame, *image.size)
+    prompt = chat_prompt(processor, _request(grounding, kind, text, processor.image_token))
+    _warn_of_unknown_words(processor.tokenizer, text)
+    seen = square(image, _padding_colour(processor), MAX_CANVAS_PIXELS) if grounding.frame == "padded" else image
+    inputs = processor(images=seen, text=prompt, return_tensors="pt").to(model.device, model.dtype)
+    layout = _layout(family_of(model.config), model, inputs)
+    pruning = contextlib.nullcontext() if pruner is None else prune(model, pruner, positions, [text], text_tower)
+    limit = model.generation_config.max_new_tokens or MAX_NEW_TOKENS
+    with pruning as run:
+        output = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
+    said = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
+    kept = None if run is None else run.kept[0].cpu()
+    return Answer(
+        text=said,
+        box=_box(codec, frame, said) if kind == "rec" else None,
+        kept=None if kept is None else _grid(layout, kept),
+        kept_tokens=len(layout.patches) if kept is None else int(layout.is_patch[kept].sum()),
+        total_tokens=len(layout.patches),
+        frame=frame,
+    )
+
+
+def _request(grounding: Grounding, kind: str, text: str, image_token: str) -> str:
+    if kind not in _PLACEHOLDERS:
+        raise unknown("kind", kind, _PLACEHOLDERS)
+    if not text.strip():
+        raise GroundPruneError("the text is empty: say what to look for, or ask something")
+    if image_token in text:
+        raise GroundPruneError(f"the text holds {image_token!r}, which stands for an image in this model's prompts")
+    wording = grounding.rec_prompt if kind == "rec" else grounding.vqa_prompt
+    if _PLACEHOLDERS[kind] not in wording:
+        raise GroundPruneError(f"the checkpoint's {kind}_prompt {wording!r} has no {_PLACEHOLDERS[kind]}")
+    # Not str.format: braces that are not ours are the prompt's own, as in a prompt that asks for JSON.
+    return wording.replace(_PLACEHOLDERS[kind], text.strip())
+
+
+def _warn_of_unknown_words(tokenizer: Any, text: str) -> None:
+    unknown_id = tokenizer.unk_token_id
+    words = [word.strip(".,;:!?\"'") for word in text.split()]
+    strange = [w for w in words if unknown_id in tokenizer(w, add_special_tokens=False)["input_ids"]]
+    if strange:
+        warnings.warn(f"the model does not know: {', '.join(dict.fromkeys(strange))}", stacklevel=3)
+
+
+def _padding_colour(processor: Any) -> tuple[int, int, int]:
+    red, green, blue = (int(255 * mean) for mean in processor.image_processor.image_mean)
+    return red, green, blue
+
+
+def _layout(family: Family, model: Any, inputs: Any) -> VisualLayout:
+    position = family.positions(model.base_model, inputs)
+    return family.layouts(model.config, inputs["input_ids"], position)[0].to("cpu")
+
+
+def _box(codec: BoxCodec, frame: Frame, said: str) -> Box | None:
+    unit = codec.decode(said)
+    box = None if unit is None else frame.to_pixels(unit)
+    # A box in the padding loses its area when it is clipped to the image.
+    return box if box is not None and box.area > 0 else None
+
+
+def _grid(layout: VisualLayout, kept: Tensor) -> np.ndarray | None:
+    groups = layout.groups()
+    if len(groups) != 1:
+        return None
+    grid = np.zeros(layout.grid(groups[0]), dtype=bool)
+    patches = kept[layout.is_patch[kept]]
+    grid[layout.row[patches].numpy(), layout.col[patches].numpy()] = True
+    return grid

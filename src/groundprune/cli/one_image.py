@@ -1,0 +1,171 @@
+"""`ground` and `ask`: one image, one answer."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from groundprune.cli.console import open_model, print_json, save_image, writable_image
+from groundprune.cli.options import (
+    DeviceOption,
+    JsonOption,
+    KeepOption,
+    ModelOption,
+    PositionsOption,
+    PrunerOption,
+    Pruning,
+    SeedOption,
+    TextTowerOption,
+    TokensOption,
+    read_pruning,
+)
+from groundprune.errors import GroundPruneError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from groundprune.answer import Answer
+
+NO_BOX = 1  # exit code of `ground` when the model answered without a box
+
+ImageArgument = Annotated[Path, typer.Argument(help="Any image that Pillow reads.", show_default=False)]
+OutOption = Annotated[
+    Path | None, typer.Option("--out", "-o", help="Where to write the overlay.", show_default=False)
+]
+
+
+def ground(
+    image: ImageArgument,
+    expression: Annotated[str, typer.Argument(help="What to look for.", show_default=False)],
+    model: ModelOption = "pocket",
+    pruner: PrunerOption = None,
+    keep: KeepOption = None,
+    tokens: TokensOption = None,
+    positions: PositionsOption = None,
+    text_tower: TextTowerOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what an expression refers to: prints its box and draws it over the image, with the tokens that were kept.
+
+    The overlay goes to IMAGE's name with .ground.png in the current folder, unless --out says otherwise.
+    Exit code 1: the model's answer holds no box.
+
+    [dim]groundprune ground scene.png "the red circle" --pruner cls-visual --keep 0.5[/]
+    [dim]groundprune ground photo.jpg "the mug left of the laptop" --model llava-hf/llava-1.5-7b-hf --json[/]
+    """
+    target = Path(f"{image.stem}.ground.png") if out is None else out
+    pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed)
+    picture, said = _answer(image, expression, "rec", model, pruning, text_tower, device, target)
+    _draw(picture, said, pruning, expression, target)
+    if as_json:
+        print_json({"expression": expression, **_report(image, picture, said, model, pruning, text_tower, target)})
+    else:
+        typer.echo(_box_line(picture, said))
+        typer.echo(_tokens_line(said, pruning))
+        typer.echo(f"overlay  {target}")
+    if said.box is None:
+        raise typer.Exit(NO_BOX)
+
+
+def ask(
+    image: ImageArgument,
+    question: Annotated[str, typer.Argument(help="What to ask.", show_default=False)],
+    model: ModelOption = "pocket",
+    pruner: PrunerOption = None,
+    keep: KeepOption = None,
+    tokens: TokensOption = None,
+    positions: PositionsOption = None,
+    text_tower: TextTowerOption = None,
+    seed: SeedOption = None,
+    device: DeviceOption = None,
+    out: OutOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a question about an image and print the answer. With --out, also draw which tokens were kept.
+
+    [dim]groundprune ask scene.png "how many circles"[/]
+    [dim]groundprune ask photo.jpg "what colour is the mug?" --model llava-hf/llava-1.5-7b-hf --pruner random[/]
+    """
+    pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed)
+    picture, said = _answer(image, question, "vqa", model, pruning, text_tower, device, out)
+    if out is not None:
+        _draw(picture, said, pruning, question, out)
+    if as_json:
+        print_json({"question": question, **_report(image, picture, said, model, pruning, text_tower, out)})
+    else:
+        typer.echo(said.text)
+
+
+def _answer(
+    path: Path,
+    text: str,
+    kind: str,
+    model: str,
+    pruning: Pruning,
+    text_tower: str | None,
+    device: str | None,
+    target: Path | None,
+) -> tuple[Image.Image, Answer]:
+    """Everything that can be refused without the model is refused before it is loaded."""
+    from groundprune.images import load_image
+
+    if target is not None and target.exists() and path.exists() and target.samefile(path):
+        raise GroundPruneError(f"--out {target} is the image itself and would be overwritten")
+    picture = load_image(path)
+    if target is not None:
+        writable_image(target)
+    from groundprune.answer import answer
+
+    loaded, processor = open_model(model, device)
+    return picture, answer(
+        loaded, processor, picture, text, kind, pruning.pruner, pruning.policy or "preserved", text_tower
+    )
+
+
+def _draw(picture: Image.Image, said: Answer, pruning: Pruning, label: str, target: Path) -> None:
+    from groundprune.report import overlay
+
+    colour = overlay.PRESERVED
+    if pruning.policy is None:
+        colour = overlay.UNPRUNED
+    elif pruning.policy.name != "preserved":
+        colour = overlay.REASSIGNED
+    boxes = [] if said.box is None else [(said.box, label, colour)]
+    kept = None if said.kept is None else overlay.KeptMap(said.kept, said.frame)
+    save_image(overlay.draw_overlay(picture, boxes, kept), target)
+
+
+def _report(
+    path: Path,
+    picture: Image.Image,
+    said: Answer,
+    model: str,
+    pruning: Pruning,
+    text_tower: str | None,
+    target: Path | None,
+) -> dict[str, Any]:
+    return {
+        "image": str(path),
+        "size": list(picture.size),
+        "answer": said.text,
+        "box": None if said.box is None else [round(edge, 2) for edge in said.box],
+        "visual_tokens": {"kept": said.kept_tokens, "total": said.total_tokens},
+        "settings": {"model": model, **pruning.settings(), "text_tower": text_tower},
+        "overlay": None if target is None else str(target),
+    }
+
+
+def _box_line(picture: Image.Image, said: Answer) -> str:
+    if said.box is None:
+        return f"no box  the model answered: {said.text or '(nothing)'}"
+    corners = ", ".join(f"{edge:.1f}" for edge in said.box)
+    return f"box      {corners}  (x1, y1, x2, y2 in pixels of {picture.width} x {picture.height})"
+
+
+def _tokens_line(said: Answer, pruning: Pruning) -> str:
+    return f"tokens   {said.kept_tokens} of {said.total_tokens} kept ({pruning.describe()})"

@@ -1,0 +1,126 @@
+"""The options that several commands share, and what they mean together."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from groundprune.errors import GroundPruneError
+
+if TYPE_CHECKING:
+    from groundprune.positions import Policy
+    from groundprune.pruners import Pruner
+
+DEFAULT_KEEP = "0.5"
+
+ModelOption = Annotated[
+    str,
+    typer.Option(
+        "--model", "-m", help="pocket (part of the package), or a LLaVA-1.5 checkpoint: a folder or a Hub name."
+    ),
+]
+PrunerOption = Annotated[
+    str | None, typer.Option("--pruner", "-p", help="A name from `groundprune list`, or path/to/file.py:Class.")
+]
+# Text, not numbers: the budget has its own words for what is allowed, and 1/3 is exact.
+KeepOption = Annotated[
+    str | None,
+    typer.Option(
+        "--keep", "-k", help=f"Share of the visual tokens that stay, 0 < keep <= 1 (default {DEFAULT_KEEP})."
+    ),
+]
+TokensOption = Annotated[
+    str | None, typer.Option("--tokens", help="How many visual tokens stay per image, instead of --keep.")
+]
+PositionsOption = Annotated[
+    str | None,
+    typer.Option(
+        "--positions",
+        help="Which position ids the kept tokens get: preserved (default), reassigned, reassigned-image, stretched, "
+        "shifted:N, permuted:SEED[:SHARE] or official.",
+    ),
+]
+TextTowerOption = Annotated[
+    str | None,
+    typer.Option(
+        "--text-tower",
+        help="Folder or Hub name of the CLIP model whose vision tower this is, for pruners that read the text.",
+    ),
+]
+DeviceOption = Annotated[
+    str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps (default: the GPU where there is one).")
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", help="For pruners that draw at random.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """What the options ask for: a pruner and a policy, or None and None for the model as it is."""
+
+    pruner: Pruner | None
+    policy: Policy | None
+
+    def describe(self) -> str:
+        if self.pruner is None:
+            return "unpruned"
+        budget = str(self.pruner.budget)
+        return f"{self.pruner.label}, {'keep ' if self.pruner.tokens is None else ''}{budget}, {self.policy}"
+
+    def settings(self) -> dict[str, Any]:
+        """The same for JSON; null where an option has no meaning."""
+        pruner, budget = self.pruner, None if self.pruner is None else self.pruner.budget
+        share = None if budget is None else budget.share
+        return {
+            "pruner": None if pruner is None else pruner.label,
+            "keep": None if share is None else float(share),
+            "tokens": None if budget is None else budget.tokens,
+            "positions": None if pruner is None else str(self.policy),
+            "seed": getattr(pruner, "seed", None),
+        }
+
+
+def read_pruning(
+    pruner: str | None,
+    keep: str | None,
+    tokens: str | None,
+    positions: str | None,
+    text_tower: str | None = None,
+    seed: int | None = None,
+) -> Pruning:
+    """Raises GroundPruneError where options contradict each other or name what does not exist."""
+    if pruner is None:
+        idle = {
+            "--keep": keep,
+            "--tokens": tokens,
+            "--positions": positions,
+            "--text-tower": text_tower,
+            "--seed": seed,
+        }
+        given = [option for option, value in idle.items() if value is not None]
+        if given:
+            raise GroundPruneError(f"{given[0]} needs --pruner NAME (see `groundprune list`)")
+        return Pruning(None, None)
+    if keep is not None and tokens is not None:
+        raise GroundPruneError("give either --keep or --tokens, not both")
+    from groundprune.positions import parse_policy
+    from groundprune.pruners import pruner_class
+
+    cls = pruner_class(pruner)
+    options: dict[str, Any] = {}
+    if seed is not None:
+        if "seed" not in {field.name for field in fields(cls)}:
+            raise GroundPruneError(f"--seed means nothing to {pruner}, which draws nothing at random")
+        options["seed"] = seed
+    made = cls(keep=DEFAULT_KEEP if keep is None and tokens is None else keep, tokens=tokens, **options)
+    return Pruning(made, parse_policy("preserved" if positions is None else positions, made.official_positions))
+
+
+def comma_separated(text: str) -> list[str]:
+    """ "a, b" is ["a", "b"]. Raises GroundPruneError where an entry is empty."""
+    entries = [entry.strip() for entry in text.split(",")]
+    if not all(entries):
+        raise GroundPruneError(f"an entry of the list {text!r} is empty")
+    return entries

@@ -1,0 +1,84 @@
+"""`compare`: the same questions, unpruned and under every pruner, budget and position policy."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from groundprune.cli.console import pick_device, print_json, quieten
+from groundprune.cli.options import DeviceOption, JsonOption, ModelOption, TextTowerOption, comma_separated
+
+
+def compare(
+    model: ModelOption = "pocket",
+    scenes: Annotated[int, typer.Option("--scenes", "-n", help="Expressions, and as many questions.")] = 500,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which scenes.")] = 0,
+    split: Annotated[str, typer.Option("--split", help="held-out, novel-pair, novel-template.")] = "held-out",
+    pruner: Annotated[
+        str | None,
+        typer.Option(
+            "--pruner",
+            "-p",
+            help="Names or path/to/file.py:Class, separated by commas; all: every registered one "
+            "(default: random,spatial,cls-visual,text-visual).",
+        ),
+    ] = None,
+    keep: Annotated[
+        str | None,
+        typer.Option("--keep", "-k", help="Shares that stay, separated by commas (default 0.75,0.5,0.25,0.1)."),
+    ] = None,
+    tokens: Annotated[str | None, typer.Option("--tokens", help="Counts that stay, separated by commas.")] = None,
+    positions: Annotated[
+        str | None,
+        typer.Option(
+            "--positions",
+            help="Policies, separated by commas (default: preserved against reassigned, and a few more).",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the results; the same call goes on where it stopped."),
+    ] = None,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts that run together.")] = 64,
+    text_tower: TextTowerOption = None,
+    device: DeviceOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure what pruning costs, by position policy: accuracy of boxes and of answers on drawn scenes.
+
+    [dim]groundprune compare[/]
+    [dim]groundprune compare --pruner cls-visual,random --keep 0.5 --scenes 100 --out runs/mine[/]
+    [dim]groundprune compare --pruner mine.py:FeatureNorm --positions preserved,stretched[/]
+    """
+    quieten()
+    from groundprune.evaluation import compare as run
+    from groundprune.pruners import pruner_names
+
+    # What is not given is left to `compare`, whose grid has good reasons of its own.
+    chosen: dict[str, Any] = {}
+    if pruner is not None:
+        chosen["pruners"] = pruner_names() if pruner == "all" else comma_separated(pruner)
+    if keep is not None or tokens is not None:
+        chosen["keeps"] = [] if keep is None else comma_separated(keep)
+    if tokens is not None:
+        chosen["tokens"] = comma_separated(tokens)
+    if positions is not None:
+        chosen["positions"] = comma_separated(positions)
+    summary = run(
+        model, scenes, seed, out=out, batch_size=batch_size, text_tower=text_tower, split=split,
+        device=pick_device(device), **chosen,
+    )  # fmt: skip
+    if as_json:
+        print_json(summary.to_json())
+        return
+    from rich.console import Console
+
+    from groundprune.report.tables import print_tables
+
+    # A pipe has no width, and a table cut at 80 columns loses numbers.
+    print_tables(summary, Console(width=None if sys.stdout.isatty() else 200))
+    if out is not None:
+        typer.echo(f"results  {out}")

@@ -1,0 +1,75 @@
+"""Write the pocket model as a folder that stock transformers loads without the network."""
+
+import json
+import shutil
+import tempfile
+from pathlib import Path
+
+import torch
+from transformers import CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
+
+from .scenes import IMAGE_SIZE, PATCH_SIZE
+from .vocabulary import make_clip_tokenizer, make_lm_tokenizer
+
+try:  # the processor that needs no torchvision
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil as PilImageProcessor
+except ImportError:
+    from transformers import CLIPImageProcessor as PilImageProcessor
+
+# LLaVA's template. The tokenizer puts <s> first and sets everything in lower case.
+CHAT_TEMPLATE = (
+    "{% for message in messages %}"
+    "{% if message['role'] == 'user' %}user: {% elif message['role'] == 'assistant' %}assistant: {% endif %}"
+    "{% if message['content'] is string %}{{ message['content'] }} {% else %}"
+    "{% for part in message['content'] if part['type'] == 'image' %}<image> {% endfor %}"
+    "{% for part in message['content'] if part['type'] == 'text' %}{{ part['text'] }} {% endfor %}{% endif %}"
+    "{% if message['role'] == 'assistant' %}</s> {% endif %}"
+    "{% endfor %}"
+    "{% if add_generation_prompt %}assistant:{% endif %}"
+)
+GROUNDING = {
+    "rec_prompt": "locate {expression}", "vqa_prompt": "{question}", "codec": "llava", "frame": "padded",
+}  # fmt: skip
+
+
+def make_image_processor() -> PilImageProcessor:
+    """CLIP's preprocessing at the size of the scenes; works without torchvision."""
+    return PilImageProcessor(
+        size={"shortest_edge": IMAGE_SIZE}, crop_size={"height": IMAGE_SIZE, "width": IMAGE_SIZE}
+    )
+
+
+def make_processor() -> LlavaProcessor:
+    """The stock processor around our tokenizer and template."""
+    return LlavaProcessor(
+        image_processor=make_image_processor(),
+        tokenizer=make_lm_tokenizer(),
+        patch_size=PATCH_SIZE,
+        vision_feature_select_strategy="default",
+        num_additional_image_tokens=1,  # the class token, which the strategy then drops
+        chat_template=CHAT_TEMPLATE,
+    )
+
+
+def export_checkpoint(
+    model: LlavaForConditionalGeneration, clip: CLIPModel, folder: Path, card: dict, dtype=torch.bfloat16
+) -> None:
+    """Replace `folder` by the model, its processor, the CLIP of its tower, and the data of its card."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    draft = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    draft.chmod(0o755)
+    model.to(dtype).save_pretrained(draft)
+    make_processor().save_pretrained(draft)
+    clip.to(dtype).save_pretrained(draft / "clip")
+    make_clip_tokenizer().save_pretrained(draft / "clip")
+    make_image_processor().save_pretrained(draft / "clip")
+    (draft / "grounding.json").write_text(json.dumps(GROUNDING, indent=2) + "\n")
+    (draft / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    # Two renames rather than a copy: a reader sees the old folder or the new one, hardly ever neither.
+    if folder.exists():
+        old = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+        folder.rename(old / "old")
+        draft.rename(folder)
+        shutil.rmtree(old)
+    else:
+        draft.rename(folder)

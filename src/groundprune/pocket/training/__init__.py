@@ -1,0 +1,113 @@
+"""How the pocket model is made: a tower, a language model behind it, and a folder with both.
+
+Everything is a function of the seeds and the plan. Interrupted, the same call goes on where it was.
+"""
+
+import os
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from ..card import SPLIT_SIZES, measure, versions
+from ..export import export_checkpoint
+from ..scenes import IMAGE_SIZE
+from ..vocabulary import words
+from .language import LanguagePlan, load_llava, train_language
+from .runtime import load_state, run_workers
+from .tower import TowerPlan, load_clip, train_tower
+
+__all__ = ["Recipe", "default_work", "export", "recipe", "train"]
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Both stages and how the result is measured."""
+
+    tower: TowerPlan
+    language: LanguagePlan
+    sizes: dict[str, tuple[int, int]]  # of the evaluation, by split
+
+
+def recipe(seed: int, quick: bool = False) -> Recipe:
+    """The plan that the shipped model was trained by; `quick` is a run of seconds that learns nothing."""
+    tower, language = TowerPlan(seed), LanguagePlan(seed)
+    if not quick:
+        return Recipe(tower, language, SPLIT_SIZES)
+    return Recipe(
+        replace(tower, steps=6, batch=4, compile=False),
+        replace(language, steps=6, batch=4, compile=False),
+        dict.fromkeys(SPLIT_SIZES, (4, 4)),
+    )
+
+
+def default_work(seed: int) -> Path:
+    """Where checkpoints of a run go unless told otherwise: the user's cache, never the repository."""
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "groundprune" / "pocket" / f"seed-{seed}"
+
+
+def train(
+    seed: int = 0,
+    work: Path | None = None,
+    device: str = "cpu",
+    processes: int = 1,
+    out: Path | None = None,
+    quick: bool = False,
+    tower_from: Path | None = None,
+    stop_after: int | None = None,
+) -> Path | None:
+    """Train both stages, or go on with them, then measure and export. Returns the exported folder.
+
+    `tower_from` is the `tower.pt` of another run, to use in place of a new tower. `stop_after` ends each stage
+    after that many steps in all, as an interruption would, and exports nothing.
+    """
+    if device != "cpu":
+        processes = 1
+    plan = recipe(seed, quick)
+    work = Path(work or default_work(seed))
+    print(f"checkpoints of this run: {work}", flush=True)
+    tower, language = tower_from or work / "tower.pt", work / "language.pt"
+    if tower_from is None and _steps_done(tower) < plan.tower.steps:
+        run_workers(train_tower, processes, device, plan.tower, tower, stop_after)
+    if _steps_done(tower) < plan.tower.steps and tower_from is None:
+        return None
+    if _steps_done(language) < plan.language.steps:
+        run_workers(train_language, processes, device, plan.language, tower, language, stop_after)
+    if _steps_done(language) < plan.language.steps:
+        return None
+    return export(tower, language, out or work / "checkpoint", plan, device, processes)
+
+
+def export(tower: Path, language: Path, out: Path, plan: Recipe, device: str, processes: int) -> Path:
+    """Measure what the checkpoints hold, as it will be stored, and write the folder."""
+    model, clip = load_llava(tower, language).to(torch.bfloat16), load_clip(tower)
+    card = make_card(tower, language, device, processes)
+    card["parameters"] = sum(p.numel() for p in model.parameters())
+    card["accuracy"] = measure(model.to(device), plan.sizes)
+    export_checkpoint(model.cpu(), clip, out, card)
+    return out
+
+
+def make_card(tower: Path, language: Path, device: str, processes: int) -> dict:
+    """What the checkpoints say about their making."""
+    stages = {}
+    for name, path in (("tower", tower), ("language", language)):
+        state = load_state(path)
+        stages[name] = {
+            "seed": state["plan"]["seed"],
+            "steps": state["step"],
+            "planned_steps": state["plan"]["steps"],
+            "batch": state["plan"]["batch"],
+            "minutes": round(state["seconds"] / 60, 1),
+        }
+        if "questions" in state:
+            stages[name]["questions"] = state["questions"]
+    stages["language"]["vocabulary"] = len(words())
+    return {**stages, "image_size": IMAGE_SIZE, "device": device, "processes": processes, "dtype": "bfloat16",
+            "versions": versions()}  # fmt: skip
+
+
+def _steps_done(path: Path) -> int:
+    state = load_state(path)
+    return state["step"] if state else 0

@@ -1,0 +1,171 @@
+"""Stage 2: projector and language model on grounding and questions, behind the frozen tower. No pruning anywhere."""
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from transformers import LlavaForConditionalGeneration
+
+from ..model import make_llava
+from ..scenes import make_scene
+from ..vocabulary import BINS, CLOSE, EOS, FIRST_BIN, LM_IDS, LM_WORDS, MIDDLE, OPEN, PAD
+from .optimizers import make_optimizers, set_rate
+from .packed_model import PackedLlava
+from .packing import PREFIX_BUCKETS, draw_blocks, draw_gap, draw_prefix, pack
+from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically, scene_seed
+from .tower import load_clip, to_pixels
+
+END_WEIGHT, WORD_WEIGHT, EDGE_WEIGHT = 0.2, 1.5, 1.0  # of the loss at ends of answers, at words, at box edges
+SPREAD = 1.3  # bins: a box edge one bin off is nearly right, and the loss says so
+
+
+@dataclass(frozen=True)
+class LanguagePlan:
+    """What fixes a run of this stage, but for its tower."""
+
+    seed: int
+    steps: int = 2400
+    batch: int = 40  # scenes a step, over all processes
+    rec: int = 8  # questions a scene
+    vqa: int = 8
+    text_length: int = 160
+    optimizer: str = "muon"  # "muon" | "adamw"
+    peak_rate: float = 3e-3
+    warmup: int = 100
+    hold: float = 0.5
+    weight_decay: float = 0.03
+    compile: bool = True
+
+
+def soft_targets() -> Tensor:
+    """Row t is the target distribution where token t is right: [V, V]."""
+    targets = torch.eye(len(LM_WORDS))
+    bins = torch.arange(BINS).float()
+    near = torch.exp(-0.5 * ((bins[:, None] - bins) / SPREAD) ** 2)
+    for form in (OPEN, MIDDLE, CLOSE):
+        first = FIRST_BIN[form]
+        targets[first : first + BINS, first : first + BINS] = near / near.sum(1, keepdim=True)
+    return targets
+
+
+class LanguageBatches:
+    """`batch(step)`: images and packed text, all a function of the plan and the step."""
+
+    def __init__(self, plan: LanguagePlan, workers: Workers):
+        self.plan, self.rows = plan, workers.share(plan.batch)
+
+    def prefix_length(self, step: int) -> int:
+        """The same in all processes."""
+        rng = np.random.default_rng([self.plan.seed, step, 3])
+        return int(rng.choice(list(PREFIX_BUCKETS), p=list(PREFIX_BUCKETS.values())))
+
+    def __call__(self, step: int) -> dict[str, Tensor]:
+        plan, length = self.plan, self.prefix_length(step)
+        images, prefixes, gaps, rows = [], [], [], []
+        for row in self.rows:
+            seed = scene_seed(plan.seed, 1, step * plan.batch + row)
+            scene, rng = make_scene(seed), np.random.default_rng([seed, 4])
+            images.append(scene.image)
+            prefixes.append(draw_prefix(rng, length))
+            gaps.append(draw_gap(rng))
+            rows.append(pack(draw_blocks(rng, scene, plan.rec, plan.vqa), plan.text_length))
+        predicts = [(i, column, token) for i, row in enumerate(rows) for column, token in row.predicts]
+        return {
+            "images": torch.from_numpy(np.stack(images)),
+            "prefix": torch.tensor([[LM_IDS[PAD]] * (length - len(p)) + p for p in prefixes]),
+            "prefix_pad": torch.tensor([length - len(p) for p in prefixes]),
+            "gap": torch.tensor(gaps),
+            "tokens": torch.from_numpy(np.stack([row.tokens for row in rows])),
+            "block": torch.from_numpy(np.stack([row.block for row in rows])),
+            "offset": torch.from_numpy(np.stack([row.offset for row in rows])),
+            "predicts": torch.tensor(predicts).T,  # long [3, answers]: row, column, token
+            "questions": torch.tensor(sum(row.questions for row in rows)),
+        }
+
+
+class AnswerLoss:
+    """Weighted cross entropy at the answers, and how good they are meanwhile."""
+
+    def __init__(self, device: str):
+        self.targets = soft_targets().to(device)
+        weight = torch.full((len(LM_WORDS),), WORD_WEIGHT)
+        weight[FIRST_BIN[OPEN] :] = EDGE_WEIGHT
+        weight[LM_IDS[EOS]] = END_WEIGHT
+        self.weight = weight.to(device)
+
+    def __call__(self, logits: Tensor, token: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """logits [answers, V], token [answers]"""
+        entropy = -(self.targets[token] * logits.float().log_softmax(-1)).sum(-1)
+        weight = self.weight[token]
+        loss = (entropy * weight).sum() / weight.sum()
+        with torch.no_grad():
+            edge, word = weight == EDGE_WEIGHT, weight == WORD_WEIGHT
+            best = logits.argmax(-1)
+            near = (best - token).abs()[edge].clamp(max=50).float()
+            numbers = {
+                "edges": entropy[edge].mean(),
+                "bins off": near.mean(),
+                "words": (best == token)[word].float().mean(),
+            }
+        return loss, {"loss": loss.detach(), **numbers}
+
+
+def train_language(
+    workers: Workers, plan: LanguagePlan, tower: Path, path: Path, stop_after: int | None = None
+) -> None:
+    """Train to the end of the plan, or go on from what `path` holds. `stop_after` steps, for tests."""
+    torch.manual_seed(plan.seed)
+    llava = make_llava(load_clip(tower)).to(workers.device)
+    packed, answer_loss = PackedLlava(llava), AnswerLoss(workers.device)
+    parameters = [p for p in llava.parameters() if p.requires_grad]
+    optimizers = make_optimizers(llava, plan.optimizer, plan.peak_rate, plan.weight_decay, betas=(0.9, 0.97))
+    state = load_state(path)
+    first, seconds, questions = (state[k] for k in ("step", "seconds", "questions")) if state else (0, 0.0, 0)
+    if state:
+        llava.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+    run_tower, run_packed = llava.model.vision_tower, packed
+    if plan.compile:
+        run_tower, run_packed = torch.compile(run_tower), torch.compile(packed, dynamic=False)
+    meter = Meter("language model", workers, plan.steps, first, seconds)
+    make_batch = LanguageBatches(plan, workers)
+    for step, batch in enumerate(batches(make_batch, first, plan.steps, workers.device), first):
+        set_rate(optimizers, learning_rate(step, plan.steps, plan.warmup, plan.hold))
+        batch = {name: tensor.to(workers.device) for name, tensor in batch.items()}
+        row, column, token = batch.pop("predicts")
+        questions += int(batch.pop("questions")) * workers.count
+        pixels = to_pixels(batch.pop("images"))
+        with autocast(workers.device):
+            with torch.no_grad():
+                features = run_tower(pixels).last_hidden_state[:, 1:]
+            hidden = run_packed(features, **batch)
+            logits = packed.logits(hidden[row, column])
+        loss, numbers = answer_loss(logits, token)
+        loss.backward()
+        workers.average_gradients(parameters)
+        nn.utils.clip_grad_norm_(parameters, 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+        meter.add(step, numbers)
+        last = step + 1 == plan.steps or step + 1 == stop_after
+        if workers.leads and (meter.checkpoint_is_due() or last):
+            save_atomically(
+                {
+                    "model": llava.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
+                    "step": step + 1, "seconds": meter.seconds, "questions": questions, "plan": asdict(plan),
+                },
+                path,
+            )  # fmt: skip
+        if step + 1 == stop_after:
+            return
+
+
+def load_llava(tower: Path, path: Path) -> LlavaForConditionalGeneration:
+    """The trained model from the checkpoints of both stages."""
+    llava = make_llava(load_clip(tower))
+    llava.load_state_dict(load_state(path)["model"])
+    return llava.eval()
