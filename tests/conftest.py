@@ -8,8 +8,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import torch
 from hypothesis import HealthCheck, settings
 
-if "PYTEST_XDIST_WORKER" in os.environ:
-    torch.set_num_threads(1)  # one thread per worker: more only fight over the same cores
+torch.set_num_threads(1)  # one thread per test process: more only fight over the same cores
 
 # Time limits per example fail at random on a busy machine.
 settings.register_profile("groundprune", deadline=None, suppress_health_check=[HealthCheck.too_slow])

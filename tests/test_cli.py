@@ -223,8 +223,7 @@ class TestOthers:
         assert (code, result["passed"], result["kept"]) == (0, True, [[144, 576]])
 
     def test_verify_failure(self, said, monkeypatch):
-        # Not by its dotted name: the package has a function that is called like this module.
-        monkeypatch.setattr(sys.modules["groundprune.verify"], "CONTROL", float("inf"))
+        monkeypatch.setattr(sys.modules["groundprune.verification"], "CONTROL", float("inf"))
         code, out, _ = said("verify", "--family", "llava", "--pruner", "random")
         assert (code, out.count("FAILED")) == (1, 1)
 

@@ -132,7 +132,7 @@ class TestModels:
         (tmp_path / "config.json").write_text(json.dumps(config))
         assert says in refused("ground", "photo.png", "the star", "--model", tmp_path)
 
-    @pytest.mark.parametrize("name", ["config.json", "processor_config.json", "tokenizer.json"])
+    @pytest.mark.parametrize("name", ["config.json", "model.safetensors", "processor_config.json", "tokenizer.json"])
     def test_a_damaged_part(self, refused, tmp_path, name):
         folder = save_tiny_llava(tmp_path / "llava")
         (folder / name).write_bytes(b"{")
@@ -155,6 +155,7 @@ class TestModels:
             ('{"rec_promt": "find {expression}"}', "unknown keys ['rec_promt']"),
             ("[1]", "grounding.json"),
             ("{", "is no JSON object"),
+            ('{"codec": 5}', "must be text"),
             ('{"codec": "lava"}', "did you mean 'llava'?"),
             ('{"frame": "paded"}', "did you mean 'padded'?"),
             ('{"rec_prompt": "find it"}', "has no {expression}"),

@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import groundprune as gp
+from groundprune.asking import chat_prompt
 from groundprune.data import scene_samples
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation import Runner, Setting
-from groundprune.loading import chat_prompt
 
 PRUNERS = ("random", "spatial", "cls-visual", "text-visual")
 

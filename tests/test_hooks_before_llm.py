@@ -10,9 +10,9 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
 from groundprune.hooks.masked import hide
-from groundprune.prune import EncodedImages
+from groundprune.pruning import EncodedImages
 from groundprune.tiny import tiny_inputs, tiny_llava
-from groundprune.verify import hidden_columns, relative_difference
+from groundprune.verification import hidden_columns, relative_difference
 
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
 GREEDY = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
@@ -352,6 +352,15 @@ class TestRefusals:
         short["input_ids"][0, :5] = model.config.image_token_id
         with gp.prune(model, gp.Spatial(keep=0.5)), pytest.raises(gp.GroundPruneError, match="no multiple of 36"):
             generate(model, short)
+
+    def test_a_context_inside_of_a_context(self, model, inputs):
+        before = snapshot(model)
+        with gp.prune(model, gp.Spatial(keep=0.5)):
+            with pytest.raises(gp.GroundPruneError, match="already"), gp.prune(model, gp.Random(keep=0.5)):
+                pass
+            with pytest.raises(gp.GroundPruneError, match="already"):
+                gp.verify(model, inputs, gp.Spatial(keep=0.5))
+        assert snapshot(model) == before
 
     def test_something_that_is_no_pruner(self, model):
         with pytest.raises(gp.GroundPruneError, match="must be a Pruner"), gp.prune(model, "cls-visual"):

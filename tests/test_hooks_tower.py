@@ -90,7 +90,7 @@ def test_scores_land_on_the_patch_they_belong_to(model, pixels):
 
 
 def test_a_layer_that_the_tower_lacks_is_named(model, pixels):
-    with pytest.raises(gp.GroundPruneError, match="3 layers.*layer 7"):
+    with pytest.raises(gp.GroundPruneError, match=r"3 layers.*layer 7"):
         record(model, pixels, Need("tower_attention", 7, "cls"))
 
 

@@ -7,7 +7,8 @@ from PIL import Image
 from transformers import CLIPConfig, CLIPModel
 
 import groundprune as gp
-from groundprune.loading import chat_prompt, grounding_of, load
+from groundprune.asking import chat_prompt
+from groundprune.loading import grounding_of, load
 from groundprune.pocket import checkpoint_path
 from groundprune.text_tower import ClipTextTower
 from groundprune.tiny import tiny_inputs, tiny_llava
@@ -80,7 +81,7 @@ def test_a_text_tower_of_another_vision_tower_is_refused(without_tower, pocket):
     inputs = tiny_inputs(model, [(1, 2, 2)])
     with (
         gp.prune(model, gp.TextVisual(keep=0.5), text=["a"], text_tower=checkpoint_path() / "clip"),
-        pytest.raises(gp.GroundPruneError, match="width 128.* 32"),
+        pytest.raises(gp.GroundPruneError, match=r"width 128.* 32"),
     ):
         model(**inputs)
 
@@ -94,7 +95,7 @@ def test_a_folder_without_a_clip_checkpoint_is_named(tmp_path):
 def test_grounding_json_with_an_unknown_key_names_the_allowed(tmp_path, without_tower):
     without_tower.config._name_or_path = str(tmp_path)
     (tmp_path / "grounding.json").write_text(json.dumps({"rec_promt": "x"}))
-    with pytest.raises(gp.GroundPruneError, match="rec_promt.*rec_prompt"):
+    with pytest.raises(gp.GroundPruneError, match=r"rec_promt.*rec_prompt"):
         grounding_of(without_tower)
     (tmp_path / "grounding.json").write_text("[")
     with pytest.raises(gp.GroundPruneError, match="no JSON object"):

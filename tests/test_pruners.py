@@ -68,7 +68,7 @@ def test_the_spatial_grid_has_exactly_the_asked_for_number_of_distinct_cells(row
     cells = select_spatial(rows, cols, count)
     assert len(cells) == count
     assert (cells.diff() > 0).all()
-    assert count == 0 or (0 <= cells.min() and cells.max() < rows * cols)
+    assert count == 0 or (cells.min() >= 0 and cells.max() < rows * cols)
 
 
 def test_the_spatial_grid_is_even_in_both_directions():
@@ -103,7 +103,8 @@ def test_keep_1_never_asks_for_a_score():
 
 
 @pytest.mark.parametrize(
-    ("kept", "message"), [([1, 0, 2], "ascending"), ([0, 0, 2], "ascending"), ([0, 2], "kept 2"), ([1, 2, 9], "range")]
+    ("kept", "message"),
+    [([1, 0, 2], "ascending"), ([0, 0, 2], "ascending"), ([0, 2], "kept 2"), ([1, 2, 9], "range")],
 )
 def test_a_selection_that_breaks_an_invariant_is_refused(kept, message):
     @dataclass(frozen=True)

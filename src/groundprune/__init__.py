@@ -1,27 +1,47 @@
 """groundprune: prune the visual tokens of multimodal LLMs without losing their sense of where things are."""
 
-from groundprune.errors import GroundPruneError, Unservable
-from groundprune.layout import VisualLayout
-from groundprune.loading import load
-from groundprune.positions import Policy
-from groundprune.prune import EncodedImages, Run, encode, prune
-from groundprune.pruners import (
-    ClsVisual,
-    Merge,
-    Pruner,
-    Random,
-    Selection,
-    Spatial,
-    Stage,
-    TextVisual,
-    make_pruner,
-    pruner_names,
-    register,
-)
-from groundprune.signals import Need, Signals
-from groundprune.verify import Verification, verify
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from groundprune.errors import GroundPruneError, Unservable
+    from groundprune.layout import VisualLayout
+    from groundprune.loading import load
+    from groundprune.positions import Policy
+    from groundprune.pruners import (
+        ClsVisual,
+        Merge,
+        Pruner,
+        Random,
+        Selection,
+        Spatial,
+        Stage,
+        TextVisual,
+        make_pruner,
+        pruner_names,
+        register,
+    )
+    from groundprune.pruning import EncodedImages, Run, encode, prune
+    from groundprune.signals import Need, Signals
+    from groundprune.verification import Verification, verify
 
 __version__ = "0.1.0"
+
+# Imported when first asked for: torch and transformers take seconds, and `groundprune --help` needs neither.
+_MODULES = {
+    "errors": ("GroundPruneError", "Unservable"),
+    "layout": ("VisualLayout",),
+    "loading": ("load",),
+    "positions": ("Policy",),
+    "pruners": (
+        "ClsVisual", "Merge", "Pruner", "Random", "Selection", "Spatial", "Stage", "TextVisual",
+        "make_pruner", "pruner_names", "register",
+    ),
+    "pruning": ("EncodedImages", "Run", "encode", "prune"),
+    "signals": ("Need", "Signals"),
+    "verification": ("Verification", "verify"),
+}  # fmt: skip
+_MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
     "ClsVisual",
@@ -49,3 +69,15 @@ __all__ = [
     "register",
     "verify",
 ]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(importlib.import_module(f"{__name__}.{_MODULE_OF[name]}"), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

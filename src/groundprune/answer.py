@@ -12,20 +12,17 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
+from groundprune.asking import framed, prompt_for
 from groundprune.boxes import Box, BoxCodec, Frame, make_codec, make_frame
-from groundprune.errors import GroundPruneError, unknown
-from groundprune.families.base import Family, Grounding, family_of
-from groundprune.images import square
+from groundprune.families.base import Family, family_of
 from groundprune.layout import VisualLayout
-from groundprune.loading import chat_prompt, grounding_of
+from groundprune.loading import grounding_of
 from groundprune.positions import Policy
-from groundprune.prune import prune
 from groundprune.pruners.base import Pruner
+from groundprune.pruning import prune
 from groundprune.signals import TextEmbedder
 
 MAX_NEW_TOKENS = 64  # where the checkpoint has no limit of its own; LLaVA spends 30 on a box
-MAX_CANVAS_PIXELS = 4096**2  # of the padded image; the tower sees a few hundred pixels of it, memory sees all
-_PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}"}
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,9 +62,9 @@ def answer(
     """
     grounding = grounding_of(model)
     codec, frame = make_codec(grounding.codec), make_frame(grounding.frame, *image.size)
-    prompt = chat_prompt(processor, _request(grounding, kind, text, processor.image_token))
+    prompt = prompt_for(processor, grounding, kind, text)
     _warn_of_unknown_words(processor.tokenizer, text)
-    seen = square(image, _padding_colour(processor), MAX_CANVAS_PIXELS) if grounding.frame == "padded" else image
+    seen = framed(processor, grounding, image)
     inputs = processor(images=seen, text=prompt, return_tensors="pt").to(model.device, model.dtype)
     layout = _layout(family_of(model.config), model, inputs)
     pruning = contextlib.nullcontext() if pruner is None else prune(model, pruner, positions, [text], text_tower)
@@ -86,31 +83,12 @@ def answer(
     )
 
 
-def _request(grounding: Grounding, kind: str, text: str, image_token: str) -> str:
-    if kind not in _PLACEHOLDERS:
-        raise unknown("kind", kind, _PLACEHOLDERS)
-    if not text.strip():
-        raise GroundPruneError("the text is empty: say what to look for, or ask something")
-    if image_token in text:
-        raise GroundPruneError(f"the text holds {image_token!r}, which stands for an image in this model's prompts")
-    wording = grounding.rec_prompt if kind == "rec" else grounding.vqa_prompt
-    if _PLACEHOLDERS[kind] not in wording:
-        raise GroundPruneError(f"the checkpoint's {kind}_prompt {wording!r} has no {_PLACEHOLDERS[kind]}")
-    # Not str.format: braces that are not ours are the prompt's own, as in a prompt that asks for JSON.
-    return wording.replace(_PLACEHOLDERS[kind], text.strip())
-
-
 def _warn_of_unknown_words(tokenizer: Any, text: str) -> None:
     unknown_id = tokenizer.unk_token_id
     words = [word.strip(".,;:!?\"'") for word in text.split()]
     strange = [w for w in words if unknown_id in tokenizer(w, add_special_tokens=False)["input_ids"]]
     if strange:
         warnings.warn(f"the model does not know: {', '.join(dict.fromkeys(strange))}", stacklevel=3)
-
-
-def _padding_colour(processor: Any) -> tuple[int, int, int]:
-    red, green, blue = (int(255 * mean) for mean in processor.image_processor.image_mean)
-    return red, green, blue
 
 
 def _layout(family: Family, model: Any, inputs: Any) -> VisualLayout:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 
 from groundprune.errors import GroundPruneError
@@ -42,7 +43,7 @@ def load(
     try:
         model: Any = AutoModelForImageTextToText.from_pretrained(folder, config=config, dtype=dtype, **options).eval()
         processor = AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise GroundPruneError(f"cannot load the checkpoint at {str(source)!r}: {_first_line(error)}") from error
     if device is not None:
         model = model.to(device)
@@ -62,19 +63,14 @@ def grounding_of(model: Any) -> Grounding:
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
         unknown_keys = set(given) - names
+        wrong = [key for key, value in given.items() if not isinstance(value, str)]
     except (ValueError, TypeError) as error:
         raise GroundPruneError(f"{path} is no JSON object: {_first_line(error)}") from error
     if unknown_keys:
         raise GroundPruneError(f"{path} has unknown keys {sorted(unknown_keys)} (allowed: {sorted(names)})")
+    if wrong:
+        raise GroundPruneError(f"{path}: the values of {wrong} must be text")
     return replace(default, **given)
-
-
-def chat_prompt(processor: Any, text: str) -> str:
-    """The prompt of one image and one user turn, in the checkpoint's own chat template."""
-    content = [{"type": "image"}, {"type": "text", "text": text}]
-    if getattr(processor, "chat_template", None) is None:
-        return f"USER: {processor.image_token}\n{text} ASSISTANT:"
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
 def _first_line(error: Exception) -> str:

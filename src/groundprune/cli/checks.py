@@ -19,7 +19,7 @@ from groundprune.cli.options import (
 from groundprune.errors import Unservable, unknown
 
 if TYPE_CHECKING:
-    from groundprune.verify import Verification
+    from groundprune.verification import Verification
 
 FAILED = 1
 REQUEST = "the red circle"
@@ -53,7 +53,7 @@ def verify(
 
     names = pruner_names() if pruner == "all" else comma_separated(pruner)
     pruners = [make_pruner(name, keep) for name in names]
-    from groundprune.verify import verify as measure
+    from groundprune.verification import verify as measure
 
     results: dict[str, list[Verification]] = {}
     for name, loaded, inputs in _subjects(model, family, device):
@@ -87,7 +87,7 @@ def _subjects(model: str, family: str | None, device: str | None) -> list[tuple[
         return [(name, each, tiny.tiny_inputs(each, [(1, 5, 7)])) for name, each in made]
     from PIL import Image
 
-    from groundprune.loading import chat_prompt
+    from groundprune.asking import chat_prompt
     from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 
     loaded, processor = open_model(model, device)

@@ -9,19 +9,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from groundprune.asking import framed, prompt_for
 from groundprune.boxes import Box, make_codec
 from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.settings import Setting
 from groundprune.families.base import family_of
-from groundprune.images import square
-from groundprune.loading import chat_prompt, grounding_of
-from groundprune.prune import EncodedImages, Run, encode, prune
+from groundprune.loading import grounding_of
+from groundprune.pruning import EncodedImages, Run, encode, prune
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TextEmbedder
 from groundprune.text_tower import find_text_tower
 
@@ -86,8 +85,8 @@ class Runner:
         for start in range(0, len(self.samples), ENCODE_BATCH):
             chunk = self.samples[start : start + ENCODE_BATCH]
             inputs = self.processor(
-                text=[self._prompt(s) for s in chunk],
-                images=[self._image(s) for s in chunk],
+                text=[prompt_for(self.processor, self.grounding, s.kind, s.text) for s in chunk],
+                images=[framed(self.processor, self.grounding, s.image) for s in chunk],
                 padding=True,
                 return_tensors="pt",
             ).to(self.model.device)
@@ -167,15 +166,3 @@ class Runner:
         sample = self.samples[index]
         about = {"setting": setting.id, "sample": sample.id, "kind": sample.kind, "type": sample.type}
         return {**about, "answer": answer, **self._scorer.score(sample, answer), "kept": kept}
-
-    def _prompt(self, sample: Sample) -> str:
-        if sample.kind == "rec":
-            return chat_prompt(self.processor, self.grounding.rec_prompt.format(expression=sample.text))
-        return chat_prompt(self.processor, self.grounding.vqa_prompt.format(question=sample.text))
-
-    def _image(self, sample: Sample) -> Image.Image:
-        if self.grounding.frame != "padded":
-            return sample.image
-        # Before the processor pads: an extreme aspect ratio would make its canvas too large for memory.
-        red, green, blue = (int(255 * mean) for mean in self.processor.image_processor.image_mean)
-        return square(sample.image, (red, green, blue))

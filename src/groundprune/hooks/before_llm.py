@@ -8,9 +8,10 @@ position ids are mapped to the compact cache there, outside of any compiled regi
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ from torch import Tensor
 
 from groundprune.compaction import Compaction, compact
 from groundprune.errors import GroundPruneError, Unservable
+from groundprune.hooks.patching import replaced
 from groundprune.hooks.tower import record_of
 from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, Row
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from groundprune.families.base import Family
 
 STATE_ATTRIBUTE = "groundprune_state"
+_OWNER = "groundprune_owner"
 _PREPARED = "groundprune_prepared"  # marks the inputs of a decode step that `prepare` has mapped already
 
 
@@ -80,25 +83,29 @@ class BeforeLLM:
         self._fresh: PrunedPrompt | None = None
         self._signature = inspect.signature(model.forward)
 
-    def install(self) -> Callable[[], None]:
-        """Hook the model; returns the function that unhooks it."""
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """While active, the model prunes. Raises GroundPruneError where another context prunes it already."""
         original = self.model.prepare_inputs_for_generation
+        if hasattr(original, _OWNER):
+            raise GroundPruneError("this model is inside of a gp.prune context already; leave that one first")
 
         # wraps(): `generate` validates its arguments against this signature.
         @functools.wraps(original)
         def prepare(input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
             return self._prepare(original, input_ids, **kwargs)
 
-        self.model.prepare_inputs_for_generation = prepare
-        before = self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True)
-        after = self.model.register_forward_hook(self._after_forward)
-
-        def remove() -> None:
-            before.remove()
-            after.remove()
-            del self.model.prepare_inputs_for_generation
-
-        return remove
+        setattr(prepare, _OWNER, self)
+        handles = [
+            self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
+            self.model.register_forward_hook(self._after_forward),
+        ]
+        try:
+            with replaced(self.model, "prepare_inputs_for_generation", prepare):
+                yield
+        finally:
+            for handle in handles:
+                handle.remove()
 
     def _before_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict]:
         self._fresh = None

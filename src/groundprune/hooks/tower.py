@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from groundprune.errors import GroundPruneError
 from groundprune.hooks import attention
+from groundprune.hooks.patching import replaced
 from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need, TowerRecord
 
 if TYPE_CHECKING:
@@ -57,11 +58,8 @@ def recording(base: Any, family: Family, config: Any, needs: frozenset[Need]) ->
         setattr(output, RECORD_ATTRIBUTE, record)
         return output
 
-    base.get_image_features = get_image_features
-    try:
+    with replaced(base, "get_image_features", get_image_features):
         yield
-    finally:
-        del base.get_image_features
 
 
 @contextlib.contextmanager

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
+import sys
 from fractions import Fraction
 from pathlib import Path
+from types import ModuleType
 from typing import TypeVar
 
 from groundprune.errors import GroundPruneError, unknown
@@ -56,15 +59,23 @@ def make_pruner(
 def _from_file(path: Path, attribute: str) -> type[Pruner]:
     if not path.is_file():
         raise GroundPruneError(f"no pruner file {str(path)!r}")
-    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = _module(path.resolve())
+    cls = getattr(module, attribute, None)
+    if not (isinstance(cls, type) and issubclass(cls, Pruner)):
+        pruners = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Pruner)]
+        found = ", ".join(name for name in pruners if name != "Pruner")
+        raise GroundPruneError(f"{path} has no pruner class {attribute!r} (found: {found or 'none'})")
+    return cls
+
+
+@functools.cache
+def _module(path: Path) -> ModuleType:
+    """The file's module; run once, for it may register its classes."""
+    # A name of its own: a file called random.py must not stand in for the library's.
+    spec = importlib.util.spec_from_file_location(f"groundprune_file_{path.stem}", path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module  # dataclasses look their own module up there
     spec.loader.exec_module(module)
-    cls = getattr(module, attribute, None)
-    if not (isinstance(cls, type) and issubclass(cls, Pruner)):
-        found = [
-            k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Pruner) and v is not Pruner
-        ]
-        raise GroundPruneError(f"{path} has no pruner class {attribute!r} (found: {', '.join(found) or 'none'})")
-    return cls
+    return module

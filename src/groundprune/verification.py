@@ -18,8 +18,8 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError
 from groundprune.hooks.before_llm import PrunedRow
 from groundprune.hooks.masked import hide
-from groundprune.prune import prune
 from groundprune.pruners.base import Pruner
+from groundprune.pruning import prune
 from groundprune.signals import TextEmbedder
 
 TOLERANCE = 1e-5  # relative, fp32

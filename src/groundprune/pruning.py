@@ -71,9 +71,7 @@ def prune(
         raise Unservable(f"{pruner.label} acts inside of the LLM; only pruning before it is supported")
     embedder = _check_needs(family, model, pruner, text, text_tower)
     hooks = BeforeLLM(model, family, pruner, stages[0], policy, text, embedder)
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(recording(model.base_model, family, model.config, recordable(pruner.needs)))
-        stack.callback(hooks.install())
+    with hooks.active(), recording(model.base_model, family, model.config, recordable(pruner.needs)):
         yield Run(hooks)
 
 

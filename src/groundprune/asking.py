@@ -1,0 +1,52 @@
+"""What a checkpoint reads when it is asked for a box or for words: one image, one user turn."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from PIL import Image
+
+from groundprune.errors import GroundPruneError, unknown
+from groundprune.families.base import Grounding
+from groundprune.images import square
+
+MAX_CANVAS_PIXELS = 4096**2  # of the padded image; the tower sees a few hundred pixels of it, memory sees all
+_PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}"}
+
+
+def prompt_for(processor: Any, grounding: Grounding, kind: str, text: str) -> str:
+    """The whole prompt. kind "rec": text is a referring expression; "vqa": a question.
+
+    Raises GroundPruneError for an unknown kind, an empty text, one that holds the model's image token, and for a
+    checkpoint whose wording has no place for the text.
+    """
+    if kind not in _PLACEHOLDERS:
+        raise unknown("kind", kind, _PLACEHOLDERS)
+    if not text.strip():
+        raise GroundPruneError("the text is empty: say what to look for, or ask something")
+    if processor.image_token in text:
+        raise GroundPruneError(f"the text holds {processor.image_token!r}, which stands for an image in a prompt")
+    wording = grounding.rec_prompt if kind == "rec" else grounding.vqa_prompt
+    if _PLACEHOLDERS[kind] not in wording:
+        raise GroundPruneError(f"the checkpoint's {kind}_prompt {wording!r} has no {_PLACEHOLDERS[kind]}")
+    # Not str.format: braces that are not ours are the prompt's own, as in a prompt that asks for JSON.
+    return chat_prompt(processor, wording.replace(_PLACEHOLDERS[kind], text.strip()))
+
+
+def chat_prompt(processor: Any, text: str) -> str:
+    """The prompt of one image and one user turn, in the checkpoint's own chat template."""
+    if getattr(processor, "chat_template", None) is None:
+        return f"USER: {processor.image_token}\n{text} ASSISTANT:"
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+
+
+def framed(processor: Any, grounding: Grounding, image: Image.Image) -> Image.Image:
+    """The image as the processor should get it, in the frame that the checkpoint's boxes are measured in.
+
+    Padding happens here, before the processor's own: an extreme aspect ratio would make its canvas too large.
+    """
+    if grounding.frame != "padded":
+        return image
+    red, green, blue = (int(255 * mean) for mean in processor.image_processor.image_mean)
+    return square(image, (red, green, blue), MAX_CANVAS_PIXELS)
