@@ -5,8 +5,10 @@ import pytest
 import torch
 
 import groundprune as gp
+from groundprune.hooks.masked import hide
 from groundprune.positions import Preserved
 from groundprune.tiny import tiny_inputs, tiny_llava
+from groundprune.verification import hidden_columns
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -26,6 +28,19 @@ def test_the_three_facts_hold_on_24_x_24_tokens(model, pruner):
     assert found.control > 1e-2
     assert found.passed
     assert found.kept == [(288, 576), (576, 1152), (288, 576)]
+
+
+def test_beams_equal_the_masked_oracle_on_24_x_24_tokens(model):
+    inputs = tiny_inputs(model, [(1, 5, 7), (2, 2, 4), (1, 9, 3)])
+    options = {"max_new_tokens": 4, "num_beams": 3, "num_return_sequences": 3, "do_sample": False}
+    with gp.prune(model, gp.ClsVisual(keep=0.5)) as run:
+        pruned = model.generate(**inputs, **options)
+    with hide(model, hidden_columns(run.rows[::3])):
+        wanted = model.generate(**inputs, **options)
+    with gp.prune(model, gp.ClsVisual(keep=0.5), "reassigned"):
+        control = model.generate(**inputs, **options)
+    assert pruned.equal(wanted)
+    assert not control.equal(wanted)
 
 
 def test_a_wrong_position_is_caught(model, monkeypatch):
@@ -60,3 +75,7 @@ def test_the_readme_snippets_run_as_they_stand():
     scope: dict = {}
     for block in blocks:
         exec(compile(block, str(README), "exec"), scope)
+    with gp.prune(scope["model"], scope["FeatureNorm"](keep=0.25)) as run:
+        scope["model"].generate(**scope["inputs"], max_new_tokens=2, do_sample=False)
+    features = scope["model"].get_image_features(pixel_values=scope["inputs"]["pixel_values"]).pooler_output
+    assert run.kept[0].equal(features[0].norm(dim=-1).topk(36).indices.sort().values)

@@ -64,6 +64,11 @@ def test_processes_share_a_batch_and_change_nothing():
         assert torch.equal(whole[name], torch.cat([half[name] for half in halves]))
 
 
+def test_a_batch_that_cannot_be_split_is_refused():
+    with pytest.raises(ValueError, match="among 3 processes"):
+        Workers(0, 3).share(40)
+
+
 def test_stages_and_seeds_share_no_scene():
     last = SEEDS_PER_RUN // 2 - 1
     assert len({scene_seed(seed, stage, i) for seed in (0, 1) for stage in (0, 1) for i in (0, last)}) == 8

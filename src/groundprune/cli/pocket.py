@@ -83,7 +83,7 @@ def card(as_json: JsonOption = False) -> None:
     """Print the pocket model's card: what it is, how it was trained, and what it gets right."""
     from groundprune.pocket import checkpoint_path
 
-    path = checkpoint_path() / ("card.json" if as_json else "CARD.md")
+    path = checkpoint_path() / "card.json" if as_json else checkpoint_path().parent / "CARD.md"
     if not path.is_file():
         raise GroundPruneError(f"the pocket model has no {path.name}")
     text = path.read_text(encoding="utf-8")

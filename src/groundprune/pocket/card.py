@@ -32,9 +32,9 @@ def card_text(card: dict) -> str:
     pairs = ", ".join(sorted(" ".join(pair) for pair in HELD_OUT_PAIRS))
     return f"""# The pocket model
 
-A small vision-language model that comes with the package, so that experiments on positions run without a download.
-It is a stock `LlavaForConditionalGeneration` ({card["parameters"]:,} parameters), trained from nothing on drawn scenes
-of coloured shapes. It is not LLaVA: it knows {language["vocabulary"]} words and no photographs.
+A small vision-language model that comes with the package, so that experiments on positions run without a
+download. It is a stock `LlavaForConditionalGeneration` of {card["parameters"]:,} parameters, trained from nothing
+on drawn scenes of coloured shapes. It is not LLaVA: it knows {language["vocabulary"]} words and no photographs.
 Results on it show a mechanism, not what a large model would score.
 
 ## What it does

@@ -16,7 +16,10 @@ _NUMBER = re.compile(r"\d+\.\d+")
 def read_box(text: str) -> tuple[float, float, float, float] | None:
     """The first four numbers of an answer, in pixels; None if there are not four."""
     numbers = [float(found) * IMAGE_SIZE for found in _NUMBER.findall(text)[:4]]
-    return tuple(numbers) if len(numbers) == 4 else None
+    if len(numbers) < 4:
+        return None
+    left, top, right, bottom = numbers
+    return left, top, right, bottom
 
 
 def box_iou(first, second) -> float:

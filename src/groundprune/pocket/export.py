@@ -6,6 +6,7 @@ import tempfile
 from pathlib import Path
 
 import torch
+from torch import nn
 from transformers import CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
 
 from .scenes import IMAGE_SIZE, PATCH_SIZE
@@ -58,13 +59,17 @@ def export_checkpoint(
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
     draft.chmod(0o755)
-    model.to(dtype).save_pretrained(draft)
+    for module in (model, clip):
+        nn.Module.to(module, dtype)
+    model.save_pretrained(draft)
     make_processor().save_pretrained(draft)
-    clip.to(dtype).save_pretrained(draft / "clip")
+    clip.save_pretrained(draft / "clip")
     make_clip_tokenizer().save_pretrained(draft / "clip")
     make_image_processor().save_pretrained(draft / "clip")
     (draft / "grounding.json").write_text(json.dumps(GROUNDING, indent=2) + "\n")
     (draft / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+    for file in draft.rglob("*.*"):
+        file.chmod(0o644)  # safetensors writes files that only their owner may read
     # Two renames rather than a copy: a reader sees the old folder or the new one, hardly ever neither.
     if folder.exists():
         old = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))

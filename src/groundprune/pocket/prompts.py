@@ -1,7 +1,9 @@
 """Prompts as the chat template writes them, in words."""
 
+from collections.abc import Sequence
 
-def before_image(system: str = "", history: list[tuple[str, str]] = ()) -> str:
+
+def before_image(system: str = "", history: Sequence[tuple[str, str]] = ()) -> str:
     """Everything in front of the image: `<s> {system} user: .. assistant: .. </s> user:`."""
     turns = "".join(f"user: {asked} assistant: {answered} </s> " for asked, answered in history)
     return f"<s> {system} {turns}user:"

@@ -36,13 +36,14 @@ PLURAL = {**{shape: shape + "s" for shape in SHAPES}, "cross": "crosses", "objec
 
 @dataclass(frozen=True)
 class Question:
-    """A question about one scene and its only right answer."""
+    """A question about one scene and its only right answer: a box or a word."""
 
     kind: str  # "rec" | "vqa"
     type: str  # a key of REC_SHARES or VQA_SHARES
     text: str
-    answer: tuple[int, int, int, int] | str
     about: tuple[int, ...]  # indices of the objects that the question asks for
+    box: tuple[int, int, int, int] | None = None
+    answer: str | None = None
 
 
 def draw_question(rng, objects, kind: str, type: str | None = None, *, focus: int | None = None,
@@ -95,18 +96,26 @@ def _weighted(rng, shares: dict[str, float]) -> str:
         left -= share
         if left < 0:
             return name
-    return name
+    return next(iter(shares))  # reached only by rounding
 
 
 def _pick(rng, options):
     return options[rng.integers(len(options))]
 
 
+def _expression(type: str, text: str, objects, found: int) -> Question:
+    return Question("rec", type, text, (found,), box=objects[found].box)
+
+
+def _question(type: str, text: str, answer: str, about: list[int]) -> Question:
+    return Question("vqa", type, text, tuple(about), answer=answer)
+
+
 def _attribute(rng, objects, target, novel_template, novel_pair):
     form = unique_form(rng, objects, target)
     if form is None:
         return None
-    return Question("rec", "attribute", "the " + describe(objects[target], form), objects[target].box, (target,))
+    return _expression("attribute", "the " + describe(objects[target], form), objects, target)
 
 
 def _extreme(rng, objects, target, novel_template, novel_pair):
@@ -116,8 +125,7 @@ def _extreme(rng, objects, target, novel_template, novel_pair):
     group = sorted(matching(objects, objects[target], form), key=lambda i: -direction * objects[i].center[axis])
     if len(group) < 2 or abs(objects[group[0]].center[axis] - objects[group[1]].center[axis]) < MARGIN:
         return None
-    best = objects[group[0]]
-    return Question("rec", "extreme", f"the {word} {describe(best, form)}", best.box, (group[0],))
+    return _expression("extreme", f"the {word} {describe(objects[group[0]], form)}", objects, group[0])
 
 
 def _relation(rng, objects, target, novel_template, novel_pair):
@@ -127,14 +135,14 @@ def _relation(rng, objects, target, novel_template, novel_pair):
     form = _pick(rng, NOVEL_RELATION_FORMS if novel_template else RELATION_FORMS)
     candidates = [i for i in matching(objects, objects[target], form) if i != anchor]
     holds = [is_ordered(objects[i], objects[anchor], word) for i in candidates]
-    if None in holds or sum(holds) != 1 or (len(candidates) < 2 and rng.random() < 0.6):
+    if None in holds or holds.count(True) != 1 or (len(candidates) < 2 and rng.random() < 0.6):
         return None
     anchor_form = unique_form(rng, objects, anchor)
     if anchor_form is None:
         return None
     found = candidates[holds.index(True)]
     text = f"the {describe(objects[found], form)} {word} the {describe(objects[anchor], anchor_form)}"
-    return Question("rec", "relation", text, objects[found].box, (found,))
+    return _expression("relation", text, objects, found)
 
 
 def _which(attribute: str, forms, wording: str):
@@ -145,7 +153,7 @@ def _which(attribute: str, forms, wording: str):
         if matching(objects, objects[target], form) != [target]:
             return None
         text = wording.format(describe(objects[target], form))
-        return Question("vqa", attribute, text, getattr(objects[target], attribute), (target,))
+        return _question(attribute, text, getattr(objects[target], attribute), [target])
 
     return draw
 
@@ -156,7 +164,7 @@ def _count(rng, objects, target, novel_template, novel_pair):
     if rng.random() < 0.25:  # so that zero is asked for too
         like = SceneObject(_pick(rng, SHAPES), _pick(rng, COLORS), _pick(rng, SIZES), like.box)
     found = matching(objects, like, form)
-    return Question("vqa", "count", f"how many {describe(like, form, plural=True)}", str(len(found)), tuple(found))
+    return _question("count", f"how many {describe(like, form, plural=True)}", str(len(found)), found)
 
 
 def _existence(rng, objects, target, novel_template, novel_pair):
@@ -168,7 +176,7 @@ def _existence(rng, objects, target, novel_template, novel_pair):
         names_novel_pair = {"color", "shape"} <= set(form) and like.pair in HELD_OUT_PAIRS
         if bool(found) == wanted and (novel_pair or not names_novel_pair):
             text = f"is there a {describe(like, form)}"
-            return Question("vqa", "existence", text, "yes" if wanted else "no", tuple(found))
+            return _question("existence", text, "yes" if wanted else "no", found)
     return None
 
 
@@ -192,7 +200,7 @@ def _spatial(rng, objects, target, novel_template, novel_pair):
     wanted = bool(rng.random() < 0.5)  # as many yes as no
     word = word if holds == wanted else OPPOSITE[word]
     text = f"is the {describe(objects[target], form)} {word} the {describe(objects[anchor], anchor_form)}"
-    return Question("vqa", "spatial", text, "yes" if wanted else "no", (target, anchor))
+    return _question("spatial", text, "yes" if wanted else "no", [target, anchor])
 
 
 _DRAW = {

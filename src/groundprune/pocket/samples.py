@@ -7,7 +7,7 @@ import numpy as np
 from PIL import Image
 
 from .questions import REC_SHARES, VQA_SHARES, Question, draw_question
-from .scenes import TEST_SEEDS, VALIDATION_SEEDS, make_scene
+from .scenes import TEST_SEEDS, VALIDATION_SEEDS, Scene, make_scene
 
 # held-out: new scenes. novel-pair: the question is about an object whose shape and colour were never seen together.
 # novel-template: a way to ask that was never trained, all of its words were.
@@ -60,9 +60,6 @@ def _question_type(kind: str, rng, split: str) -> str:
     return str(rng.choice(list(shares), p=weights / weights.sum()))
 
 
-def _as_sample(id: str, scene, question: Question) -> PocketSample:
-    is_box = question.kind == "rec"
-    return PocketSample(
-        id, Image.fromarray(scene.image), question.kind, question.type, question.text,
-        box=question.answer if is_box else None, answer=None if is_box else question.answer,
-    )  # fmt: skip
+def _as_sample(id: str, scene: Scene, question: Question) -> PocketSample:
+    image = Image.fromarray(scene.image)
+    return PocketSample(id, image, question.kind, question.type, question.text, question.box, question.answer)

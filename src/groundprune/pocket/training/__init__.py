@@ -7,7 +7,7 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
+from torch import nn
 
 from ..card import SPLIT_SIZES, measure, versions
 from ..export import export_checkpoint
@@ -81,10 +81,10 @@ def train(
 
 def export(tower: Path, language: Path, out: Path, plan: Recipe, device: str, processes: int) -> Path:
     """Measure what the checkpoints hold, as it will be stored, and write the folder."""
-    model, clip = load_llava(tower, language).to(torch.bfloat16), load_clip(tower)
+    model, clip = load_llava(tower, language).bfloat16(), load_clip(tower)
     card = make_card(tower, language, device, processes)
     card["parameters"] = sum(p.numel() for p in model.parameters())
-    card["accuracy"] = measure(model.to(device), plan.sizes)
+    card["accuracy"] = measure(nn.Module.to(model, device), plan.sizes)
     export_checkpoint(model.cpu(), clip, out, card)
     return out
 
@@ -109,5 +109,4 @@ def make_card(tower: Path, language: Path, device: str, processes: int) -> dict:
 
 
 def _steps_done(path: Path) -> int:
-    state = load_state(path)
-    return state["step"] if state else 0
+    return load_state(path).get("step", 0)

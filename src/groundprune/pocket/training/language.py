@@ -26,7 +26,7 @@ class LanguagePlan:
     """What fixes a run of this stage, but for its tower."""
 
     seed: int
-    steps: int = 2400
+    steps: int = 3000
     batch: int = 40  # scenes a step, over all processes
     rec: int = 8  # questions a scene
     vqa: int = 8
@@ -117,8 +117,9 @@ def train_language(
 ) -> None:
     """Train to the end of the plan, or go on from what `path` holds. `stop_after` steps, for tests."""
     torch.manual_seed(plan.seed)
-    llava = make_llava(load_clip(tower)).to(workers.device)
-    packed, answer_loss = PackedLlava(llava), AnswerLoss(workers.device)
+    llava = make_llava(load_clip(tower))
+    packed = PackedLlava(llava, plan.compile).to(workers.device)
+    answer_loss = AnswerLoss(workers.device)
     parameters = [p for p in llava.parameters() if p.requires_grad]
     optimizers = make_optimizers(llava, plan.optimizer, plan.peak_rate, plan.weight_decay, betas=(0.9, 0.97))
     state = load_state(path)
@@ -127,9 +128,7 @@ def train_language(
         llava.load_state_dict(state["model"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-    run_tower, run_packed = llava.model.vision_tower, packed
-    if plan.compile:
-        run_tower, run_packed = torch.compile(run_tower), torch.compile(packed, dynamic=False)
+    run_tower = torch.compile(llava.model.vision_tower) if plan.compile else llava.model.vision_tower
     meter = Meter("language model", workers, plan.steps, first, seconds)
     make_batch = LanguageBatches(plan, workers)
     for step, batch in enumerate(batches(make_batch, first, plan.steps, workers.device), first):
@@ -141,7 +140,7 @@ def train_language(
         with autocast(workers.device):
             with torch.no_grad():
                 features = run_tower(pixels).last_hidden_state[:, 1:]
-            hidden = run_packed(features, **batch)
+            hidden = packed(features, **batch)
             logits = packed.logits(hidden[row, column])
         loss, numbers = answer_loss(logits, token)
         loss.backward()

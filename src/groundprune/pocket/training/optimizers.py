@@ -22,7 +22,7 @@ def make_optimizers(
         {"params": [p for p in rest if p.ndim > 1], "weight_decay": weight_decay},
         {"params": [p for p in rest if p.ndim <= 1], "weight_decay": 0.0},
     ]
-    optimizers = [torch.optim.AdamW(groups, lr=min(peak_rate, ADAM_PEAK), betas=betas)]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.AdamW(groups, lr=min(peak_rate, ADAM_PEAK), betas=betas)]
     if hidden:
         # So adjusted, its steps have the root mean square of AdamW's at the same rate.
         optimizers.append(

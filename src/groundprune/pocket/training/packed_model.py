@@ -15,24 +15,38 @@ from .packing import attention_masks
 class PackedLlava(nn.Module):
     """The stock model, run on packed rows."""
 
-    def __init__(self, llava: LlavaForConditionalGeneration):
+    def __init__(self, llava: LlavaForConditionalGeneration, compile: bool = False):
         super().__init__()
         self.llava = llava
+        self.run_layers = torch.compile(self._layers, dynamic=False) if compile else self._layers
 
-    def forward(self, features: Tensor, prefix: Tensor, prefix_pad: Tensor, gap: Tensor,
-                tokens: Tensor, block: Tensor, offset: Tensor) -> Tensor:  # fmt: skip
+    def forward(
+        self,
+        features: Tensor,
+        prefix: Tensor,
+        prefix_pad: Tensor,
+        gap: Tensor,
+        tokens: Tensor,
+        block: Tensor,
+        offset: Tensor,
+    ) -> Tensor:
         """Final hidden states of the text rows: [B, T, D].
 
         features [B, N, tower width], prefix [B, P] padded on the left by prefix_pad [B] columns, gap [B] unused
         positions before the image; tokens, block and offset [B, T] as `packing.PackedText` has them.
         """
+        visual = features.shape[1]
+        position = self._positions(prefix.shape[1], prefix_pad, gap, visual, offset)
+        # Angles and masks stay out of what is compiled: it would make them anew in every layer.
+        cos, sin = self.llava.model.language_model.rotary_emb(features, position_ids=position)
+        masks = attention_masks(prefix_pad, block, visual, prefix.shape[1], features.dtype)
+        return self.run_layers(features, prefix, tokens, (cos, sin), masks)
+
+    def _layers(self, features: Tensor, prefix: Tensor, tokens: Tensor, rotary, masks) -> Tensor:
         model = self.llava.model
         llama, embed = model.language_model, model.language_model.embed_tokens
-        visual, context = features.shape[1], prefix.shape[1] + features.shape[1]
+        context = prefix.shape[1] + features.shape[1]
         hidden = torch.cat([embed(prefix), model.multi_modal_projector(features), embed(tokens)], 1)
-        position = self._positions(prefix.shape[1], prefix_pad, gap, visual, offset)
-        rotary = llama.rotary_emb(hidden, position_ids=position)
-        masks = attention_masks(prefix_pad, block, visual, prefix.shape[1], torch.float32)
         for layer in llama.layers[:-1]:
             hidden = self._layer(layer, hidden, rotary, masks, context)
         return llama.norm(self._last_layer(llama.layers[-1], hidden, rotary, masks[1], context))

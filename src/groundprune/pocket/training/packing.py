@@ -36,7 +36,7 @@ class PackedText:
 
 def turn(question: Question) -> tuple[list[int], list[int]]:
     """Token ids of what is asked after the image and of what is answered."""
-    answer = box_text(question.answer) if question.kind == "rec" else question.answer
+    answer = box_text(question.box) if question.box else question.answer
     return lm_ids(f"{request(question.kind, question.text)} assistant:"), lm_ids(f"{answer} {EOS}")
 
 

@@ -2,6 +2,7 @@
 
 import math
 import os
+import socket
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,26 +32,21 @@ class Workers:
 
     def share(self, batch: int) -> range:
         """Which rows of a batch are this process's."""
-        each = batch // self.count
+        each, left = divmod(batch, self.count)
+        if left:
+            raise ValueError(f"{batch} scenes a step cannot be split evenly among {self.count} processes")
         return range(self.rank * each, (self.rank + 1) * each)
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:
         """One all-reduce of everything: the model is small, a call for each tensor would cost more."""
         if self.count == 1:
             return
-        flat = torch.cat([p.grad.flatten() for p in parameters])
+        gradients = [p.grad for p in parameters if p.grad is not None]
+        flat = torch.cat([gradient.flatten() for gradient in gradients])
         dist.all_reduce(flat)
         flat /= self.count
-        for p, mean in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-            p.grad.copy_(mean.view_as(p))
-
-    def agree(self, flag: bool) -> bool:
-        """The leader's flag, known to all."""
-        if self.count == 1:
-            return flag
-        shared = torch.tensor([float(flag)])
-        dist.broadcast(shared, 0)
-        return bool(shared.item())
+        for gradient, mean in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+            gradient.copy_(mean.view_as(gradient))
 
 
 def run_workers(function, processes: int, device: str, *arguments) -> None:
@@ -61,8 +57,6 @@ def run_workers(function, processes: int, device: str, *arguments) -> None:
     if processes == 1:
         function(Workers(0, 1, device), *arguments)
         return
-    import socket
-
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -132,9 +126,9 @@ def save_atomically(state: dict, path: Path) -> None:
     os.replace(draft, path)
 
 
-def load_state(path: Path) -> dict | None:
-    """What `save_atomically` wrote; None where nothing was written yet."""
-    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else None
+def load_state(path: Path) -> dict:
+    """What `save_atomically` wrote; empty where nothing was written yet."""
+    return torch.load(path, map_location="cpu", weights_only=True) if path.is_file() else {}
 
 
 class Meter:

@@ -198,6 +198,8 @@ class TowerLoss(nn.Module):
     def __init__(self, clip: CLIPModel, phrases: Phrases):
         super().__init__()
         self.clip = clip
+        self.fixed_ids: Tensor
+        self.phrase_weight: Tensor
         self.phrase_scale, self.phrase_bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-4.0))
         named = [text for group in _WORD_TEXTS.values() for text in group]
         self.register_buffer("fixed_ids", text_ids([*phrases.texts, *named, BACKGROUND]), persistent=False)
@@ -226,7 +228,7 @@ class TowerLoss(nn.Module):
         phrase_loss = F.binary_cross_entropy_with_logits(logits, present, reduction="none")
         phrase_loss = (phrase_loss * self.phrase_weight).sum(1).mean()
 
-        region_loss, correct = 0.0, []
+        region_loss, correct = torch.zeros((), device=image.device), []
         for index, group in enumerate(words):
             scores = patches @ torch.cat([group, background]).T * scale
             target = attributes[:, index]
