@@ -7,8 +7,11 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import torch
 from hypothesis import HealthCheck, settings
+from transformers.utils import logging
 
 torch.set_num_threads(1)  # one thread per test process: more only fight over the same cores
+
+logging.disable_progress_bar()  # tests that read stderr also save checkpoints
 
 # Time limits per example fail at random on a busy machine.
 settings.register_profile("groundprune", deadline=None, suppress_health_check=[HealthCheck.too_slow])

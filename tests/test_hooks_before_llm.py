@@ -134,6 +134,14 @@ def test_a_loop_of_ones_own_equals_generate(model, inputs):
     assert len(run.rows) == 3
 
 
+def test_a_draft_model_changes_nothing(model):
+    """Assisted decoding: several tokens per step, and a cache that is cropped behind the prompt."""
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    with gp.prune(model, gp.ClsVisual(keep=0.4)) as run:
+        drafted = model.generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=8, do_sample=False)
+    assert drafted.equal(oracle(model, run.rows, inputs, max_new_tokens=8).sequences)
+
+
 def test_static_cache_equals_dynamic_cache(model, inputs):
     with gp.prune(model, gp.ClsVisual(keep=0.4)):
         dynamic = generate(model, inputs)
@@ -159,6 +167,22 @@ def test_a_second_turn_on_the_kept_cache_equals_the_oracle(model):
         wanted = two_turns()
     assert pruned.sequences.equal(wanted.sequences)
     assert relative_difference(pruned.logits, wanted.logits) < TOLERANCE
+
+
+def test_a_tuple_output_keeps_the_state_too(model, inputs):
+    with gp.prune(model, gp.ClsVisual(keep=0.4), "reassigned"), torch.no_grad():
+        step = {"input_ids": torch.tensor([[5], [6], [7]])}
+        wanted = model(**step, past_key_values=model(**inputs).past_key_values).logits
+        cache = model(**inputs, return_dict=False)[1]
+        assert model(**step, past_key_values=cache).logits.equal(wanted)
+
+
+def test_a_copy_of_a_cache_goes_on_as_the_cache_does(model, inputs):
+    with gp.prune(model, gp.ClsVisual(keep=0.4), "reassigned"), torch.no_grad():
+        cache = model(**inputs).past_key_values
+        step = {"input_ids": torch.tensor([[5], [6], [7]])}
+        copied = copy.deepcopy(cache)
+        assert model(**step, past_key_values=copied).logits.equal(model(**step, past_key_values=cache).logits)
 
 
 def test_two_conversations_in_one_context_do_not_mix(model):
@@ -324,6 +348,44 @@ class TestRefusals:
         rest = {k: v for k, v in inputs.items() if k != "input_ids"}
         with gp.prune(model, gp.Spatial(keep=0.5)), pytest.raises(gp.Unservable, match="input_ids"):
             model(**rest, inputs_embeds=embeds)
+
+    def test_embeddings_alone(self, model):
+        embeds = model.get_input_embeddings()(torch.tensor([[5, 6, 7]]))
+        with gp.prune(model, gp.Spatial(keep=0.5)), pytest.raises(gp.Unservable, match="input_ids"):
+            model(inputs_embeds=embeds)
+
+    def test_a_mask_over_image_tokens(self, model, inputs):
+        mask = inputs["attention_mask"].clone()
+        mask[1, 10:20] = 0
+        with gp.prune(model, gp.Spatial(keep=1)), pytest.raises(gp.Unservable, match="hides image placeholders"):
+            model(**{**inputs, "attention_mask": mask})
+
+    def test_right_padding_in_generate(self, model, inputs):
+        flipped = {
+            **inputs,
+            "attention_mask": inputs["attention_mask"].flip(1),
+            "input_ids": inputs["input_ids"].flip(1),
+        }
+        with gp.prune(model, gp.Spatial(keep=0.5)), pytest.raises(gp.Unservable, match="padding_side"):
+            generate(model, flipped)
+
+    def test_a_cache_that_was_cut_inside_of_the_prompt(self, model):
+        with gp.prune(model, gp.Spatial(keep=0.5)), torch.no_grad():
+            cache = model(**tiny_inputs(model, [(1, 5, 7)])).past_key_values
+            cache.crop(5 - cache.get_seq_length())
+            with pytest.raises(gp.Unservable, match="cropped to 5 columns"):
+                model(input_ids=torch.tensor([[5, 6]]), past_key_values=cache)
+
+    def test_a_cache_whose_rows_were_selected(self, model, inputs):
+        with gp.prune(model, gp.Spatial(keep=0.5)), torch.no_grad():
+            cache = model(**inputs).past_key_values
+            cache.batch_select_indices(torch.tensor([1]))
+            with pytest.raises(gp.Unservable, match="3 pruned rows, and is used with 1"):
+                model(input_ids=torch.tensor([[5]]), past_key_values=cache)
+
+    def test_the_base_model(self, model):
+        with pytest.raises(gp.GroundPruneError, match="the whole model"), gp.prune(model.model, gp.Spatial(keep=0.5)):
+            pass
 
     def test_an_image_in_a_later_turn(self, model):
         inputs = tiny_inputs(model, [(1, 5, 7)])

@@ -75,6 +75,11 @@ def test_the_fingerprint_is_a_function_of_the_pixels_alone(model, pixels):
     assert len(set(together)) == 3
 
 
+def test_the_fingerprint_does_not_depend_on_the_precision_that_pixels_came_in(model, pixels):
+    wanted = record(model, pixels, FINGERPRINT).fingerprint
+    assert record(model, pixels.bfloat16().float(), FINGERPRINT).fingerprint == wanted
+
+
 def test_scores_land_on_the_patch_they_belong_to(model, pixels):
     """Paint one patch: the visual token whose feature changes most is the one at that row and column."""
     inputs = tiny_inputs(model, [(1, 3, 3)])

@@ -1,9 +1,11 @@
 import json
+import shutil
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
 import groundprune as gp
@@ -61,6 +63,17 @@ def test_text_visual_finds_its_text_tower_in_the_checkpoint(pocket):
 @pytest.fixture
 def without_tower():
     return tiny_llava(side=6)
+
+
+def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):
+    """transformers would fill them in at random and go on."""
+    folder = tmp_path / "pocket"
+    shutil.copytree(checkpoint_path(), folder)
+    weights = load_file(folder / "model.safetensors")
+    lost = next(name for name in weights if "q_proj" in name)
+    save_file({k: v for k, v in weights.items() if k != lost}, folder / "model.safetensors", {"format": "pt"})
+    with pytest.raises(gp.GroundPruneError, match="lacks 1 of the model's weights"):
+        load(folder)
 
 
 def test_text_visual_without_a_text_tower_is_refused_with_the_option_to_give(without_tower):

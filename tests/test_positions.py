@@ -110,7 +110,18 @@ def test_permuted_depends_on_its_seed_alone():
     assert parse_policy("permuted:3")(row)[0].equal(parse_policy("permuted:3")(row)[0])
 
 
-@pytest.mark.parametrize("text", ["shifted", "shifted:x", "permuted", "permuted:1:2", "permuted:-1", "permuted:1:0"])
+@pytest.mark.parametrize(
+    "text",
+    [
+        "shifted",
+        "shifted:x",
+        "permuted",
+        "permuted:1:2",
+        "permuted:-1",
+        "permuted:1:0",
+        "permuted:1000000000000000000000",
+    ],
+)
 def test_malformed_arguments_name_what_is_allowed(text):
     with pytest.raises(GroundPruneError, match="SEED"):
         parse_policy(text)

@@ -136,6 +136,41 @@ def test_an_undeclared_signal_says_how_to_declare_it():
         run(Undeclared(keep=0.5), make_layout((2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("make", "message"),
+    [
+        (lambda: gp.Merge(torch.eye(2), "Projected"), "'projected' or 'tower'"),
+        (lambda: gp.Need("tower_attention", kind="max"), "received"),
+        (lambda: gp.Need("tower_atention"), "did you mean 'tower_attention'"),
+        (
+            lambda: gp.register(type("Odd", (gp.Pruner,), {"name": "odd", "official_positions": "kept"})),
+            "position policy",
+        ),
+    ],
+)
+def test_words_that_mean_nothing_are_refused_at_once(make, message):
+    with pytest.raises(gp.GroundPruneError, match=message):
+        make()
+
+
+def test_an_order_that_is_no_order_is_refused():
+    @dataclass(frozen=True)
+    class Disordered(gp.Pruner):
+        def select(self, signals, layout, stage):
+            return gp.Selection(torch.tensor([0, 1, 2]), order=torch.zeros(3, dtype=torch.long))
+
+    with pytest.raises(gp.GroundPruneError, match="order"):
+        run(Disordered(keep=0.5), make_layout((2, 3)))
+
+
+def test_a_pruner_with_neither_score_nor_select_is_refused():
+    class Empty(gp.Pruner):
+        pass
+
+    with pytest.raises(gp.GroundPruneError, match="neither score nor select"):
+        run(Empty(keep=0.5), make_layout((2, 3)))
+
+
 def test_unknown_names_give_the_nearest():
     with pytest.raises(gp.GroundPruneError, match="did you mean 'cls-visual'"):
         gp.make_pruner("cls-visal", keep=0.5)
@@ -164,5 +199,9 @@ def test_a_class_in_a_file_is_a_pruner_by_its_path(tmp_path):
     assert run(pruner, layout, signals).kept.equal(signals.projected.norm(dim=-1).topk(4).indices.sort().values)
     with pytest.raises(gp.GroundPruneError, match="found: FeatureNorm"):
         pruner_class(f"{file}:Missing")
+    broken = tmp_path / "broken.py"
+    broken.write_text("import")
+    with pytest.raises(gp.GroundPruneError, match=r"broken\.py cannot be run: SyntaxError"):
+        pruner_class(f"{broken}:X")
     with pytest.raises(gp.GroundPruneError, match="no pruner file"):
         pruner_class(f"{tmp_path}/none.py:X")

@@ -63,6 +63,12 @@ def test_a_decode_shift_that_is_off_by_one_is_caught(model, monkeypatch):
     assert found.difference > 1e-5
 
 
+def test_half_precision_is_refused_since_rounding_would_look_like_an_error():
+    model = tiny_llava(side=6).to(torch.bfloat16)
+    with pytest.raises(gp.GroundPruneError, match="fp32"):
+        gp.verify(model, tiny_inputs(model, [(1, 2, 2)]), gp.Spatial(keep=0.5))
+
+
 def test_nothing_dropped_proves_nothing(model):
     with pytest.raises(gp.GroundPruneError, match="dropped nothing"):
         gp.verify(model, tiny_inputs(model, [(1, 2, 2)]), gp.Spatial(keep=1))

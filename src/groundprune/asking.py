@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import Image
 
-from groundprune.errors import GroundPruneError, unknown
+from groundprune.errors import GroundPruneError, first_line, unknown
 from groundprune.families.base import Grounding
 from groundprune.images import square
 
@@ -38,7 +38,10 @@ def chat_prompt(processor: Any, text: str) -> str:
     if getattr(processor, "chat_template", None) is None:
         return f"USER: {processor.image_token}\n{text} ASSISTANT:"
     content = [{"type": "image"}, {"type": "text", "text": text}]
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    try:
+        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    except Exception as error:  # the template is the checkpoint's own program
+        raise GroundPruneError(f"the checkpoint's chat template fails: {first_line(error)}") from error
 
 
 def framed(processor: Any, grounding: Grounding, image: Image.Image) -> Image.Image:

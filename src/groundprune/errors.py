@@ -20,3 +20,8 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> GroundPruneError:
     near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
     return GroundPruneError(f"unknown {kind} {given!r}{hint} (known: {', '.join(allowed)})")
+
+
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line; its type where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

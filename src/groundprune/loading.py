@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.utils import cached_file
 
-from groundprune.errors import GroundPruneError
+from groundprune.errors import GroundPruneError, first_line
 from groundprune.families.base import Grounding, family_of
 from groundprune.pocket import checkpoint_path
 
@@ -32,19 +32,26 @@ def load(
     Raises GroundPruneError where there is no checkpoint, and Unservable for a text-only or unknown model type.
     """
     folder = checkpoint_path() if str(source) == POCKET else source
+    options.setdefault("trust_remote_code", False)
+    # Exception: a damaged folder makes the libraries raise nearly anything.
     try:
-        config: Any = AutoConfig.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise GroundPruneError(f"no checkpoint at {str(source)!r}: {_first_line(error)}") from error
+        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=options["trust_remote_code"])
+    except Exception as error:
+        raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
     family = family_of(config)
     on_cpu = torch.device(device or "cpu").type == "cpu" and "device_map" not in options
     if dtype == "auto" and on_cpu:
         dtype = torch.float32
     try:
-        model: Any = AutoModelForImageTextToText.from_pretrained(folder, config=config, dtype=dtype, **options).eval()
-        processor = AutoProcessor.from_pretrained(folder)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise GroundPruneError(f"cannot load the checkpoint at {str(source)!r}: {_first_line(error)}") from error
+        loaded: Any = AutoModelForImageTextToText.from_pretrained(
+            folder, config=config, dtype=dtype, output_loading_info=True, **options
+        )
+        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=options["trust_remote_code"])
+    except Exception as error:
+        raise GroundPruneError(f"cannot load the checkpoint at {str(source)!r}: {first_line(error)}") from error
+    model, found = loaded
+    _refuse_random_weights(str(source), found)
+    model = model.eval()
     if device is not None:
         model = model.to(device)
     return model, family.prepare_processor(processor)
@@ -56,16 +63,22 @@ def grounding_of(model: Any) -> Grounding:
     Raises GroundPruneError for a file that is no JSON object or has unknown keys.
     """
     default = family_of(model.config).grounding
-    path = Path(getattr(model.config, "_name_or_path", "") or ".") / "grounding.json"
-    if not path.is_file():
+    source = getattr(model.config, "_name_or_path", "")
+    # A folder, or a Hub checkpoint whose files are in the cache by now.
+    quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    found = cached_file(source, "grounding.json", **quietly) if source else None
+    if found is None:
         return default
+    path = Path(found)
     names = {field.name for field in fields(Grounding)}
     try:
         given = json.loads(path.read_text(encoding="utf-8"))
-        unknown_keys = set(given) - names
-        wrong = [key for key, value in given.items() if not isinstance(value, str)]
-    except (ValueError, TypeError) as error:
-        raise GroundPruneError(f"{path} is no JSON object: {_first_line(error)}") from error
+    except ValueError as error:
+        raise GroundPruneError(f"{path} is no JSON object: {first_line(error)}") from error
+    if not isinstance(given, dict):
+        raise GroundPruneError(f"{path} is no JSON object but a {type(given).__name__}")
+    unknown_keys = set(given) - names
+    wrong = [key for key, value in given.items() if not isinstance(value, str)]
     if unknown_keys:
         raise GroundPruneError(f"{path} has unknown keys {sorted(unknown_keys)} (allowed: {sorted(names)})")
     if wrong:
@@ -73,5 +86,11 @@ def grounding_of(model: Any) -> Grounding:
     return replace(default, **given)
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]
+def _refuse_random_weights(source: str, found: Any) -> None:
+    """transformers fills in what a checkpoint lacks at random, with a warning; its answers would be noise."""
+    absent = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
+    if absent:
+        raise GroundPruneError(
+            f"the checkpoint at {source!r} lacks {len(absent)} of the model's weights, or has them in another shape "
+            f"(the first: {absent[0]})"
+        )

@@ -183,6 +183,7 @@ def _images(row: Row) -> list[tuple[Tensor, Tensor]]:
 
 
 PLAIN: dict[str, Policy] = {p.name: p for p in (Preserved(), Reassigned(), ReassignedImage(), Stretched())}
+_LIMIT = 2**31  # of shifts and seeds
 FORMS = [*PLAIN, "shifted:N", "permuted:SEED[:SHARE]", "official"]
 
 
@@ -199,12 +200,12 @@ def parse_policy(text: str | Policy, official: str = "reassigned") -> Policy:
     if name in PLAIN and not argument:
         return PLAIN[name]
     try:
-        if name == "shifted":
+        if name == "shifted" and abs(int(argument)) < _LIMIT:
             return Shifted(int(argument))
         if name == "permuted":
             seed, _, share = argument.partition(":")
             policy = Permuted(int(seed), float(share) if share else 1.0)
-            if policy.seed >= 0 and 0 < policy.share <= 1:
+            if 0 <= policy.seed < _LIMIT and 0 < policy.share <= 1:
                 return policy
     except ValueError:
         pass

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.families.base import Family, family_of
-from groundprune.hooks.before_llm import BeforeLLM, PrunedRow, encode_inputs
+from groundprune.hooks.before_llm import BeforeLLM, encode_inputs
+from groundprune.hooks.state import PrunedRow
 from groundprune.hooks.tower import RECORD_ATTRIBUTE, record_of, recordable, recording
 from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, parse_policy
@@ -59,11 +60,16 @@ def prune(
     text: for pruners that read it, one entry per prompt row. text_tower: folder or Hub id of the CLIP checkpoint
     that the model's vision tower came from; by default the `clip` folder of the model's own checkpoint.
 
-    Raises Unservable, before any work, where the model cannot give what the pruner needs, and GroundPruneError
-    for an unknown policy. Leaving the context leaves the model as it was, also after an exception.
+    Only calls of `model` itself are pruned, not of `model.model`. A cache that was filled inside of the context
+    belongs to it: go on with it inside of one.
+
+    Raises Unservable where the model cannot give what the pruner needs, and GroundPruneError for an unknown policy
+    or a context inside of a context. Leaving the context leaves the model as it was, also after an exception.
     """
     if not isinstance(pruner, Pruner):
         raise GroundPruneError(f"pruner must be a Pruner, such as gp.ClsVisual(keep=0.5); got {pruner!r}")
+    if not hasattr(model, "prepare_inputs_for_generation"):
+        raise GroundPruneError(f"give the whole model, the one that has `generate`; got a {type(model).__name__}")
     family = family_of(model.config)
     policy = parse_policy(positions, pruner.official_positions)
     stages = pruner.stages(model.config.get_text_config().num_hidden_layers)

@@ -9,8 +9,13 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from groundprune.errors import Unservable
+from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.layout import VisualLayout
+
+_KINDS: dict[str, tuple[str | None, ...]] = {
+    "tower_attention": ("cls", "received"), "tower_hidden": (None,), "tower_keys": (None,), "clip_patches": (None,),
+    "clip_text": (None,), "fingerprint": (None,), "llm": ("attention", "hidden", "q", "k", "v"),
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -26,6 +31,13 @@ class Need:
     signal: str
     layer: int | None = None
     kind: str | None = None
+
+    def __post_init__(self) -> None:
+        kinds = _KINDS.get(self.signal)
+        if kinds is None:
+            raise unknown("signal", self.signal, _KINDS)
+        if self.kind not in kinds:
+            raise GroundPruneError(f"the signal {self.signal} has the kinds {kinds} (got {self.kind!r})")
 
     def __str__(self) -> str:
         parts = [self.signal, self.kind, None if self.layer is None else f"layer {self.layer}"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
-from groundprune.errors import GroundPruneError
+from groundprune.errors import GroundPruneError, first_line
 from groundprune.signals import TextEmbedder
 
 
@@ -25,8 +26,8 @@ class ClipTextTower(TextEmbedder):
             config: Any = CLIPConfig.from_pretrained(source)
             clip: Any = CLIPModel.from_pretrained(source, config=config, dtype=torch.float32).eval()
             self._tokenizer: Any = AutoTokenizer.from_pretrained(source)
-        except (OSError, ValueError, KeyError) as error:
-            raise GroundPruneError(f"no CLIP checkpoint at {str(source)!r}: {str(error).splitlines()[0]}") from error
+        except Exception as error:  # whatever a damaged folder makes the libraries raise
+            raise GroundPruneError(f"no CLIP checkpoint at {str(source)!r}: {first_line(error)}") from error
         self.source = str(source)
         self._text_model, self._text_projection = clip.text_model, clip.text_projection
         self._layernorm, self._visual_projection = clip.vision_model.post_layernorm, clip.visual_projection
@@ -64,6 +65,12 @@ def find_text_tower(text_tower: str | Path | TextEmbedder | None, model: Any) ->
     if isinstance(text_tower, TextEmbedder):
         return text_tower
     if text_tower is not None:
-        return ClipTextTower(text_tower)
-    beside = Path(getattr(model.config, "_name_or_path", "") or ".") / "clip"
-    return ClipTextTower(beside) if (beside / "config.json").is_file() else None
+        return _loaded(str(text_tower))
+    source = getattr(model.config, "_name_or_path", "")
+    beside = Path(source) / "clip"
+    return _loaded(str(beside)) if source and (beside / "config.json").is_file() else None
+
+
+@functools.lru_cache(maxsize=2)
+def _loaded(source: str) -> ClipTextTower:
+    return ClipTextTower(source)

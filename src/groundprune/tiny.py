@@ -42,6 +42,9 @@ def tiny_llava(side: int = 24, layers: int = 3, seed: int = 0) -> Any:
     return model
 
 
+TINY = {"llava": tiny_llava}  # by family
+
+
 def tiny_inputs(model: Any, prompts: list[tuple[int, int, int]], seed: int = 1) -> dict[str, Tensor]:
     """Left-padded inputs; one row per (images, words before each image, words after the last)."""
     generator = torch.Generator().manual_seed(seed)

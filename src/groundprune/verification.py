@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.hooks.before_llm import PrunedRow
 from groundprune.hooks.masked import hide
+from groundprune.hooks.state import PrunedRow
 from groundprune.pruners.base import Pruner
 from groundprune.pruning import prune
 from groundprune.signals import TextEmbedder
@@ -80,8 +80,13 @@ def verify(
 
     steps: greedy tokens to decode beyond the prefill. The pruner must drop something, or there is nothing to prove.
 
-    Raises GroundPruneError where nothing was dropped or the pruner merges tokens.
+    Raises GroundPruneError where nothing was dropped, the pruner merges tokens, or the model is not in fp32: in
+    half precision rounding alone exceeds the tolerance.
     """
+    if model.dtype != torch.float32:
+        raise GroundPruneError(
+            f"exactness is measured in fp32; load the model with dtype=torch.float32, not {model.dtype}"
+        )
     texts: dict[str, Any] = {"text": text, "text_tower": text_tower}
     stock = _decode(model, inputs, steps)
     with prune(model, replace(pruner, keep=1, tokens=None), **texts):

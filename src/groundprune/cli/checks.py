@@ -80,17 +80,16 @@ def _subjects(model: str, family: str | None, device: str | None) -> list[tuple[
     from groundprune import tiny
 
     if family is not None:
-        makers = {"llava": tiny.tiny_llava}
-        if family != "all" and family not in makers:
-            raise unknown("family", family, [*makers, "all"])
-        made = [(f"tiny {name}", make()) for name, make in makers.items() if family in (name, "all")]
+        if family != "all" and family not in tiny.TINY:
+            raise unknown("family", family, [*tiny.TINY, "all"])
+        made = [(f"tiny {name}", make()) for name, make in tiny.TINY.items() if family in (name, "all")]
         return [(name, each, tiny.tiny_inputs(each, [(1, 5, 7)])) for name, each in made]
     from PIL import Image
 
     from groundprune.asking import chat_prompt
     from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 
-    loaded, processor = open_model(model, device)
+    loaded, processor = open_model(model, device, dtype="float32")  # in half precision rounding hides exactness
     scene = Image.fromarray(make_scene(TEST_SEEDS[0]).image)
     inputs = processor(images=scene, text=chat_prompt(processor, REQUEST), return_tensors="pt")
     return [(model, loaded, dict(inputs.to(loaded.device, loaded.dtype)))]

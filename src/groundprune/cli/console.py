@@ -48,12 +48,12 @@ def pick_device(name: str | None) -> str:
     return name
 
 
-def open_model(source: str, device: str | None) -> tuple[Any, Any]:
+def open_model(source: str, device: str | None, dtype: str = "auto") -> tuple[Any, Any]:
     """(model, processor), on the device of `pick_device`."""
     from groundprune.loading import load
 
     quieten()
-    return load(source, device=pick_device(device))
+    return load(source, device=pick_device(device), dtype=dtype)
 
 
 def writable_image(path: Path) -> Path:

@@ -47,14 +47,14 @@ def scene(
             {
                 "image": str(out),
                 "size": list(drawn.image.shape[1::-1]),
-                "expressions": [{"text": q.text, "box": q.answer} for q in expressions],
+                "expressions": [{"text": q.text, "box": q.box} for q in expressions],
                 "questions": [{"text": q.text, "answer": q.answer} for q in questions],
             }
         )
         return
     typer.echo(f"{out}: {drawn.image.shape[1]} x {drawn.image.shape[0]} pixels, {len(drawn.objects)} objects")
     typer.echo("\nexpressions, with their boxes (x1, y1, x2, y2)")
-    _print_pairs([(q.text, ", ".join(map(str, q.answer))) for q in expressions])
+    _print_pairs([(q.text, ", ".join(map(str, q.box or ()))) for q in expressions])
     typer.echo("\nquestions, with their answers")
     _print_pairs([(q.text, str(q.answer)) for q in questions])
 

@@ -21,7 +21,7 @@ from rich.text import Text
 
 from groundprune.data.scenes import scene_samples
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation.identity import about_this_run, samples_fingerprint, weights_fingerprint
+from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.results import Results
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.settings import KEEPS, PRUNERS, Setting, compare_settings
@@ -65,7 +65,9 @@ def compare(
     runner = Runner(model, processor, samples, batch_size, text_tower)
     runner.check(settings)
     run = {
-        "model": str(model_source), "weights": weights_fingerprint(model), "grounding": asdict(runner.grounding),
+        "model": str(model_source), "weights": weights_fingerprint(model), "dtype": str(model.dtype),
+        "grounding": asdict(runner.grounding), "pruner_files": pruner_files(pruners),
+        "text_tower": None if text_tower is None else str(getattr(text_tower, "source", text_tower)),
         "data": "scenes", "split": split, "scenes": scenes, "seed": seed, "samples": samples_fingerprint(samples),
     }  # fmt: skip
     console = console or Console(stderr=True)

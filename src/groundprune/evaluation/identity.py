@@ -39,6 +39,12 @@ def samples_fingerprint(samples: Sequence[Sample]) -> str:
     return digest.hexdigest()
 
 
+def pruner_files(pruners: Sequence[str]) -> dict[str, str]:
+    """16 hex digits over each file that a pruner of one's own ("file.py:Class") comes from."""
+    files = sorted({name.rpartition(":")[0] for name in pruners if ".py:" in name})
+    return {file: hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest() for file in files}
+
+
 def about_this_run(model: Any, batch_size: int) -> dict[str, Any]:
     """Command, versions, date (UTC), device and batch size: what may differ between two runs of one comparison."""
     device = torch.device(model.device)

@@ -10,8 +10,9 @@ samples.jsonl, one JSON object per setting and sample, appended and flushed batc
 No line holds a time: after sorting, two runs can be compared line by line. No (setting, sample) is there twice.
 
 summary.json, replaced as a whole after every setting: format, complete, run (model, weights, data, seed ...; what
-must be equal for a run to be resumed), about (command, versions, date, device, batch size), settings (accuracy,
-interval, mean IoU, malformed answers, shares per type), differences (preserved minus reassigned). See `summary.py`.
+must be equal for a run to be resumed), about (command, versions, date, device, batch size; resumed: the same of each
+run that went on), settings (accuracy, interval, mean IoU, malformed answers, shares per type), differences (preserved
+minus reassigned). See `summary.py`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Results:
         self.settings = list(settings)
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
         self._file: TextIO | None = None
+        self._resuming: dict[str, Any] | None = None  # about the run that goes on, until it adds a row
         if self.folder is not None:
             self._open(self.folder)
 
@@ -70,6 +72,9 @@ class Results:
         """Keep rows; on disk when this returns. Raises GroundPruneError for a (setting, sample) that is there."""
         for row in rows:
             _insert(self.rows, row, "this run")
+        if self._resuming is not None:
+            self.about["resumed"] = [*self.about.get("resumed", []), self._resuming]
+            self._resuming = None
         if self._file is not None:
             self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             self._file.flush()
@@ -97,6 +102,7 @@ class Results:
             if (folder / SUMMARY_FILE).exists():
                 stored = read_summary(folder)
                 _same_run(stored.run, self.run, folder)
+                self.about, self._resuming = dict(stored.about), self.about
                 self.settings = unique([*(result.setting for result in stored.settings), *self.settings])
             elif path.exists():
                 raise GroundPruneError(f"{folder} holds {SAMPLES_FILE} without {SUMMARY_FILE}: not a run to resume")

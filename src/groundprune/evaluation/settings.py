@@ -117,8 +117,8 @@ def compare_settings(
         at_half = [s for s in settings if s.keep == SPLIT_KEEP and s.positions == "preserved"]
         settings += [Setting.of(s.pruner, s.keep, positions=p) for s in at_half for p in SPLIT_POSITIONS]
     alone = WHOLE_POSITIONS if positions is None else positions
-    official = [p for p in alone if p != "official"]
-    settings += [Setting.of(positions=p) for p in official if parse_policy(p).changes_whole_rows]
+    named = [p for p in alone if p != "official"]  # which names a policy only together with a pruner
+    settings += [Setting.of(positions=p) for p in named if parse_policy(p).changes_whole_rows]
     return unique(settings)
 
 

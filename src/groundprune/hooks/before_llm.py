@@ -12,15 +12,15 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
-from groundprune.compaction import Compaction, compact
+from groundprune.compaction import compact
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.hooks.patching import replaced
+from groundprune.hooks.state import PrunedPrompt, PrunedRow, recall, remember
 from groundprune.hooks.tower import record_of
 from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, Row
@@ -30,37 +30,8 @@ from groundprune.signals import Signals, TextEmbedder, TowerRecord
 if TYPE_CHECKING:
     from groundprune.families.base import Family
 
-STATE_ATTRIBUTE = "groundprune_state"
 _OWNER = "groundprune_owner"
 _PREPARED = "groundprune_prepared"  # marks the inputs of a decode step that `prepare` has mapped already
-
-
-@dataclass(frozen=True, eq=False)
-class PrunedRow:
-    """What became of one prompt row.
-
-    column: Long[S], the columns that stayed; position: Long[A, S], their ids; features: [K, D], what the LLM
-    reads in the kept slots.
-    """
-
-    layout: VisualLayout
-    selection: Selection
-    column: Tensor
-    position: Tensor
-    features: Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class PrunedPrompt:
-    """What became of one prefill; kept with the KV cache that it filled, so conversations do not mix.
-
-    shift: Long[B], added to the unpruned ids of later tokens. next_position: Long[B], the first later token's id.
-    """
-
-    rows: list[PrunedRow]
-    compaction: Compaction
-    shift: Tensor
-    next_position: Tensor
 
 
 class BeforeLLM:
@@ -114,28 +85,23 @@ class BeforeLLM:
         inputs = {**self._signature.bind_partial(*args).arguments, **kwargs}
         cache = inputs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
-        images = bool(inputs.get("mm_encoder_outputs")) or inputs.get("pixel_values") is not None
-        if past and images:
+        new = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
+        state = recall(cache, past, 0 if new is None else len(new))
+        if past and _has_images(inputs):
             raise Unservable("an image in a later turn of a kept cache is not supported: start from an empty cache")
         if past:
-            state = getattr(cache, STATE_ATTRIBUTE, None)
             return (), inputs if state is None else self._decode(inputs, state, past)
-        if hasattr(cache, STATE_ATTRIBUTE):
-            delattr(cache, STATE_ATTRIBUTE)  # a cache that was reset: what it knew belongs to another conversation
-        return (), self._prefill(inputs) if images else inputs
+        if inputs.get("input_ids") is None:
+            raise Unservable("pruning reads input_ids to find the visual tokens; inputs_embeds do not tell them")
+        return (), self._prefill(inputs) if _has_images(inputs) else inputs
 
     def _after_forward(self, module: Any, args: Any, output: Any) -> None:
         """A prefill's state goes with the cache that holds its keys and values."""
-        cache = getattr(output, "past_key_values", None)
-        if self._fresh is not None and cache is not None:
-            setattr(cache, STATE_ATTRIBUTE, self._fresh)
+        if self._fresh is not None:
+            remember(output, self._fresh)
 
     def _prefill(self, inputs: dict[str, Any]) -> dict[str, Any]:
-        ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-        if ids is None:
-            raise Unservable(
-                "pruning reads input_ids to find the visual tokens; inputs_embeds alone do not tell them"
-            )
+        ids, mask = inputs["input_ids"], inputs.get("attention_mask")
         if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
             raise Unservable("pruning needs the 2-D attention mask [batch, length] on prefill")
         if torch.is_tensor(inputs.get("logits_to_keep")):
@@ -156,6 +122,8 @@ class BeforeLLM:
 
         keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         valid = keep.clone()
+        if not all(bool(valid[b, layout.column].all()) for b, layout in enumerate(layouts)):
+            raise Unservable("attention_mask hides image placeholders; pruning chooses among all tokens of an image")
         for b, (layout, (selection, _)) in enumerate(zip(layouts, chosen, strict=True)):
             keep[b, layout.column] = False
             keep[b, layout.column[selection.kept]] = True
@@ -171,7 +139,9 @@ class BeforeLLM:
         self.last = PrunedPrompt(rows, compact(keep), torch.tensor(shifts, device=ids.device), next_position)
         if keep.equal(valid) and not self.policy.changes_whole_rows:
             return inputs  # nothing was dropped: the stock model, to the bit
-        if self.policy.splits_flash_sequences and "flash" in (self.model.config._attn_implementation or ""):
+        if self.policy.splits_flash_sequences and "flash" in (
+            self.model.config.get_text_config()._attn_implementation or ""
+        ):
             raise Unservable(f"flash attention reads the ids of {self.policy} as packed sequences; use sdpa")
         self._fresh = self.last
         return _compacted(inputs, self.last)
@@ -218,7 +188,9 @@ class BeforeLLM:
         """What `generate` calls before every forward."""
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         past = 0 if cache is None else int(cache.get_seq_length())
-        state: PrunedPrompt | None = getattr(cache, STATE_ATTRIBUTE, None) if past else None
+        state = recall(cache, past, len(input_ids)) if past else None
+        if not past and mask is not None and _has_images(kwargs) and not bool(mask[:, -1].all()):
+            raise Unservable("generate with pruning needs left padding: set tokenizer.padding_side = 'left'")
         if state is None:
             prepared = original(input_ids, **kwargs)
             if not past and cache is not None and cache.is_compileable:
@@ -256,6 +228,10 @@ class BeforeLLM:
         else:
             inputs["position_ids"] = inputs["position_ids"] + _per_row(state.shift, inputs["position_ids"])
         return inputs
+
+
+def _has_images(inputs: dict[str, Any]) -> bool:
+    return bool(inputs.get("mm_encoder_outputs")) or inputs.get("pixel_values") is not None
 
 
 def encode_inputs(base: Any, inputs: dict[str, Any]) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def hide(model: Any, hidden: Sequence[Tensor]) -> Iterator[None]:
     def before(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict[str, Any]]:
         inputs = {**signature.bind_partial(*args).arguments, **kwargs}
         ids, cache, mask = inputs["input_ids"], inputs.get("past_key_values"), inputs.get("attention_mask")
+        if mask is not None and mask.ndim != 2:
+            raise GroundPruneError("the oracle builds its own masks and needs the 2-D one: use a dynamic cache")
         past = 0 if cache is None else int(cache.get_seq_length())
         copies, rest = divmod(len(ids), len(hidden))
         if rest:

@@ -20,7 +20,7 @@ from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need, T
 if TYPE_CHECKING:
     from groundprune.families.base import Family
 
-_READERS = {"cls": attention.cls_row, "received": attention.received}
+_READERS: dict[str | None, attention.Reader] = {"cls": attention.cls_row, "received": attention.received}
 RECORD_ATTRIBUTE = "groundprune_record"
 
 
@@ -74,7 +74,7 @@ def _recorder(base: nn.Module, family: Family, config: Any, needs: frozenset[Nee
                 handle = layer.register_forward_hook(functools.partial(_keep_output, record, need))
                 stack.callback(handle.remove)
             else:
-                reader = attention.keys if need.signal == "tower_keys" else _READERS[need.kind or "cls"]
+                reader = attention.keys if need.signal == "tower_keys" else _READERS[need.kind]
                 targets.setdefault(family.tower_attention_module(layer), {})[need] = reader
         found = stack.enter_context(attention.probe(targets)) if targets else {}
         yield record
@@ -94,6 +94,6 @@ def _keep_output(record: TowerRecord, need: Need, module: nn.Module, args: Any, 
 
 
 def _fingerprint(pixels: Tensor) -> int:
-    """A number that depends on the pixels alone, not on where in a batch the image stands."""
-    content = pixels.detach().float().cpu().contiguous().numpy().tobytes()
+    """A number that depends on the pixels alone: not on the batch, nor on whether they came in half precision."""
+    content = pixels.detach().to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes()
     return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "big")

@@ -37,6 +37,10 @@ class Merge:
     weight: Tensor
     space: str = "projected"
 
+    def __post_init__(self) -> None:
+        if self.space not in ("projected", "tower"):
+            raise GroundPruneError(f"a merge happens in the space 'projected' or 'tower' (got {self.space!r})")
+
 
 @dataclass(frozen=True, eq=False)
 class Selection:
@@ -77,11 +81,11 @@ class Pruner:
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         """Float[N], larger = more worth keeping. Values at columns that are no patches are ignored."""
-        raise NotImplementedError(f"{type(self).__name__} defines neither score nor select")
+        raise GroundPruneError(f"{type(self).__name__} defines neither score nor select")
 
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         """The tokens that stay: by default the largest scores of each tile, budget in proportion to tiles."""
-        score = self.score(signals, layout, stage)
+        score = torch.as_tensor(self.score(signals, layout, stage), device=layout.column.device)
         if score.shape != (len(layout),):
             raise GroundPruneError(
                 f"{self.label}.score must give one value per visual token: expected {(len(layout),)}, "
@@ -105,6 +109,8 @@ class Pruner:
                 f"{self.label} kept {int(layout.is_patch[kept].sum())} patches where {count} of "
                 f"{len(layout.patches)} are asked for"
             )
+        if selection.order is not None and sorted(selection.order.tolist()) != list(range(len(kept))):
+            raise GroundPruneError(f"{self.label}: order must name each of the {len(kept)} kept tokens once")
         return selection
 
     @property

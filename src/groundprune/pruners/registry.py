@@ -10,7 +10,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from groundprune.errors import GroundPruneError, unknown
+from groundprune.errors import GroundPruneError, first_line, unknown
+from groundprune.positions import parse_policy
 from groundprune.pruners.base import Pruner
 
 _PRUNERS: dict[str, type[Pruner]] = {}
@@ -21,6 +22,7 @@ def register(cls: type[P]) -> type[P]:
     """Class decorator: make a pruner known under its `name`. Raises GroundPruneError for a name that is taken."""
     if not cls.name:
         raise GroundPruneError(f"{cls.__name__} has no `name` to register it under")
+    parse_policy("official", cls.official_positions)
     if _PRUNERS.setdefault(cls.name, cls) is not cls:
         raise GroundPruneError(f"a pruner named {cls.name!r} is registered already")
     return cls
@@ -77,5 +79,10 @@ def _module(path: Path) -> ModuleType:
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their own module up there
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except GroundPruneError:
+        raise
+    except Exception as error:
+        raise GroundPruneError(f"{path} cannot be run: {type(error).__name__}: {first_line(error)}") from error
     return module
