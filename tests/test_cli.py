@@ -13,6 +13,18 @@ from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 
 SCENE = make_scene(TEST_SEEDS[7])
 
+# As README shows it.
+OWN_PRUNER = """
+import groundprune as gp
+
+
+class FeatureNorm(gp.Pruner):
+    name = "feature-norm"
+
+    def score(self, signals, layout, stage):
+        return signals.projected.norm(dim=-1)
+"""
+
 
 @pytest.fixture(autouse=True)
 def inside_a_folder_of_its_own(tmp_path, monkeypatch):
@@ -106,16 +118,7 @@ class TestGround:
         assert err == "groundprune: warning: the model does not know: mug, Laptop\n"
 
     def test_own_pruner(self, ground, tmp_path):
-        (tmp_path / "mine.py").write_text(
-            "import groundprune as gp\n"
-            "\n"
-            "\n"
-            "class FeatureNorm(gp.Pruner):\n"
-            "    name = 'feature-norm'\n"
-            "\n"
-            "    def score(self, signals, layout, stage):\n"
-            "        return signals.projected.norm(dim=-1)\n"
-        )
+        (tmp_path / "mine.py").write_text(OWN_PRUNER)
         result = ground("scene.png", "the star", "--pruner", "mine.py:FeatureNorm", "--keep", "0.25")
         assert result["visual_tokens"]["kept"] == 36
         assert result["settings"]["pruner"] == "feature-norm"
@@ -237,6 +240,18 @@ class TestOthers:
         assert [s["id"] for s in json.loads(out)["settings"]] == [
             "unpruned", "spatial/keep=0.5/preserved", "spatial/keep=0.5/reassigned",
         ]  # fmt: skip
+
+    def test_compare_with_a_pruner_of_ones_own(self, said, tmp_path):
+        (tmp_path / "mine.py").write_text(OWN_PRUNER)
+        run = "compare", "--scenes", 2, "--keep", "0.25", "--out", "runs", "--json"
+        code, out, err = said(*run, "--pruner", "mine.py:FeatureNorm,spatial")
+        assert (code, err) == (0, "")
+        kept = {s["id"]: s["kept"] for s in json.loads(out)["settings"]}
+        assert kept["mine.py:FeatureNorm/keep=0.25/preserved"] == 36
+        (tmp_path / "mine.py").write_text(OWN_PRUNER.replace("norm", "mean"))
+        code, _, err = said(*run, "--pruner", "mine.py:FeatureNorm,spatial")
+        assert code == 2
+        assert "pruner_files" in err  # the stored answers are those of another pruner
 
     def test_version_and_help(self, said):
         assert re.fullmatch(r"groundprune \d+\.\d+\.\d+\n", said("--version")[1])

@@ -11,6 +11,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import groundprune as gp
 from groundprune.hooks.masked import hide
 from groundprune.pruning import EncodedImages
+from groundprune.signals import TextEmbedder
 from groundprune.tiny import tiny_inputs, tiny_llava
 from groundprune.verification import hidden_columns, relative_difference
 
@@ -306,6 +307,29 @@ def test_images_encoded_once_give_what_pixels_give(model, inputs, pruner):
     handle.remove()
     assert len(calls) == 2
     assert got.sequences.equal(wanted.sequences)
+
+
+class Words(TextEmbedder):
+    """A text tower whose embedding of a text is drawn from its length."""
+
+    def text(self, text):
+        return torch.randn(1, 8, generator=torch.Generator().manual_seed(len(text)))
+
+    def patches(self, hidden):
+        return hidden @ torch.randn(hidden.shape[-1], 8, generator=torch.Generator().manual_seed(0))
+
+
+def test_each_row_is_pruned_by_its_own_text_also_under_beams(model, inputs):
+    texts = ["a", "bcd", "efghij"]
+    with gp.prune(model, gp.TextVisual(keep=0.4), text=texts, text_tower=Words()) as run:
+        generate(model, inputs)
+        alone = run.kept
+        pruned = generate(model, inputs, num_beams=3)
+        assert all(kept.equal(alone[b // 3]) for b, kept in enumerate(run.kept))
+    assert pruned.sequences.equal(oracle(model, run.rows, inputs, 3, num_beams=3).sequences)
+    with gp.prune(model, gp.TextVisual(keep=0.4), text=texts[::-1], text_tower=Words()) as run:
+        generate(model, inputs)
+    assert not run.kept[0].equal(alone[0])
 
 
 def test_merging_in_each_space_feeds_the_mixed_features(model):
