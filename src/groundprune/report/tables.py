@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from rich.console import Console
@@ -19,6 +19,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.evaluation.settings import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import Difference, Share, Summary
 
+DETAILED = ("cls-visual", "0.5")  # the pruner and keep shown by type of question, where they were run
 EMPTY = "-"
 T = TypeVar("T")
 _TASKS: tuple[tuple[str, str], ...] = (("rec", "REC Acc@0.5"), ("vqa", "VQA"))
@@ -64,7 +65,13 @@ def grids(results: Sequence[Summary]) -> list[Grid]:
     if any(set(other) != set(ids[0]) for other in ids[1:]):
         raise GroundPruneError("the results to average have different settings")
     settings = [r.setting for r in results[0].settings]
-    found = [_main(results, settings), _gains(results), _others(results, settings), _whole(results, settings)]
+    found = [
+        _main(results, settings),
+        _gains(results),
+        _types(results, settings),
+        _others(results, settings),
+        _whole(results, settings),
+    ]
     return [grid for grid in found if grid.rows]
 
 
@@ -102,8 +109,7 @@ def _main(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
         cells = [_accuracy(results, Setting(), kind) for kind, _ in _TASKS for _ in shown]
         rows.append(["unpruned", _kept(results, Setting()), *cells])
     for setting in {(s.pruner, s.budget): s for s in pruned}.values():
-        variants = [Setting(setting.pruner, setting.keep, setting.tokens, p) for p in shown]
-        cells = [_accuracy(results, variant, kind) for kind, _ in _TASKS for variant in variants]
+        cells = [_accuracy(results, _under(setting, p), kind) for kind, _ in _TASKS for p in shown]
         rows.append([_name(setting), f"{setting.budget} {_kept(results, setting)}", *cells])
     return Grid("Accuracy by pruner and position policy", header, rows, left=2)
 
@@ -115,6 +121,26 @@ def _gains(results: Sequence[Summary]) -> Grid:
         cells = [_gain(results, pruner, budget, kind) for kind, _ in _TASKS]
         rows.append([_short(pruner), budget, *cells])
     return Grid("Preserved minus reassigned", ["pruner", "keep", *(t for _, t in _TASKS)], rows, left=2)
+
+
+def _types(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
+    """Which questions ask for positions: one setting, by type of question."""
+    both = [
+        s
+        for s in settings
+        if s.pruner and s.positions == MAIN_POSITIONS[0] and _under(s, MAIN_POSITIONS[1]) in settings
+    ]
+    if not both:
+        return Grid("", [], [], left=0)
+    shown = next((s for s in both if (s.pruner, s.keep) == DETAILED), both[0])
+    columns = [Setting(), *(_under(shown, positions) for positions in MAIN_POSITIONS)]
+    rows: list[list[str]] = []
+    for kind, task in _TASKS:
+        result = results[0].result(shown.id)
+        types = [] if result is None else getattr(result, kind).types
+        rows += [[task, t, *(_accuracy(results, s, kind, t) for s in columns)] for t in types]
+    title = f"By type of question, {_name(shown)} at {shown.budget}"
+    return Grid(title, ["task", "type", "unpruned", *MAIN_POSITIONS], rows, left=2)
 
 
 def _others(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
@@ -136,16 +162,24 @@ def _whole(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
     return Grid("Nothing dropped, only ids changed", ["positions", *(t for _, t in _TASKS)], shown, left=1)
 
 
+def _under(setting: Setting, positions: str) -> Setting:
+    return replace(setting, positions=positions)
+
+
 def _kept(results: Sequence[Summary], setting: Setting) -> str:
     """How many visual tokens the LLM read, in brackets."""
     result = results[0].result(setting.id)
     return "" if result is None or result.kept is None else f"({result.kept:g})"
 
 
-def _accuracy(results: Sequence[Summary], setting: Setting, kind: str) -> str:
+def _accuracy(results: Sequence[Summary], setting: Setting, kind: str, question_type: str | None = None) -> str:
     def share(result: Summary) -> Share | None:
         found = result.result(setting.id)
-        return getattr(found, kind).total if found is not None and getattr(found, kind).total.n else None
+        if found is None:
+            return None
+        task = getattr(found, kind)
+        asked = task.total if question_type is None else task.types.get(question_type)
+        return asked if asked is not None and asked.n else None
 
     shares = _each(results, share)
     if len(shares) == 1:
