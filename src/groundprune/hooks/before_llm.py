@@ -162,16 +162,15 @@ class BeforeLLM:
             )
         chosen: list[tuple[Selection, Tensor]] = []
         first = 0
-        for b, layout in enumerate(layouts):
-            if b % copies:
-                chosen.append(chosen[-1])
-                continue
+        for start in range(0, len(layouts), copies):
+            layout = layouts[start]
             images = range(first, first + layout.n_images)
-            prompt = self.prompts[b // copies] if self.prompts is not None else None
-            signals = Signals(layout, features[b], record, images, self.family.to_tokens, prompt, self.embedder)
+            prompt = self.prompts[start // copies] if self.prompts is not None else None
+            signals = Signals(layout, features[start], record, images, self.family.to_tokens, prompt, self.embedder)
             with torch.no_grad():
                 selection = self.pruner(signals, layout, self.stage)
-            chosen.append((selection, self._kept_features(features[b], selection, signals)))
+            for b in range(start, start + copies):
+                chosen.append((selection, self._kept_features(features[b], selection, signals)))
             first += layout.n_images
         return chosen
 
