@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import torch
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -28,6 +30,8 @@ from groundprune.evaluation.settings import KEEPS, PRUNERS, Setting, compare_set
 from groundprune.evaluation.summary import Summary
 from groundprune.loading import POCKET, load
 from groundprune.signals import TextEmbedder
+
+SMALL = 50_000_000  # parameters
 
 
 def compare(
@@ -71,7 +75,10 @@ def compare(
         "data": "scenes", "split": split, "scenes": scenes, "seed": seed, "samples": samples_fingerprint(samples),
     }  # fmt: skip
     console = console or Console(stderr=True)
-    with Results(out, run, about_this_run(model, batch_size), settings, len(samples)) as results:
+    with (
+        _threads_for(model),
+        Results(out, run, about_this_run(model, batch_size), settings, len(samples)) as results,
+    ):
         try:
             _run_missing(runner, settings, results, console, progress)
         except KeyboardInterrupt:
@@ -82,6 +89,18 @@ def compare(
             )
             raise
         return results.save()
+
+
+@contextlib.contextmanager
+def _threads_for(model: Any) -> Iterator[None]:
+    """One thread for a small model on a CPU: on its matrices two wait for each other more than they compute."""
+    before = torch.get_num_threads()
+    small = torch.device(model.device).type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL
+    torch.set_num_threads(1 if small else before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _run_missing(
