@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-from torch import Tensor
 
 from groundprune.asking import framed, prompt_for
 from groundprune.boxes import Box, BoxCodec, Frame, make_codec, make_frame
@@ -73,10 +72,11 @@ def answer(
         output = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
     said = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
     kept = None if run is None else run.kept[0].cpu()
+    mask = None if kept is None else layout.mask(kept)
     return Answer(
         text=said,
         box=_box(codec, frame, said) if kind == "rec" else None,
-        kept=None if kept is None else _grid(layout, kept),
+        kept=None if mask is None else mask.numpy(),
         kept_tokens=len(layout.patches) if kept is None else int(layout.is_patch[kept].sum()),
         total_tokens=len(layout.patches),
         frame=frame,
@@ -101,13 +101,3 @@ def _box(codec: BoxCodec, frame: Frame, said: str) -> Box | None:
     box = None if unit is None else frame.to_pixels(unit)
     # A box in the padding loses its area when it is clipped to the image.
     return box if box is not None and box.area > 0 else None
-
-
-def _grid(layout: VisualLayout, kept: Tensor) -> np.ndarray | None:
-    groups = layout.groups()
-    if len(groups) != 1:
-        return None
-    grid = np.zeros(layout.grid(groups[0]), dtype=bool)
-    patches = kept[layout.is_patch[kept]]
-    grid[layout.row[patches].numpy(), layout.col[patches].numpy()] = True
-    return grid

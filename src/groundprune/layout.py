@@ -50,6 +50,20 @@ class VisualLayout:
         """Rows and columns of the patch grid that `group` (one of `groups()`) covers."""
         return int(self.row[group].max()) + 1, int(self.col[group].max()) + 1
 
+    def mask(self, kept: Tensor) -> Tensor | None:
+        """Bool[rows, cols] on the CPU: which patches of the image are among `kept` (indices into the N columns).
+
+        None where the row holds no image, or more than one grid of patches.
+        """
+        groups = self.groups()
+        if len(groups) != 1:
+            return None
+        kept = kept.to(self.column.device)
+        patches = kept[self.is_patch[kept]]
+        mask = torch.zeros(self.grid(groups[0]), dtype=torch.bool)
+        mask[self.row[patches].cpu(), self.col[patches].cpu()] = True
+        return mask
+
     def to(self, device: torch.device | str) -> VisualLayout:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
         return VisualLayout(**moved, length=self.length)

@@ -40,7 +40,7 @@ def compare(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for the results; the same call goes on where it stopped."),
+        typer.Option("--out", "-o", help="Folder for results and report; the same call goes on where it stopped."),
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts that run together.")] = 64,
     text_tower: TextTowerOption = None,
@@ -71,6 +71,11 @@ def compare(
         model, scenes, seed, out=out, batch_size=batch_size, text_tower=text_tower, split=split,
         device=pick_device(device), **chosen,
     )  # fmt: skip
+    page = None
+    if out is not None:
+        from groundprune.report.html import write_report
+
+        page = write_report(out, device=pick_device(device))
     if as_json:
         print_json(summary.to_json())
         return
@@ -80,5 +85,6 @@ def compare(
 
     # A pipe has no width, and a table cut at 80 columns loses numbers.
     print_tables(summary, Console(width=None if sys.stdout.isatty() else 200))
-    if out is not None:
+    if page is not None:
         typer.echo(f"results  {out}")
+        typer.echo(f"report   {page}")

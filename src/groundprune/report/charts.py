@@ -1,0 +1,209 @@
+"""What a figure shows: values taken from a summary, drawn into one matplotlib axes, and told in words.
+
+Accuracies are drawn in percent from 0 to 100, with 95% intervals. What has no answers yet is left out, never zero.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.colors import Normalize
+
+from groundprune.evaluation.settings import MAIN_POSITIONS, Setting
+from groundprune.evaluation.summary import SettingResult, Share, Summary
+from groundprune.report.shown import Shown, short_name
+from groundprune.report.style import GAINS, LEVELS, UNPRUNED_LOOK, Look, look_of
+
+TASKS = {"rec": "REC Acc@0.5", "vqa": "VQA exact match"}
+_TOP = 108  # above 100%: room for a marker and for the number over a full bar
+_BELOW = -4  # and for a marker at 0%
+_APART = 1.0  # points of the x axis between the policies of one budget, which would hide each other
+_MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """One axes. key: unique in a page. description: the same in words and numbers. size: inches."""
+
+    key: str
+    title: str
+    description: str
+    size: tuple[float, float]
+    draw: Callable[[Axes], None]
+
+
+def headline(shown: Shown) -> Chart:
+    """Bars: REC and VQA, each unpruned, preserved, reassigned."""
+    groups = {
+        kind: [(name, share) for name, result in shown.results.items() if (share := share_of(result, kind))]
+        for kind in TASKS
+    }
+    bars = len(shown.results)
+
+    def draw(ax: Axes) -> None:
+        for group, shares in enumerate(groups.values()):
+            for index, (name, share) in enumerate(shares):
+                x = group * (bars + 1) + index
+                look = UNPRUNED_LOOK if name == "unpruned" else look_of(name)
+                label = name if group == 0 else None
+                ax.bar(x, 100 * share.accuracy, 0.88, color=look.colour, label=label, yerr=_reach([share]), capsize=3,
+                       error_kw={"ecolor": ax.xaxis.label.get_color(), "elinewidth": 1})  # fmt: skip
+                ax.text(x, 100 * share.interval[1] + 1.5, percent(share.accuracy), ha="center", va="bottom")
+        ax.set_xticks([g * (bars + 1) + (bars - 1) / 2 for g in range(len(TASKS))], list(TASKS.values()))
+        ax.set_xlim(-0.7, len(TASKS) * (bars + 1) - 1.3)  # also where the last bars have no answers yet
+        ax.tick_params(axis="x", length=0)
+        _percent_axis(ax, "right answers (%)")
+
+    told = [f"{TASKS[kind]}: " + ", ".join(f"{n} {_told(s)}" for n, s in shares) for kind, shares in groups.items()]
+    return Chart("headline", f"Unpruned and pruned ({shown.title})", ". ".join(told) + ".", (4.0, 2.9), draw)
+
+
+def curves(summary: Summary) -> dict[str, list[Chart]]:
+    """By kind of question: accuracy against the share of kept tokens, one panel per pruner. Empty: nothing pruned."""
+    pruners = list(dict.fromkeys(r.setting.pruner for r in summary.settings if r.setting.pruner))
+    if not pruners:
+        return {}
+    return {kind: [_curve(summary, p, kind, f"curve-{kind}-{i}") for i, p in enumerate(pruners)] for kind in TASKS}
+
+
+def policies(summary: Summary) -> dict[str, Look]:
+    """The legend of `curves`: what is drawn, by name."""
+    names = dict.fromkeys(r.setting.positions for r in summary.settings if r.setting.pruner)
+    order = sorted(names, key=lambda name: MAIN_POSITIONS.index(name) if name in MAIN_POSITIONS else 99)
+    return {"unpruned": UNPRUNED_LOOK, **{name: look_of(name) for name in order}}
+
+
+def heatmaps(summary: Summary) -> list[Chart]:
+    """Pruner x budget: REC under preserved positions, and what it gains over reassigned. Empty: neither was run."""
+    preserved = {
+        (r.setting.pruner, r.setting.budget or ""): share.accuracy
+        for r in summary.settings
+        if r.setting.pruner and r.setting.positions == "preserved" and (share := share_of(r, "rec"))
+    }
+    gains = {(d.pruner, d.budget): d.difference for d in summary.differences if d.kind == "rec"}
+    found = [
+        _heatmap("level", "REC Acc@0.5, preserved (%)", preserved, signed=False),
+        _heatmap("gain", "REC gain over reassigned (points)", gains, signed=True),
+    ]
+    return [chart for chart in found if chart is not None]
+
+
+def share_of(result: SettingResult, kind: str) -> Share | None:
+    """None before the first answer: an accuracy of nothing is not 0."""
+    share = getattr(result, kind).total
+    return share if share.n else None
+
+
+def percent(value: float) -> str:
+    """A share of 0..1 as every number of a report is written, without the sign."""
+    return f"{100 * value:.1f}"
+
+
+def _curve(summary: Summary, pruner: str, kind: str, key: str) -> Chart:
+    whole = summary.result(Setting().id)
+    lines: dict[str, list[tuple[float, Share]]] = {}
+    for result in summary.settings:
+        share = share_of(result, kind)
+        if result.setting.pruner == pruner and share is not None:
+            lines.setdefault(result.setting.positions, []).append((_kept_percent(result, whole), share))
+    for points in lines.values():
+        points.sort(key=lambda point: point[0])
+    above = None if whole is None else share_of(whole, kind)
+
+    def draw(ax: Axes) -> None:
+        if above is not None:
+            low, high = above.interval
+            look = UNPRUNED_LOOK
+            ax.axhspan(100 * low, 100 * high, color=look.colour, alpha=0.18, linewidth=0)
+            ax.axhline(100 * above.accuracy, color=look.colour, linestyle=look.line, label="unpruned")
+        for index, (name, points) in enumerate(lines.items()):
+            look, aside = look_of(name), _APART * (index - (len(lines) - 1) / 2)
+            x = [x + aside for x, _ in points]
+            shares = [share for _, share in points]
+            ax.errorbar(x, [100 * s.accuracy for s in shares], yerr=_reach(shares), label=name, color=look.colour,
+                        marker=look.marker, linestyle=look.line, elinewidth=1, capsize=2)  # fmt: skip
+        ax.set_xlim(0, 103)
+        ax.set_xticks(range(0, 101, 25))
+        ax.set_xlabel("visual tokens kept (%)")
+        _percent_axis(ax, f"{TASKS[kind]} (%)")
+        ax.set_ylim(_BELOW, _TOP)
+
+    told = [f"unpruned {_told(above)}"] if above is not None else []
+    told += [
+        f"{name} " + ", ".join(f"{_told(share)} at {x:.3g}% of the tokens" for x, share in points)
+        for name, points in lines.items()
+    ]
+    return Chart(key, short_name(pruner), "; ".join(told) + ".", (2.75, 2.35), draw)
+
+
+def _kept_percent(result: SettingResult, whole: SettingResult | None) -> float:
+    """Measured where it can be: budgets that count tokens stand on the same axis as shares."""
+    if whole is not None and whole.kept and result.kept is not None:
+        return 100 * result.kept / whole.kept
+    return 100 * float(_fraction(result.setting.keep)) if result.setting.keep else math.nan
+
+
+def _fraction(keep: str) -> float:
+    above, _, below = keep.partition("/")
+    return float(above) / float(below or 1)
+
+
+def _heatmap(key: str, title: str, values: Mapping[tuple[str, str], float], signed: bool) -> Chart | None:
+    if not values:
+        return None
+    pruners, budgets = (list(dict.fromkeys(pair[i] for pair in values)) for i in (0, 1))
+    cells = np.array([[values.get((p, b), math.nan) for b in budgets] for p in pruners])
+    reach = max(0.1, float(np.nanmax(np.abs(cells)))) if signed else 1.0
+    colour = colormaps[GAINS if signed else LEVELS]
+    scale = Normalize(-reach if signed else 0.0, reach)
+
+    def draw(ax: Axes) -> None:
+        # Cells as shapes, not as an image: sharp in print, and no raster inside of the SVG.
+        ax.pcolormesh(np.ma.masked_invalid(cells), cmap=colour, norm=scale, edgecolors="white", linewidth=1.5)
+        for (row, col), value in np.ndenumerate(cells):
+            red, green, blue, _ = colour(scale(value))
+            ink = "black" if math.isnan(value) or 0.3 * red + 0.59 * green + 0.11 * blue > 0.46 else "white"
+            missing = ax.xaxis.label.get_color()  # no cell behind it: the colour of the text
+            ax.text(col + 0.5, row + 0.5, _cell(value, signed), ha="center", va="center",
+                    color=missing if math.isnan(value) else ink)  # fmt: skip
+        ax.set_xticks(np.arange(len(budgets)) + 0.5, budgets)
+        ax.set_yticks(np.arange(len(pruners)) + 0.5, [short_name(p) for p in pruners])
+        ax.set_xlabel("keep (share of the visual tokens)" if all("t" not in b for b in budgets) else "budget")
+        ax.tick_params(length=0)
+        ax.spines[:].set_visible(False)
+        ax.invert_yaxis()
+
+    told = [
+        f"{short_name(p)}: " + ", ".join(f"{_cell(v, signed)} at {b}" for b, v in zip(budgets, row, strict=True))
+        for p, row in zip(pruners, cells, strict=True)
+    ]
+    size = (1.5 + 0.56 * max(3, len(budgets)), 0.95 + 0.42 * max(2, len(pruners)))
+    return Chart(f"heat-{key}", title, "; ".join(told) + ".", size, draw)
+
+
+def _cell(value: float, signed: bool) -> str:
+    if math.isnan(value):
+        return "n/a"
+    return f"{100 * value:+.1f}".replace("-", _MINUS) if signed else percent(value)
+
+
+def _percent_axis(ax: Axes, label: str) -> None:
+    ax.set_ylim(0, _TOP)
+    ax.set_yticks(range(0, 101, 20))
+    ax.set_ylabel(label)
+    ax.grid(axis="y")
+
+
+def _reach(shares: Sequence[Share]) -> list[list[float]]:
+    """How far the interval reaches below and above, in points; at 0% and 100% rounding must not make it negative."""
+    below = [max(0.0, 100 * (s.accuracy - s.interval[0])) for s in shares]
+    return [below, [max(0.0, 100 * (s.interval[1] - s.accuracy)) for s in shares]]
+
+
+def _told(share: Share) -> str:
+    return f"{percent(share.accuracy)}% ({percent(share.interval[0])} to {percent(share.interval[1])})"

@@ -1,0 +1,179 @@
+"""Samples to look at: chosen evenly over question types and outcomes, with their boxes and what was kept."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import zip_longest
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from groundprune.boxes import Box
+from groundprune.data import Sample
+from groundprune.report.overlay import KeptMap
+from groundprune.report.shown import Shown
+
+Row = Mapping[str, Any]
+SAMPLES = 100  # in a page; of the pocket's scenes they take less than 2 MB
+_LONGEST_SIDE = 360  # pixels of a stored picture; what is smaller keeps its size
+_SHOWN_SIDE = 264  # pixels of the place on the page, about
+
+
+@dataclass(frozen=True, eq=False)
+class Answered:
+    """What one setting said about one sample. name: "unpruned" or the policy. box: pixels of the image, or None.
+
+    iou: 0..1, or None for a question.
+    """
+
+    name: str
+    text: str
+    correct: bool
+    iou: float | None
+    box: Box | None
+
+    @staticmethod
+    def of(name: str, row: Row) -> Answered:
+        box = None if row["box"] is None else Box(*row["box"])
+        return Answered(name, row["answer"], row["correct"], row["iou"], box)
+
+
+@dataclass(frozen=True, eq=False)
+class Item:
+    """One sample. picture: a data URI. kept: which tokens the pruned settings kept, None where it is not known."""
+
+    sample: Sample
+    picture: str
+    answers: list[Answered]
+    kept: KeptMap | None
+
+    @property
+    def wrong(self) -> list[str]:
+        return [a.name for a in self.answers if not a.correct]
+
+    @property
+    def small(self) -> bool:
+        """True: enlarged on the page, so its pixels should stay sharp."""
+        return max(self.sample.image.size) < _SHOWN_SIDE
+
+    @property
+    def dropped(self) -> str:
+        """An SVG path over what was dropped, in pixels of the image; "" where nothing is known to be."""
+        return "" if self.kept is None else _dropped_path(self.kept)
+
+    @property
+    def border(self) -> str:
+        """An SVG path between the kept and the dropped cells; shading alone is hard to see on a dark image."""
+        return "" if self.kept is None else _border_path(self.kept)
+
+    @property
+    def alt(self) -> str:
+        """What the picture shows, for those who do not see it."""
+        if self.sample.box is None:
+            shown = [f"The image of the question “{self.sample.text}”"]
+        else:
+            truth = ", ".join(f"{edge:g}" for edge in self.sample.box)
+            told = "; ".join(f"{a.name}: {_box_told(a)}" for a in self.answers)
+            shown = [f"The image with boxes for “{self.sample.text}”. Ground truth: {truth} pixels. {told}"]
+        if self.kept is not None:
+            grid = self.kept.grid
+            shown.append(f"{int(grid.sum())} of {grid.size} visual tokens are kept, the others dimmed")
+        return ". ".join(shown) + "."
+
+
+def choose(rows: Mapping[tuple[str, str], Row], shown: Shown, limit: int) -> list[str]:
+    """Ids of at most `limit` samples that every shown setting with answers has answered.
+
+    Each (kind, type, outcome) takes its turn, what preserved got right and reassigned wrong first, so rare outcomes
+    are there. Within one the order is a shuffle by id: the same rows give the same choice, in whatever order they
+    were written.
+    """
+    by_setting: dict[str, dict[str, Row]] = {}
+    for (setting, sample), row in rows.items():
+        by_setting.setdefault(setting, {})[sample] = row
+    answered = [found for result in shown.results.values() if (found := by_setting.get(result.setting.id))]
+    if not answered:
+        return []
+    classes: dict[tuple[Any, ...], list[str]] = {}
+    for sample, row in answered[0].items():
+        if all(sample in found for found in answered):
+            outcome = tuple(not found[sample]["correct"] for found in answered)
+            # Sorted, the last setting's failures come first, and among them those that only it has.
+            key = (not outcome[-1], outcome[:-1], row["kind"], row["type"])
+            classes.setdefault(key, []).append(sample)
+    turns = zip_longest(*(sorted(classes[key], key=_shuffled) for key in sorted(classes)))
+    return [sample for turn in turns for sample in turn if sample is not None][:limit]
+
+
+def make_items(
+    ids: Sequence[str],
+    rows: Mapping[tuple[str, str], Row],
+    shown: Shown,
+    samples: Mapping[str, Sample],
+    kept: Mapping[str, KeptMap],
+) -> list[Item]:
+    """ids: what `choose` gave. samples, kept: by id; a sample that `kept` lacks is shown without shading."""
+    found = []
+    for id in ids:
+        answers = [
+            Answered.of(name, row)
+            for name, result in shown.results.items()
+            if (row := rows.get((result.setting.id, id))) is not None
+        ]
+        found.append(Item(samples[id], data_uri(samples[id].image), answers, kept.get(id)))
+    return found
+
+
+def data_uri(image: Image.Image) -> str:
+    """The picture as a part of the page: JPEG, a quarter of PNG's size on the grain of photographs and scenes."""
+    picture = image.convert("RGB")
+    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    buffer = io.BytesIO()
+    # Colour at full resolution: at half of it the edges of small coloured shapes would bleed.
+    picture.save(buffer, "JPEG", quality=88, subsampling=0)
+    return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
+
+
+def _box_told(answer: Answered) -> str:
+    if answer.box is None:
+        return "no box"
+    return f"IoU {answer.iou:.2f}, {'right' if answer.correct else 'wrong'}"
+
+
+def _shuffled(sample: str) -> str:
+    return hashlib.blake2b(sample.encode(), digest_size=8).hexdigest()
+
+
+def _dropped_path(kept: KeptMap) -> str:
+    """Runs of dropped cells as rectangles, and what the model did not see at all (the sides of a crop)."""
+    rows, cols = kept.grid.shape
+    frame = kept.frame
+    boxes: list[Box] = []
+    for row in range(rows):
+        edges = np.flatnonzero(np.diff(np.concatenate([[False], ~kept.grid[row], [False]])))
+        for start, end in edges.reshape(-1, 2):
+            boxes.append(frame.to_pixels(Box(start / cols, row / rows, end / cols, (row + 1) / rows)))
+    seen = frame.to_pixels(Box(0, 0, 1, 1))
+    boxes += [
+        Box(0, 0, frame.width, seen.y1),
+        Box(0, seen.y2, frame.width, frame.height),
+        Box(0, seen.y1, seen.x1, seen.y2),
+        Box(seen.x2, seen.y1, frame.width, seen.y2),
+    ]
+    drawn = [box for box in boxes if box.x2 > box.x1 and box.y2 > box.y1]
+    return "".join(f"M{b.x1:.6g} {b.y1:.6g}H{b.x2:.6g}V{b.y2:.6g}H{b.x1:.6g}z" for b in drawn)
+
+
+def _border_path(kept: KeptMap) -> str:
+    rows, cols = kept.grid.shape
+    upright = [(r, c + 1, r + 1, c + 1) for r, c in np.argwhere(np.diff(kept.grid, axis=1))]
+    level = [(r + 1, c, r + 1, c + 1) for r, c in np.argwhere(np.diff(kept.grid, axis=0))]
+    units = [
+        Box(left / cols, top / rows, right / cols, bottom / rows) for top, left, bottom, right in upright + level
+    ]
+    return "".join(f"M{b.x1:.6g} {b.y1:.6g}L{b.x2:.6g} {b.y2:.6g}" for b in map(kept.frame.to_pixels, units))
