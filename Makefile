@@ -9,10 +9,10 @@ BIN := .venv/bin
 LOWER_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
 LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py)
 
-.PHONY: test test-lower lint format compare readme clean help
+.PHONY: test test-browser test-lower lint format compare readme clean help
 
 help:
-	@echo "make test | lint | format | compare | readme | test-lower | clean"
+	@echo "make test | lint | format | compare | readme | test-browser | test-lower | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -27,7 +27,11 @@ help:
 	@touch $@
 
 test: .venv/.stamp
-	$(BIN)/python -m pytest -n $(JOBS) $(ARGS)
+	$(BIN)/python -m pytest -n $(JOBS) -m "not browser" $(ARGS)
+
+# On a machine with Debian's chromium and chromium-driver, say; skipped where they are missing.
+test-browser: .venv/.stamp
+	$(BIN)/python -m pytest -m browser $(ARGS)
 
 test-lower: .venv-lower/.stamp
 	@test -n "$(strip $(LOWER_TESTS))" || { echo "LOWER_TESTS names no file"; exit 1; }

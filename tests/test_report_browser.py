@@ -22,7 +22,7 @@ from groundprune.report.shown import choose_shown
 
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.browser,
     pytest.mark.skipif(not (DRIVER and BROWSER), reason="no chromedriver and Chromium on the PATH"),
 ]
 EVIL = "<img src=x onerror=alert(1)>"
@@ -178,7 +178,3 @@ def test_the_keyboard_reaches_everything(opened):
     """Nothing that acts is taken out of the order, and the links of the navigation lead to places."""
     assert opened.run("return document.querySelectorAll('[tabindex]:not([tabindex=\"0\"])').length") == 0
     assert opened.run("return [...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))")
-
-
-def test_opens_at_once(opened):
-    assert opened.run("return performance.getEntriesByType('navigation')[0].loadEventEnd") < 2000
