@@ -407,6 +407,10 @@ class TestRefusals:
             with pytest.raises(gp.Unservable, match="3 pruned rows, and is used with 1"):
                 model(input_ids=torch.tensor([[5]]), past_key_values=cache)
 
+    def test_a_prefill_in_chunks(self, model, inputs):
+        with gp.prune(model, gp.Spatial(keep=0.5)), pytest.raises(gp.Unservable, match="prefill_chunk_size"):
+            generate(model, inputs, prefill_chunk_size=16)
+
     def test_the_base_model(self, model):
         with pytest.raises(gp.GroundPruneError, match="the whole model"), gp.prune(model.model, gp.Spatial(keep=0.5)):
             pass

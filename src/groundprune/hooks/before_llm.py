@@ -66,13 +66,25 @@ class BeforeLLM:
         def prepare(input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
             return self._prepare(original, input_ids, **kwargs)
 
+        whole_generate = self.model.generate
+
+        @functools.wraps(whole_generate)
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            config = kwargs.get("generation_config") or self.model.generation_config
+            if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)) is not None:
+                raise Unservable("prefill_chunk_size cuts prompts into pieces before they are pruned: leave it unset")
+            return whole_generate(*args, **kwargs)
+
         setattr(prepare, _OWNER, self)
         handles = [
             self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
             self.model.register_forward_hook(self._after_forward),
         ]
         try:
-            with replaced(self.model, "prepare_inputs_for_generation", prepare):
+            with (
+                replaced(self.model, "prepare_inputs_for_generation", prepare),
+                replaced(self.model, "generate", generate),
+            ):
                 yield
         finally:
             for handle in handles:
