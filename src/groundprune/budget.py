@@ -26,10 +26,6 @@ class Budget:
             return Budget(tokens=_whole(tokens))
         return Budget(share=_share(keep))
 
-    @property
-    def keeps_all(self) -> bool:
-        return self.share == 1
-
     def count(self, patches: int, images: int = 1) -> int:
         """K = max(1, floor(share * N + 1/2)), or `tokens` per image, at most N; 0 where there is nothing."""
         if patches == 0:

@@ -18,7 +18,7 @@ from groundprune.hooks.tower import RECORD_ATTRIBUTE, record_of, recordable, rec
 from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, parse_policy
 from groundprune.pruners.base import Pruner
-from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TextEmbedder
+from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TextEmbedder, TowerRecord
 from groundprune.text_tower import find_text_tower
 
 
@@ -125,7 +125,7 @@ class EncodedImages:
     def join(parts: Sequence[EncodedImages]) -> EncodedImages:
         """One batch after another, as one."""
         features = [f for part in parts for f in part.features]
-        return EncodedImages(features, type(parts[0]._record).join([p._record for p in parts]), parts[0]._output_type)
+        return EncodedImages(features, TowerRecord.join([p._record for p in parts]), parts[0]._output_type)
 
 
 @torch.no_grad()

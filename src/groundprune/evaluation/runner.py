@@ -21,8 +21,7 @@ from groundprune.evaluation.settings import Setting
 from groundprune.families.base import family_of
 from groundprune.loading import grounding_of
 from groundprune.pruning import EncodedImages, Run, encode, prune
-from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TextEmbedder
-from groundprune.text_tower import find_text_tower
+from groundprune.signals import TextEmbedder
 
 ENCODE_BATCH = 32
 VQA_TOKENS = 16  # new tokens, as GQA is evaluated
@@ -157,9 +156,6 @@ class Runner:
         if setting.plain:
             return contextlib.nullcontext()
         pruner = setting.make_pruner()
-        if pruner.needs & {CLIP_PATCHES, CLIP_TEXT} and not isinstance(self._tower, TextEmbedder):
-            # Loaded here once: gp.prune would load it again for every batch.
-            self._tower = find_text_tower(self._tower, self.model)
         return prune(self.model, pruner, setting.policy(pruner), text, self._tower)
 
     def _row(self, setting: Setting, index: int, answer: str, kept: int) -> dict[str, Any]:

@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
 from ..model import make_llava
 from ..scenes import make_scene
 from ..vocabulary import BINS, CLOSE, EOS, FIRST_BIN, LM_IDS, LM_WORDS, MIDDLE, OPEN, PAD
-from .optimizers import make_optimizers, set_rate
+from .optimizers import descend, make_optimizers, set_rate
 from .packed_model import PackedLlava
 from .packing import PREFIX_BUCKETS, draw_blocks, draw_gap, draw_prefix, pack
 from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically, scene_seed
@@ -143,12 +143,7 @@ def train_language(
             hidden = packed(features, **batch)
             logits = packed.logits(hidden[row, column])
         loss, numbers = answer_loss(logits, token)
-        loss.backward()
-        workers.average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        descend(loss, parameters, optimizers, workers.average_gradients)
         meter.add(step, numbers)
         last = step + 1 == plan.steps or step + 1 == stop_after
         if workers.leads and (meter.checkpoint_is_due() or last):

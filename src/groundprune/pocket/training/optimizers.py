@@ -1,5 +1,7 @@
 """Muon for the matrices between hidden states, AdamW for embeddings, gains and biases (or for all)."""
 
+from collections.abc import Callable
+
 import torch
 from torch import nn
 
@@ -37,3 +39,15 @@ def set_rate(optimizers: list[torch.optim.Optimizer], share: float) -> None:
     """Every group to that share of its peak rate."""
     for group in (group for optimizer in optimizers for group in optimizer.param_groups):
         group["lr"] = group["peak"] * share
+
+
+def descend(
+    loss: torch.Tensor, parameters: list[nn.Parameter], optimizers: list[torch.optim.Optimizer], average: Callable
+) -> None:
+    """One step down the gradient of `loss`, once `average(parameters)` has made it the same in all processes."""
+    loss.backward()
+    average(parameters)
+    nn.utils.clip_grad_norm_(parameters, 1.0)
+    for optimizer in optimizers:
+        optimizer.step()
+        optimizer.zero_grad()

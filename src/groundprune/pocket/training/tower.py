@@ -30,7 +30,7 @@ from ..scenes import (
     shape_mask,
 )
 from ..vocabulary import BOS, CLIP_IDS, CLIP_MAX_TOKENS, CLIP_WORDS, EOS, PAD, clip_ids
-from .optimizers import make_optimizers, set_rate
+from .optimizers import descend, make_optimizers, set_rate
 from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically, scene_seed
 
 PATCHES = GRID * GRID
@@ -270,12 +270,7 @@ def train_tower(workers: Workers, plan: TowerPlan, path: Path, stop_after: int |
         pixels = to_pixels(batch.pop("images"))
         with autocast(workers.device):
             loss, numbers = run(pixels, **batch)
-        loss.backward()
-        workers.average_gradients(parameters)
-        nn.utils.clip_grad_norm_(parameters, 1.0)
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad()
+        descend(loss, parameters, optimizers, workers.average_gradients)
         meter.add(step, numbers)
         last = step + 1 == plan.steps or step + 1 == stop_after
         if workers.leads and (meter.checkpoint_is_due() or last):
