@@ -47,12 +47,13 @@ class Question:
 
 
 def draw_question(rng, objects, kind: str, type: str | None = None, *, focus: int | None = None,
-                  novel_template: bool = False) -> Question | None:  # fmt: skip
+                  novel_template: bool = False, shares: dict[str, float] | None = None) -> Question | None:  # fmt: skip
     """Draw a question of a kind (and type, else by the shares); None if the scene does not yield one.
 
     `focus` is the object that it must be about. Held-out pairs are named only when `focus` is given.
+    `shares` of the types, where they differ from those of the evaluation.
     """
-    shares = REC_SHARES if kind == "rec" else VQA_SHARES
+    shares = shares or (REC_SHARES if kind == "rec" else VQA_SHARES)
     for _ in range(6):
         chosen = type or _weighted(rng, shares)
         for _ in range(12):  # tries of one type first: else the types that are easy to draw would crowd out the rest

@@ -26,7 +26,7 @@ class LanguagePlan:
     """What fixes a run of this stage, but for its tower."""
 
     seed: int
-    steps: int = 3000
+    steps: int = 3300
     batch: int = 40  # scenes a step, over all processes
     rec: int = 8  # questions a scene
     vqa: int = 8

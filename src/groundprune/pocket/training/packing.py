@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..prefixes import draw_history, draw_system
 from ..prompts import before_image, request
-from ..questions import Question, draw_question
+from ..questions import REC_SHARES, Question, draw_question
 from ..scenes import Scene
 from ..vocabulary import EOS, LM_IDS, PAD, box_text, lm_ids
 
@@ -20,6 +20,12 @@ PLAIN_PREFIX = lm_ids(before_image())
 # Lengths that a prefix is padded to, and how often a step uses each. Few, because each is compiled anew.
 PREFIX_BUCKETS = {len(PLAIN_PREFIX): 0.3, 32: 0.7}
 MAX_GAP = 64
+# Counting and comparing places are learned last, long after colour, shape and size: they are asked more often
+# than in the evaluation.
+SHARES = {
+    "rec": REC_SHARES,
+    "vqa": {"color": 0.11, "shape": 0.11, "size": 0.07, "count": 0.21, "existence": 0.16, "spatial": 0.34},
+}
 GAP_SHARE = 0.4  # of the rows leave unused positions between prefix and image
 
 
@@ -72,7 +78,7 @@ def draw_blocks(rng, scene: Scene, rec: int, vqa: int, second_turns: float = 0.0
     """Questions about the scene, mostly one a block; some blocks go on with a second turn."""
     kinds = ["rec"] * rec + ["vqa"] * vqa
     rng.shuffle(kinds)
-    questions = [q for kind in kinds if (q := draw_question(rng, scene.objects, kind))]
+    questions = [q for kind in kinds if (q := draw_question(rng, scene.objects, kind, shares=SHARES[kind]))]
     blocks: list[list[Question]] = []
     for question in questions:
         if blocks and len(blocks[-1]) == 1 and rng.random() < second_turns:
