@@ -6,16 +6,17 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from groundprune.tiny import IMAGE_TOKEN, tiny_llava
+from groundprune.families.tiny_parts import IMAGE
+from groundprune.tiny import tiny_model
 
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 _WORDS = ["USER:", "ASSISTANT:", "the", "red", "circle"]
 
 
 def word_tokenizer() -> PreTrainedTokenizerFast:
-    """A hundred words, the image token at the id that `tiny_llava` gives it."""
+    """A hundred words, the image token at the id that `tiny_model` gives it."""
     words = [*_SPECIAL, *_WORDS]
-    words += [f"w{i}" for i in range(len(words), IMAGE_TOKEN)]
+    words += [f"w{i}" for i in range(len(words), IMAGE)]
     words.append("<image>")
     tokenizer = Tokenizer(models.WordLevel({word: i for i, word in enumerate(words)}, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
@@ -27,7 +28,7 @@ def word_tokenizer() -> PreTrainedTokenizerFast:
 
 def save_tiny_llava(folder: Path, side: int = 6) -> Path:
     """A random LLaVA of side x side visual tokens: config, weights, processor; no CLIP text tower."""
-    model = tiny_llava(side=side)
+    model = tiny_model("llava", side=side)
     model.save_pretrained(folder)
     edge = model.config.vision_config.image_size
     image_processor = CLIPImageProcessorPil(size={"shortest_edge": edge}, crop_size={"height": edge, "width": edge})

@@ -210,7 +210,7 @@ class TestOthers:
         _, out, _ = said("list", "--json")
         rows = {row["name"]: row for row in json.loads(out)}
         assert {"cls-visual", "text-visual", "random", "spatial"} <= set(rows)
-        assert rows["cls-visual"]["needs"] == ["tower_attention cls"]
+        assert rows["cls-visual"]["needs"] == ["tower_attention salient"]
         assert all(row["summary"] and row["official_positions"] for row in rows.values())
         assert all(name in said("list")[1] for name in rows)
 
@@ -223,7 +223,7 @@ class TestOthers:
     def test_verify_json(self, said):
         code, out, _ = said("verify", "--family", "llava", "--pruner", "random", "--keep", "0.25", "--json")
         (result,) = json.loads(out)
-        assert (code, result["passed"], result["kept"]) == (0, True, [[144, 576]])
+        assert (code, result["passed"], result["kept"]) == (0, True, [[9, 36]])
 
     def test_verify_failure(self, said, monkeypatch):
         monkeypatch.setattr("groundprune.verification.CONTROL", float("inf"))

@@ -12,7 +12,7 @@ import groundprune as gp
 from groundprune.hooks.masked import hide
 from groundprune.pruning import EncodedImages
 from groundprune.signals import TextEmbedder
-from groundprune.tiny import tiny_inputs, tiny_llava
+from groundprune.tiny import tiny_inputs, tiny_model
 from groundprune.verification import hidden_columns, relative_difference
 
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
@@ -22,7 +22,7 @@ TOLERANCE = 1e-5
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_llava(side=6)
+    return tiny_model("llava", side=6)
 
 
 @pytest.fixture(scope="module")
@@ -283,7 +283,7 @@ def test_leaving_through_an_exception_in_generate_leaves_nothing_behind(model, i
 
 
 def test_the_callers_inputs_are_not_changed(model, inputs):
-    encoded = gp.encode(model, inputs, [gp.ClsVisual(keep=0.4)]).select(range(4))
+    encoded = gp.encode(model, inputs, [gp.ClsVisual(keep=0.4)]).select(range(3))
     given = {**{k: v for k, v in inputs.items() if k != "pixel_values"}, "mm_encoder_outputs": encoded}
     before = copy.deepcopy(given)
     with gp.prune(model, gp.ClsVisual(keep=0.4)):
@@ -299,11 +299,14 @@ def test_images_encoded_once_give_what_pixels_give(model, inputs, pruner):
         wanted = generate(model, inputs, num_beams=2)
     calls = []
     handle = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
-    halves = [{"pixel_values": part} for part in inputs["pixel_values"].split(2)]
+    # Rows of one, two and one image.
+    first = {"input_ids": inputs["input_ids"][:1], "pixel_values": inputs["pixel_values"][:1]}
+    rest = {"input_ids": inputs["input_ids"][1:], "pixel_values": inputs["pixel_values"][1:]}
+    halves = [first, rest]
     encoded = EncodedImages.join([gp.encode(model, half, [p(keep=0.4) for p in PRUNERS]) for half in halves])
     words = {k: v for k, v in inputs.items() if k != "pixel_values"}
     with gp.prune(model, pruner(keep=0.4)):
-        got = generate(model, {**words, "mm_encoder_outputs": encoded.select(range(4))}, num_beams=2)
+        got = generate(model, {**words, "mm_encoder_outputs": encoded.select(range(3))}, num_beams=2)
     handle.remove()
     assert len(calls) == 2
     assert got.sequences.equal(wanted.sequences)
@@ -440,7 +443,12 @@ class TestRefusals:
         short = {**inputs, "input_ids": inputs["input_ids"].clone()}
         short["input_ids"][0, inputs["input_ids"][0] == model.config.image_token_id] = 5
         short["input_ids"][0, :5] = model.config.image_token_id
-        with gp.prune(model, gp.Spatial(keep=0.5)), pytest.raises(gp.GroundPruneError, match="no multiple of 36"):
+        with (
+            gp.prune(model, gp.Spatial(keep=0.5)),
+            pytest.raises(
+                gp.GroundPruneError, match="which no whole number of images fills: 5 are left for 36 features"
+            ),
+        ):
             generate(model, short)
 
     def test_a_context_inside_of_a_context(self, model, inputs):

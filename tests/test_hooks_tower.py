@@ -6,16 +6,17 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
 from groundprune.families import family_of
+from groundprune.hooks import attention
 from groundprune.hooks.tower import record_of, recordable, recording
 from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need
-from groundprune.tiny import tiny_inputs, tiny_llava
+from groundprune.tiny import tiny_inputs, tiny_model
 
 LAYERS = [None, 0, 2, -1]
 
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_llava(side=6)
+    return tiny_model("llava", side=6)
 
 
 @pytest.fixture(scope="module")
@@ -24,7 +25,7 @@ def pixels(model):
 
 
 def record(model, pixels, *needs):
-    with recording(model.model, family_of(model.config), model.config, recordable(needs)), torch.no_grad():
+    with recording(model.model, family_of(model.config), recordable(needs)), torch.no_grad():
         return record_of(model.model.get_image_features(pixel_values=pixels))
 
 
@@ -43,17 +44,18 @@ def test_attention_rows_equal_eager_attention(model, pixels, eager, layer):
     found = record(model, pixels, *needs)
     # The tiny model reads hidden_states[-2]: the output of block 1 of 3.
     weights = eager.attentions[1 if layer is None else layer]
-    assert torch.allclose(found.values[needs[0]].transpose(1, 2), weights[:, :, 0], atol=1e-6)
-    assert torch.allclose(found.values[needs[1]].transpose(1, 2), weights.mean(2), atol=1e-6)
+    for need, wanted in zip(needs, (weights[:, :, 0], weights.mean(2)), strict=True):
+        got = torch.stack(found.values[need])  # [images, patches, heads]: the CLS token is no visual token
+        assert torch.allclose(got.transpose(1, 2), wanted[..., 1:], atol=1e-6)
 
 
 def test_hidden_states_and_keys_are_the_towers_own(model, pixels, eager):
     keys = Need("tower_keys", 2)
     found = record(model, pixels, CLIP_PATCHES, keys)
-    assert torch.allclose(found.values[TOWER_HIDDEN], eager.hidden_states[-2], atol=1e-5)
+    assert torch.allclose(torch.stack(found.values[TOWER_HIDDEN]), eager.hidden_states[-2][:, 1:], atol=1e-5)
     layer = model.model.vision_tower.encoder.layers[2]
     wanted = layer.self_attn.k_proj(layer.layer_norm1(eager.hidden_states[2]))
-    assert torch.allclose(found.values[keys].flatten(2), wanted, atol=1e-5)
+    assert torch.allclose(torch.stack(found.values[keys]).flatten(2), wanted[:, 1:], atol=1e-5)
 
 
 def test_recording_changes_no_feature_and_runs_the_tower_once(model, pixels):
@@ -61,7 +63,7 @@ def test_recording_changes_no_feature_and_runs_the_tower_once(model, pixels):
     handle = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         stock = model.model.get_image_features(pixel_values=pixels).pooler_output
-        with recording(model.model, family_of(model.config), model.config, frozenset({gp.Need("tower_keys")})):
+        with recording(model.model, family_of(model.config), frozenset({gp.Need("tower_keys")})):
             recorded = model.model.get_image_features(pixel_values=pixels).pooler_output
     handle.remove()
     assert all(a.equal(b) for a, b in zip(stock, recorded, strict=True))
@@ -99,11 +101,31 @@ def test_a_layer_that_the_tower_lacks_is_named(model, pixels):
         record(model, pixels, Need("tower_attention", 7, "cls"))
 
 
-def test_eager_attention_is_refused_with_the_way_out(model, pixels):
+@pytest.mark.parametrize("kind", ["cls", "received"])
+def test_eager_attention_gives_the_same_scores_and_leaves_no_trace(model, pixels, kind):
+    need = gp.Need("tower_attention", None, kind)
+    wanted = record(model, pixels, need).values[need]
     model.model.vision_tower.set_attn_implementation("eager")
     try:
-        with pytest.raises(gp.Unservable, match="attn_implementation='sdpa'"):
-            record(model, pixels, gp.Need("tower_attention", None, "cls"))
+        got = record(model, pixels, need).values[need]
     finally:
         model.model.vision_tower.set_attn_implementation("sdpa")
+    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(got, wanted, strict=True))
     assert not ALL_ATTENTION_FUNCTIONS._local_mapping
+
+
+def test_a_packed_flash_call_is_read_sequence_by_sequence():
+    """Two sequences in one call, as flash attention gets them, score as each would alone."""
+    query, key, value = torch.randn(3, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0))
+    ends = {"cu_seq_lens_q": torch.tensor([0, 5, 9], dtype=torch.int32)}
+    parts = attention._sequences(attention.AttentionCall(query, key, value), ends)
+    got = torch.cat([attention.received(part) for part in parts], dim=1)
+    weights = (query[:, :, 5:] @ key[:, :, 5:].transpose(-1, -2) / 2).softmax(-1).mean(2)
+    assert torch.allclose(got[:, 5:].transpose(1, 2), weights, atol=1e-6)
+    mask = torch.block_diag(torch.ones(5, 5), torch.ones(4, 4)).bool()[None, None]
+    assert torch.allclose(attention.received(attention.AttentionCall(query, key, value, mask=mask)), got, atol=1e-6)
+
+
+def test_attention_received_does_not_depend_on_the_size_of_the_chunks():
+    call = attention.AttentionCall(*torch.randn(3, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0)))
+    assert torch.allclose(attention.received(call, chunk=2), attention.received(call), atol=1e-6)

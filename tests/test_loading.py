@@ -13,7 +13,7 @@ from groundprune.asking import chat_prompt
 from groundprune.loading import grounding_of, load
 from groundprune.pocket import checkpoint_path
 from groundprune.text_tower import ClipTextTower
-from groundprune.tiny import tiny_inputs, tiny_llava
+from groundprune.tiny import tiny_inputs, tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +62,7 @@ def test_text_visual_finds_its_text_tower_in_the_checkpoint(pocket):
 
 @pytest.fixture
 def without_tower():
-    return tiny_llava(side=6)
+    return tiny_model("llava", side=6)
 
 
 def test_a_checkpoint_that_lacks_weights_is_refused(tmp_path):

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import groundprune as gp
-from groundprune.layout import VisualLayout
+from groundprune.layout import VisualLayout, VisualUnit
 from groundprune.pruners import pruner_class, select_spatial, select_top
 from groundprune.signals import Signals, TowerRecord
 
@@ -29,13 +29,16 @@ def make_layout(*grids, newline=False):
         is_patch=torch.tensor(row) >= 0,
         position=torch.arange(n)[None] + 3,
         length=n + 5,
+        unit=tuple(range(max(image) + 1)),
     )
 
 
 def signals_of(layout, fingerprint=(7, 8, 9), **kwargs):
-    record = TowerRecord(layout.n_images, fingerprint=list(fingerprint))
+    sizes = [int((layout.image == i).sum()) for i in range(layout.n_images)]
+    units = [VisualUnit.grid(1, size, torch.empty(0)) for size in sizes]
+    record = TowerRecord(units, len(units), fingerprint=list(fingerprint[: len(units)]))
     features = torch.randn(len(layout), 4, generator=torch.Generator().manual_seed(0))
-    return Signals(layout, features, record, range(layout.n_images), lambda v, i: v, **kwargs)
+    return Signals(layout, features, record, **kwargs)
 
 
 def run(pruner, layout, signals=None):

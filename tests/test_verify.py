@@ -7,7 +7,7 @@ import torch
 import groundprune as gp
 from groundprune.hooks.masked import hide
 from groundprune.positions import Preserved
-from groundprune.tiny import tiny_inputs, tiny_llava
+from groundprune.tiny import tiny_inputs, tiny_model
 from groundprune.verification import hidden_columns
 
 README = Path(__file__).parent.parent / "README.md"
@@ -15,7 +15,7 @@ README = Path(__file__).parent.parent / "README.md"
 
 @pytest.fixture(scope="module")
 def model():
-    return tiny_llava(side=24)
+    return tiny_model("llava", side=24)
 
 
 @pytest.mark.parametrize("pruner", [gp.ClsVisual, gp.Random, gp.Spatial])
@@ -64,7 +64,7 @@ def test_a_decode_shift_that_is_off_by_one_is_caught(model, monkeypatch):
 
 
 def test_half_precision_is_refused_since_rounding_would_look_like_an_error():
-    model = tiny_llava(side=6).to(torch.bfloat16)
+    model = tiny_model("llava", side=6).to(torch.bfloat16)
     with pytest.raises(gp.GroundPruneError, match="fp32"):
         gp.verify(model, tiny_inputs(model, [(1, 2, 2)]), gp.Spatial(keep=0.5))
 

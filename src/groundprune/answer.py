@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from PIL import Image
 
 from groundprune.asking import framed, prompt_for
 from groundprune.boxes import Box, BoxCodec, Frame, make_codec, make_frame
-from groundprune.families.base import Family, family_of
-from groundprune.layout import VisualLayout
+from groundprune.families.base import family_of
 from groundprune.loading import grounding_of
 from groundprune.positions import Policy
 from groundprune.pruners.base import Pruner
@@ -65,20 +65,21 @@ def answer(
     _warn_of_unknown_words(processor.tokenizer, text)
     seen = framed(processor, grounding, image)
     inputs = processor(images=seen, text=prompt, return_tensors="pt").to(model.device, model.dtype)
-    layout = _layout(family_of(model.config), model, inputs)
+    placeholders = family_of(model.config).token_ids(model.config).values()
+    total = int(torch.isin(inputs["input_ids"], torch.tensor(list(placeholders), device=model.device)).sum())
     pruning = contextlib.nullcontext() if pruner is None else prune(model, pruner, positions, [text], text_tower)
     limit = model.generation_config.max_new_tokens or MAX_NEW_TOKENS
     with pruning as run:
         output = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
     said = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
     kept = None if run is None else run.kept[0].cpu()
-    mask = None if kept is None else layout.mask(kept)
+    mask = None if run is None or kept is None else run.layout[0].to("cpu").mask(kept)
     return Answer(
         text=said,
         box=_box(codec, frame, said) if kind == "rec" else None,
         kept=None if mask is None else mask.numpy(),
-        kept_tokens=len(layout.patches) if kept is None else int(layout.is_patch[kept].sum()),
-        total_tokens=len(layout.patches),
+        kept_tokens=total if kept is None else len(kept),
+        total_tokens=total,
         frame=frame,
     )
 
@@ -89,11 +90,6 @@ def _warn_of_unknown_words(tokenizer: Any, text: str) -> None:
     strange = [w for w in words if unknown_id in tokenizer(w, add_special_tokens=False)["input_ids"]]
     if strange:
         warnings.warn(f"the model does not know: {', '.join(dict.fromkeys(strange))}", stacklevel=3)
-
-
-def _layout(family: Family, model: Any, inputs: Any) -> VisualLayout:
-    position = family.positions(model.base_model, inputs)
-    return family.layouts(model.config, inputs["input_ids"], position)[0].to("cpu")
 
 
 def _box(codec: BoxCodec, frame: Frame, said: str) -> Box | None:

@@ -2,10 +2,38 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
+
+from groundprune.errors import GroundPruneError
+
+
+@dataclass(frozen=True, eq=False)
+class VisualUnit:
+    """What the encoder makes of one image, one tile of an image or one video: P tokens, in sequence order.
+
+    tile, row, col: Long[P] within the unit, -1 where a token is no patch. is_patch: Bool[P].
+    pixels: what the tower sees of it, of any shape.
+    """
+
+    tile: Tensor
+    row: Tensor
+    col: Tensor
+    is_patch: Tensor
+    pixels: Tensor
+
+    def __len__(self) -> int:
+        return self.row.shape[0]
+
+    @staticmethod
+    def grid(rows: int, cols: int, pixels: Tensor, tiles: int = 1, device: torch.device | None = None) -> VisualUnit:
+        """`tiles` grids (of a video: frames) of rows x cols patches, each in raster order, one after another."""
+        cell = torch.arange(rows * cols, device=device).repeat(tiles)
+        tile = torch.arange(tiles, device=device).repeat_interleave(rows * cols)
+        return VisualUnit(tile, cell // cols, cell % cols, torch.ones_like(cell, dtype=torch.bool), pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -16,6 +44,7 @@ class VisualLayout:
     is_patch: Bool[N]; False marks a newline or separator, which is never scored and always kept.
     position: Long[A, N], the unpruned position ids; A = 1, or 3 for M-RoPE (time, height, width).
     length: number of columns of the unpruned row, padding included.
+    unit: which of the encoder's units the row holds, in sequence order; those of videos count after those of images.
     """
 
     column: Tensor
@@ -26,6 +55,7 @@ class VisualLayout:
     is_patch: Tensor
     position: Tensor
     length: int
+    unit: tuple[int, ...] = ()
 
     def __len__(self) -> int:
         return self.column.shape[0]
@@ -66,4 +96,77 @@ class VisualLayout:
 
     def to(self, device: torch.device | str) -> VisualLayout:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return VisualLayout(**moved, length=self.length)
+        return replace(self, **moved)
+
+
+def place_units(
+    ids: Tensor,
+    position: Tensor,
+    units: dict[str, list[VisualUnit]],
+    tokens: dict[str, int],
+    images_of: Callable[[Tensor, Sequence[Tensor]], list[int]],
+) -> list[VisualLayout]:
+    """Hand out units to the placeholders of each row, first to last.
+
+    ids: Long[B, L]; position: Long[A, B, L]; units, tokens: by modality, the units in row order and the id of the
+    placeholder; images_of: see `Family.images_of`. Raises GroundPruneError where they do not fit together.
+    """
+    joint = [unit for modality in tokens for unit in units.get(modality, [])]
+    waiting = {}
+    for modality in tokens:  # indices into `joint`, next to be handed out last
+        before = sum(map(len, waiting.values()))
+        waiting[modality] = list(range(before, before + len(units.get(modality, []))))[::-1]
+    rows = [_place_row(row, position[:, b], joint, waiting, tokens, images_of) for b, row in enumerate(ids)]
+    left = sum(len(joint[i]) for rest in waiting.values() for i in rest)
+    if left:
+        total = sum(map(len, joint))
+        raise GroundPruneError(f"the prompts hold {total - left} image placeholders, the images {total} features")
+    return rows
+
+
+def _place_row(
+    ids: Tensor,
+    position: Tensor,
+    joint: list[VisualUnit],
+    waiting: dict[str, list[int]],
+    tokens: dict[str, int],
+    images_of: Callable[[Tensor, Sequence[Tensor]], list[int]],
+) -> VisualLayout:
+    found: list[tuple[int, Tensor]] = []  # (unit, its columns)
+    for modality, token in tokens.items():
+        column, start = (ids == token).nonzero().squeeze(1), 0
+        while start < len(column):
+            size = len(joint[waiting[modality][-1]]) if waiting[modality] else 0
+            if not 0 < size <= len(column) - start:
+                raise GroundPruneError(
+                    f"a prompt row holds {len(column)} {modality} placeholders, which no whole number of images "
+                    f"fills: {len(column) - start} are left for {size} features"
+                )
+            found.append((waiting[modality].pop(), column[start : start + size]))
+            start += size
+    found.sort(key=lambda pair: int(pair[1][0]))
+    columns = [column for _, column in found]
+    images = images_of(ids, columns)
+    # Tiles count on through the units of one image.
+    first = [sum(_tiles(joint[found[k][0]]) for k in range(i) if images[k] == images[i]) for i in range(len(found))]
+    empty = ids.new_empty(0)
+
+    def joined(pieces: Sequence[Tensor]) -> Tensor:
+        return torch.cat([empty, *(piece.to(ids.device) for piece in pieces)])
+
+    column, mine = joined(columns), [joint[i] for i, _ in found]
+    return VisualLayout(
+        column=column,
+        image=joined([torch.full_like(c, image) for c, image in zip(columns, images, strict=True)]),
+        tile=joined([unit.tile + offset for unit, offset in zip(mine, first, strict=True)]),
+        row=joined([unit.row for unit in mine]),
+        col=joined([unit.col for unit in mine]),
+        is_patch=joined([unit.is_patch for unit in mine]).bool(),
+        position=position[:, column],
+        length=len(ids),
+        unit=tuple(i for i, _ in found),
+    )
+
+
+def _tiles(unit: VisualUnit) -> int:
+    return int(unit.tile.max()) + 1

@@ -12,9 +12,10 @@ from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.families.base import Family, family_of
-from groundprune.hooks.before_llm import BeforeLLM, encode_inputs
+from groundprune.hooks.before_llm import BeforeLLM
+from groundprune.hooks.encoded import Encoded, encode_inputs
 from groundprune.hooks.state import PrunedRow
-from groundprune.hooks.tower import RECORD_ATTRIBUTE, record_of, recordable, recording
+from groundprune.hooks.tower import RECORD_ATTRIBUTE, recordable, recording
 from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, parse_policy
 from groundprune.pruners.base import Pruner
@@ -77,7 +78,7 @@ def prune(
         raise Unservable(f"{pruner.label} acts inside of the LLM; only pruning before it is supported")
     embedder = _check_needs(family, model, pruner, text, text_tower)
     hooks = BeforeLLM(model, family, pruner, stages[0], policy, text, embedder)
-    with hooks.active(), recording(model.base_model, family, model.config, recordable(pruner.needs)):
+    with hooks.active(), recording(model.base_model, family, recordable(pruner.needs)):
         yield Run(hooks)
 
 
@@ -104,40 +105,60 @@ def _check_needs(
 
 
 class EncodedImages:
-    """Images that went through tower and projector once, to be pruned many times.
+    """Prompts whose images went through tower and projector once, to be pruned many times.
 
-    features: [images, P, D]. `select(indices)` gives what `model.generate(mm_encoder_outputs=...)` takes.
+    `select(rows)` gives what `model.generate(mm_encoder_outputs=...)` takes for these prompt rows.
     """
 
-    def __init__(self, features: Sequence[Tensor], record: Any, output_type: type):
-        self.features, self._record, self._output_type = features, record, output_type
+    def __init__(self, rows: Sequence[tuple[Tensor, list[Tensor], TowerRecord]], output_type: type, stacked: bool):
+        self._rows, self._output_type, self._stacked = list(rows), output_type, stacked
 
     def __len__(self) -> int:
-        return len(self.features)
+        return len(self._rows)
 
-    def select(self, images: Sequence[int]) -> dict[str, Any]:
-        """A fresh `mm_encoder_outputs` of these images, in this order; `generate` may change it freely."""
-        output = self._output_type(pooler_output=[self.features[i] for i in images])
-        setattr(output, RECORD_ATTRIBUTE, self._record.select(images))
+    def select(self, rows: Sequence[int]) -> dict[str, Any]:
+        """A fresh `mm_encoder_outputs` of these prompts, in this order; `generate` may change it freely."""
+        chosen = [self._rows[i] for i in rows]
+        record = TowerRecord.join([record for _, _, record in chosen])
+        sizes = [len(unit) for unit in record.units]
+        features = list(torch.cat([features for features, _, _ in chosen]).split(sizes))
+        record.entries = len(features)
+        output = self._output_type(pooler_output=torch.stack(features) if self._stacked else features)
+        if chosen[0][1]:
+            levels = zip(*(levels for _, levels, _ in chosen), strict=True)
+            output.deepstack_features = [list(torch.cat(level).split(sizes)) for level in levels]
+        setattr(output, RECORD_ATTRIBUTE, record)
         return {"image": output}
 
     @staticmethod
     def join(parts: Sequence[EncodedImages]) -> EncodedImages:
         """One batch after another, as one."""
-        features = [f for part in parts for f in part.features]
-        return EncodedImages(features, TowerRecord.join([p._record for p in parts]), parts[0]._output_type)
+        rows = [row for part in parts for row in part._rows]
+        return EncodedImages(rows, parts[0]._output_type, parts[0]._stacked)
 
 
 @torch.no_grad()
 def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> EncodedImages:
     """Run the vision tower once over the images of `inputs` and record what all of `pruners` score by.
 
-    Raises Unservable where the model cannot give what one of them needs.
+    inputs: what the processor gives, input_ids and images. Raises Unservable where the model cannot give what one
+    of the pruners needs, and for videos.
     """
     family = family_of(model.config)
     needs = frozenset().union(*(pruner.needs for pruner in pruners))
     for need in needs:
         family.check(model.config, need)
-    with recording(model.base_model, family, model.config, recordable(needs)):
-        output = encode_inputs(model.base_model, dict(inputs))["mm_encoder_outputs"]["image"]
-    return EncodedImages(list(output.pooler_output), record_of(output), type(output))
+    inputs = dict(inputs)
+    position = family.positions(model.base_model, inputs)
+    with recording(model.base_model, family, recordable(needs)):
+        outputs = encode_inputs(model.base_model, inputs)["mm_encoder_outputs"]
+    if list(outputs) != ["image"]:
+        raise Unservable(f"only images are encoded ahead of time (got: {', '.join(outputs) or 'none'})")
+    encoded = Encoded(family, model.config, outputs, inputs["input_ids"], position)
+    output, rows, start = outputs["image"], [], 0
+    levels = [torch.cat(list(level)) for level in getattr(output, "deepstack_features", None) or []]
+    for features, layout in zip(encoded.features(), encoded.layouts, strict=True):
+        mine = [level[start : start + len(layout)] for level in levels]
+        rows.append((features, mine, encoded.record.select(layout.unit, len(layout.unit))))
+        start += len(layout)
+    return EncodedImages(rows, type(output), torch.is_tensor(output.pooler_output))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable, unknown
-from groundprune.layout import VisualLayout
+from groundprune.layout import VisualLayout, VisualUnit
 
 _KINDS: dict[str, tuple[str | None, ...]] = {
-    "tower_attention": ("cls", "received"), "tower_hidden": (None,), "tower_keys": (None,), "clip_patches": (None,),
-    "clip_text": (None,), "fingerprint": (None,), "llm": ("attention", "hidden", "q", "k", "v"),
+    "tower_attention": ("cls", "received", "salient"), "tower_hidden": (None,), "tower_keys": (None,),
+    "clip_patches": (None,), "clip_text": (None,), "fingerprint": (None,),
+    "llm": ("attention", "hidden", "q", "k", "v"),
 }  # fmt: skip
 
 
@@ -24,7 +25,8 @@ class Need:
 
     signal: "tower_attention", "tower_hidden", "tower_keys", "clip_patches", "clip_text", "fingerprint" or "llm".
     layer: layer index of the tower or the LLM; None = the tower layer whose output the LLM reads.
-    kind: for tower_attention "cls" (the CLS row) or "received" (mean over all query rows);
+    kind: for tower_attention "cls" (the CLS row), "received" (mean over all query rows), or "salient" (the CLS row
+    where the tower has a CLS token, else received);
     for llm "attention", "hidden", "q", "k" or "v".
     """
 
@@ -45,6 +47,7 @@ class Need:
 
 
 CLS_ATTENTION = Need("tower_attention", kind="cls")
+SALIENT = Need("tower_attention", kind="salient")
 FINGERPRINT = Need("fingerprint")
 CLIP_PATCHES = Need("clip_patches")
 CLIP_TEXT = Need("clip_text")
@@ -55,26 +58,35 @@ TOWER_HIDDEN = Need("tower_hidden")
 class TowerRecord:
     """What was recorded while the vision tower ran once over a batch of images.
 
-    values: per Need a tensor [images, T, ...] in the tower's own token order, special tokens included.
-    fingerprint: one number per image, a function of its pixels alone.
+    units: what the encoder made of its input, in its order. entries: how many features its output held then, before
+    `generate` repeats them for beams. values: per Need, per unit [P, ...] over the unit's tokens.
+    fingerprint: one number per unit, a function of its pixels alone.
     """
 
-    images: int
-    values: dict[Need, Tensor] = field(default_factory=dict)
+    units: list[VisualUnit]
+    entries: int
+    values: dict[Need, list[Tensor]] = field(default_factory=dict)
     fingerprint: list[int] = field(default_factory=list)
 
-    def select(self, images: Sequence[int]) -> TowerRecord:
-        index = list(images)
+    def select(self, units: Sequence[int], entries: int) -> TowerRecord:
+        """The record of these units, in this order."""
         return TowerRecord(
-            len(index),
-            {need: value[index] for need, value in self.values.items()},
-            [self.fingerprint[i] for i in index] if self.fingerprint else [],
+            [self.units[i] for i in units],
+            entries,
+            {need: [value[i] for i in units] for need, value in self.values.items()},
+            [self.fingerprint[i] for i in units] if self.fingerprint else [],
         )
 
     @staticmethod
     def join(records: Sequence[TowerRecord]) -> TowerRecord:
-        values = {need: torch.cat([r.values[need] for r in records]) for need in records[0].values}
-        return TowerRecord(sum(r.images for r in records), values, [f for r in records for f in r.fingerprint])
+        """One after another, as one. All must have recorded the same needs."""
+        values = {need: [v for r in records for v in r.values[need]] for need in records[0].values}
+        return TowerRecord(
+            [u for r in records for u in r.units],
+            sum(r.entries for r in records),
+            values,
+            [f for r in records for f in r.fingerprint],
+        )
 
 
 class TextEmbedder:
@@ -99,17 +111,13 @@ class Signals:
         self,
         layout: VisualLayout,
         projected: Tensor,
-        record: TowerRecord | None,
-        images: Sequence[int],
-        to_tokens: Callable[[Tensor, Sequence[int]], Tensor],
+        record: TowerRecord,
         prompt: str | None = None,
         embedder: TextEmbedder | None = None,
     ):
         self.layout = layout
         self._projected = projected
         self._record = record
-        self._images = images
-        self._to_tokens = to_tokens
         self._prompt = prompt
         self._embedder = embedder
 
@@ -119,7 +127,10 @@ class Signals:
         return self._projected.float()
 
     def tower_attention(self, layer: int | None = None, kind: str = "cls") -> Tensor:
-        """[H, N]: softmax attention per head, of the CLS query or received on average over all queries."""
+        """[H, N]: softmax attention per head, of the CLS query or received on average over all queries.
+
+        A token made of several patches has their mean.
+        """
         return self._recorded(Need("tower_attention", layer, kind)).transpose(0, 1)
 
     def tower_hidden(self, layer: int | None = None) -> Tensor:
@@ -145,9 +156,16 @@ class Signals:
     @property
     def fingerprint(self) -> list[int]:
         """One number per image of the row, a function of its pixels alone."""
-        if self._record is None or not self._record.fingerprint:
+        if not self._record.fingerprint:
             raise Unservable(_undeclared("fingerprint"))
-        return [self._record.fingerprint[i] for i in self._images]
+        found = [0] * self.layout.n_images
+        image = self.layout.image.tolist()
+        start = 0
+        for unit in self.layout.unit:
+            # Of an image in several tiles all count, each in its place.
+            found[image[start]] = (found[image[start]] * 1_000_003 + self._record.fingerprint[unit]) % 2**61
+            start += len(self._record.units[unit])
+        return found
 
     @property
     def _text_tower(self) -> TextEmbedder:
@@ -156,9 +174,9 @@ class Signals:
         return self._embedder
 
     def _recorded(self, need: Need) -> Tensor:
-        if self._record is None or need not in self._record.values:
+        if need not in self._record.values:
             raise Unservable(_undeclared(str(need)))
-        return self._to_tokens(self._record.values[need], self._images).float()
+        return torch.cat([self._record.values[need][unit] for unit in self.layout.unit]).float()
 
 
 def _undeclared(signal: str) -> str:

@@ -7,60 +7,51 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
+from transformers import AutoModelForImageTextToText
 
-IMAGE_TOKEN = 99
-PAD_TOKEN = 0
+from groundprune.errors import unknown
+from groundprune.families import families, family_of
+from groundprune.families.tiny_parts import PAD, WORDS
 
 
-def tiny_llava(side: int = 24, layers: int = 3, seed: int = 0) -> Any:
-    """A LlavaForConditionalGeneration of side x side visual tokens; eval mode, fp32, sdpa.
+def tiny_model(family: str = "llava", seed: int = 0, **options: Any) -> Any:
+    """A random model of a family; eval mode, fp32, sdpa. options: see `Family.tiny_config`.
 
     Weights have a std of 1.4 / sqrt(fan_in): with the default 0.02 attention is uniform, every position id gives
-    the same output, and an exactness test proves nothing.
+    the same output, and an exactness test proves nothing. Raises GroundPruneError for an unknown family.
     """
-    config: Any = LlavaConfig(
-        vision_config=CLIPVisionConfig(
-            hidden_size=32, intermediate_size=64, num_hidden_layers=3, num_attention_heads=4,
-            image_size=4 * side, patch_size=4, projection_dim=32,
-        ).to_dict(),
-        text_config=LlamaConfig(
-            hidden_size=64, intermediate_size=128, num_hidden_layers=layers, num_attention_heads=4,
-            num_key_value_heads=2, vocab_size=100, max_position_embeddings=4096,
-            pad_token_id=PAD_TOKEN, bos_token_id=1, eos_token_id=None,
-        ).to_dict(),
-        image_token_index=IMAGE_TOKEN, vision_feature_layer=-2, image_seq_length=side * side,
-    )  # fmt: skip
+    known = families()
+    if family not in known:
+        raise unknown("family", family, known)
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(config).eval()
+    model: Any = AutoModelForImageTextToText.from_config(known[family].tiny_config(**options)).eval()
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             fan_in = weight.shape[1:].numel() if "embed" not in name else 2
             torch.nn.init.normal_(weight, std=1.4 / math.sqrt(fan_in))
-    model.generation_config.pad_token_id = PAD_TOKEN
+    model.generation_config.pad_token_id = PAD
     model.generation_config.eos_token_id = None
     return model
 
 
-TINY = {"llava": tiny_llava}  # by family
-
-
 def tiny_inputs(model: Any, prompts: list[tuple[int, int, int]], seed: int = 1) -> dict[str, Tensor]:
-    """Left-padded inputs; one row per (images, words before each image, words after the last)."""
+    """Left-padded inputs; one row per (images, words before each image, words after the last).
+
+    Where the family has visuals of several kinds (sizes, videos), images go through them in turn.
+    """
     generator = torch.Generator().manual_seed(seed)
-    vision = model.config.vision_config
-    image = [model.config.image_token_id] * (vision.image_size // vision.patch_size) ** 2
-    rows = []
+    visuals = family_of(model.config).tiny_visuals(model.config)
+    rows: list[list[int]] = []
+    kinds: list[list[int]] = []
     for images, before, after in prompts:
-        words = torch.randint(2, IMAGE_TOKEN, (images * before + after,), generator=generator).tolist()
+        words = torch.randint(WORDS.start, WORDS.stop, (images * before + after,), generator=generator).tolist()
+        done = sum(map(len, kinds))
+        kinds.append([(done + i) % len(visuals.tokens) for i in range(images)])
         row: list[int] = []
-        for i in range(images):
-            row += words[i * before : (i + 1) * before] + image
+        for i, kind in enumerate(kinds[-1]):
+            row += words[i * before : (i + 1) * before] + visuals.tokens[kind]
         rows.append(row + words[images * before :])
     length = max(map(len, rows))
-    shape = (sum(images for images, _, _ in prompts), 3, vision.image_size, vision.image_size)
-    return {
-        "input_ids": torch.tensor([[PAD_TOKEN] * (length - len(row)) + row for row in rows]),
-        "attention_mask": torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows]),
-        "pixel_values": torch.randn(shape, generator=generator),
-    }
+    ids = torch.tensor([[PAD] * (length - len(row)) + row for row in rows])
+    mask = torch.tensor([[0] * (length - len(row)) + [1] * len(row) for row in rows])
+    return {"input_ids": ids, "attention_mask": mask, **visuals.encode(kinds, generator), **visuals.extra(ids)}

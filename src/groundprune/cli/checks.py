@@ -16,7 +16,7 @@ from groundprune.cli.options import (
     TextTowerOption,
     comma_separated,
 )
-from groundprune.errors import Unservable, unknown
+from groundprune.errors import Unservable
 
 if TYPE_CHECKING:
     from groundprune.verification import Verification
@@ -77,13 +77,13 @@ def verify(
 
 def _subjects(model: str, family: str | None, device: str | None) -> list[tuple[str, Any, dict[str, Any]]]:
     """(name, model, inputs): the checkpoint on a drawn scene, or tiny models on noise."""
-    from groundprune import tiny
-
     if family is not None:
-        if family != "all" and family not in tiny.TINY:
-            raise unknown("family", family, [*tiny.TINY, "all"])
-        made = [(f"tiny {name}", make()) for name, make in tiny.TINY.items() if family in (name, "all")]
-        return [(name, each, tiny.tiny_inputs(each, [(1, 5, 7)])) for name, each in made]
+        from groundprune.families import families
+        from groundprune.tiny import tiny_inputs, tiny_model
+
+        names = list(families()) if family == "all" else comma_separated(family)
+        models = [(name, tiny_model(name)) for name in names]
+        return [(f"tiny {name}", each, tiny_inputs(each, [(1, 5, 7)])) for name, each in models]
     from PIL import Image
 
     from groundprune.asking import chat_prompt

@@ -93,8 +93,8 @@ class Runner:
             rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
             ids += [row[valid].cpu() for row, valid in rows]
             advance(len(chunk))
-        token = family_of(self.model.config).image_token_id(self.model.config)
-        visual = [int((row == token).sum()) for row in ids]
+        placeholders = torch.tensor(list(family_of(self.model.config).token_ids(self.model.config).values()))
+        visual = [int(torch.isin(row, placeholders).sum()) for row in ids]
         self._prepared = Prepared(ids, visual, EncodedImages.join(parts))
 
     def run(self, setting: Setting, done: Collection[str] = ()) -> Iterator[list[dict[str, Any]]]:

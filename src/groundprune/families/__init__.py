@@ -1,6 +1,11 @@
 """One short file per model family; importing this package registers them all."""
 
-from groundprune.families.base import Family, Grounding, family_of
-from groundprune.families.llava import Llava
+import importlib
+import pkgutil
 
-__all__ = ["Family", "Grounding", "Llava", "family_of"]
+from groundprune.families.base import Family, Grounding, families, family_of
+
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+__all__ = ["Family", "Grounding", "families", "family_of"]

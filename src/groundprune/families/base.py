@@ -9,8 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from groundprune.errors import GroundPruneError, Unservable, unknown
-from groundprune.layout import VisualLayout
+from groundprune.errors import Unservable, unknown
+from groundprune.families.tiny_parts import TinyVisuals
+from groundprune.families.towers import Tower, tower_of
+from groundprune.layout import VisualLayout, VisualUnit, place_units
 from groundprune.signals import Need
 
 
@@ -28,56 +30,113 @@ class Grounding:
 
 
 class Family:
-    """Base of all families: one short subclass per model type, stateless."""
+    """Base of all families: one short subclass per model type, stateless.
+
+    The defaults describe a model whose tower sees each image as one square crop, one token a patch.
+    """
 
     name: ClassVar[str]
     model_types: ClassVar[tuple[str, ...]]
     grounding: ClassVar[Grounding]
+    tower_path: ClassVar[str] = "vision_tower"  # of the tower in the base model
+    first_position: ClassVar[int] = 0  # the id of a row's first column where the caller gives no position_ids
 
-    def image_token_id(self, config: Any) -> int:
-        return config.image_token_id
+    # Where the visual tokens lie
+
+    def token_ids(self, config: Any) -> dict[str, int]:
+        """The placeholder of each modality that the model takes: "image", and "video" where it does."""
+        return {"image": config.image_token_id}
 
     def positions(self, base: nn.Module, inputs: dict[str, Any]) -> Tensor:
-        """Long[A, B, L]: the position ids that the unpruned model would use."""
-        given = inputs.get("position_ids")
-        ids = inputs["input_ids"]
+        """Long[A, B, L]: the position ids that the unpruned model would use; A = 1, or 3 for M-RoPE."""
+        ids, given = inputs["input_ids"], inputs.get("position_ids")
         if given is None:
-            given = torch.arange(ids.shape[1], device=ids.device)[None]
+            given = torch.arange(ids.shape[1], device=ids.device)[None] + self.first_position
         return given.expand(ids.shape[0], -1)[None]
 
-    def layouts(self, config: Any, input_ids: Tensor, position: Tensor) -> list[VisualLayout]:
-        """One layout per row of input_ids: Long[B, L]; position: Long[A, B, L]."""
-        raise NotImplementedError
+    def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
+        """What the encoder makes of `arguments` (those of get_image_features or get_video_features), in order."""
+        pixels = arguments["pixel_values"]
+        side = base.config.vision_config.image_size // base.config.vision_config.patch_size
+        return [VisualUnit.grid(side, side, image, device=pixels.device) for image in pixels]
+
+    def images_of(self, ids: Tensor, columns: Sequence[Tensor]) -> list[int]:
+        """The image (from 0) that each unit of one row belongs to. ids: Long[L]; columns: of each unit."""
+        return list(range(len(columns)))
+
+    def layouts(
+        self, config: Any, ids: Tensor, position: Tensor, units: dict[str, list[VisualUnit]]
+    ) -> list[VisualLayout]:
+        """One layout per row of ids: Long[B, L]; position: Long[A, B, L]; units by modality, in row order.
+
+        Raises GroundPruneError where placeholders and units do not fit together.
+        """
+        return place_units(ids, position, units, self.token_ids(config), self.images_of)
+
+    # What the tower gives to score by
 
     def tower(self, base: nn.Module) -> nn.Module:
-        raise NotImplementedError
+        return base.get_submodule(self.tower_path)
 
-    def tower_layers(self, base: nn.Module) -> Sequence[nn.Module]:
-        """The tower's blocks, first to last."""
-        raise NotImplementedError
-
-    def tower_attention_module(self, layer: nn.Module) -> nn.Module:
-        """The module of a block that calls the attention function."""
-        raise NotImplementedError
+    def tower_kind(self, config: Any) -> Tower:
+        return tower_of(config)
 
     def feature_layer(self, config: Any) -> int:
         """Index of the tower block whose output the LLM reads."""
-        raise NotImplementedError
+        index = getattr(config, "vision_feature_layer", -1)
+        if not isinstance(index, int):
+            raise Unservable(f"vision_feature_layer {index!r} joins several tower layers; one is supported")
+        layers = config.vision_config.num_hidden_layers
+        # hidden_states holds layers + 1 entries; entry i is the output of block i - 1.
+        return layers + index if index < 0 else index - 1
 
-    def to_tokens(self, value: Tensor, images: Sequence[int]) -> Tensor:
-        """[all images, T, ...] in tower order -> [N, ...] over the visual columns of one row's images."""
-        raise NotImplementedError
+    def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:
+        """What a tower block gave -> per unit [P, ...] over its tokens; anything where `is_patch` is False.
+
+        value: [crops, T, ...] in the tower's order, special tokens included; [T, ...] of all images where the
+        tower packs them into one sequence.
+        """
+        return list(value[:, 1:] if self.tower_kind(base.config).cls else value)
 
     def project(self, base: nn.Module, hidden: Tensor) -> Tensor:
-        """[K, C] tower states -> [K, D], as the model's own projector does."""
-        raise NotImplementedError
+        """[K, C] tower states, one per token -> [K, D], as the model's own projector does."""
+        raise Unservable(
+            f"the projector of {self.name} joins several patches into a token; a merge before it cannot run"
+        )
+
+    def check(self, config: Any, need: Need) -> None:
+        """Raises Unservable, with the reason, where models of this family cannot give a signal."""
+        if need.signal == "llm":
+            raise Unservable(f"signals inside of the LLM are not served before it (asked for: {need})")
+        if need.signal == "fingerprint":
+            return
+        tower, kind = self.tower_kind(config), config.vision_config.model_type
+        self.feature_layer(config)
+        if need.signal.startswith("clip") and kind != "clip_vision_model":
+            raise Unservable(f"the signal '{need}' needs a CLIP vision tower; this model has {kind!r}")
+        if need.kind == "cls" and not tower.cls:
+            raise Unservable(f"the signal '{need}' needs a tower with a CLS token; this model's {kind!r} has none")
+        strategy = getattr(config, "vision_feature_select_strategy", None)
+        if strategy is not None and tower.cls != (strategy == "default"):
+            raise Unservable(
+                f"vision_feature_select_strategy {strategy!r} is not supported with a {kind!r} tower "
+                f"(allowed: {'default' if tower.cls else 'full'!r}, which keeps the patches and nothing else)"
+            )
+
+    # How it is fed
 
     def prepare_processor(self, processor: Any) -> Any:
         """The checkpoint's processor with the preprocessing that `grounding.frame` describes."""
         return processor
 
-    def check(self, config: Any, need: Need) -> None:
-        """Raises Unservable, with the reason, where models of this family cannot give a signal."""
+    # A tiny model of it, for proofs without a download
+
+    def tiny_config(self, layers: int = 3, **options: Any) -> Any:
+        """Of the real config class. layers: of the LLM; options: the family's own."""
+        raise NotImplementedError
+
+    def tiny_visuals(self, config: Any) -> TinyVisuals:
+        """What may stand in a prompt of a model of this (tiny) config."""
         raise NotImplementedError
 
 
@@ -86,9 +145,15 @@ _FAMILIES: dict[str, Family] = {}
 
 def register_family(cls: type[Family]) -> type[Family]:
     """Class decorator: serve every model type that the family names."""
+    family = cls()
     for model_type in cls.model_types:
-        _FAMILIES[model_type] = cls()
+        _FAMILIES[model_type] = family
     return cls
+
+
+def families() -> dict[str, Family]:
+    """All families by name."""
+    return {family.name: family for family in sorted(_FAMILIES.values(), key=lambda f: f.name)}
 
 
 def family_of(config: Any) -> Family:
@@ -102,11 +167,3 @@ def family_of(config: Any) -> Family:
             f"(known: {', '.join(sorted(_FAMILIES))})"
         )
     raise unknown("model type", str(model_type), _FAMILIES)
-
-
-def require_multiple(columns: int, per_image: int) -> int:
-    """Number of images that `columns` placeholders stand for. Raises GroundPruneError where it is no whole number."""
-    images, rest = divmod(columns, per_image)
-    if rest:
-        raise GroundPruneError(f"{columns} image placeholders in a row are no multiple of {per_image} per image")
-    return images

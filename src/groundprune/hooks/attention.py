@@ -7,7 +7,9 @@ hands over, only the asked-for rows of the attention matrix are computed. The fu
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -16,53 +18,75 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from groundprune.errors import Unservable
 
-# (query [B, H, Q, C], key [B, H', L, C], scaling) -> what is kept of one call
-Reader = Callable[[Tensor, Tensor, float | None], Tensor]
+
+@dataclass(frozen=True, eq=False)
+class AttentionCall:
+    """What a module hands to its attention function.
+
+    query [B, H, Q, C]; key, value [B, H', L, C], H' divides H (grouped heads), rotary embedding applied.
+    mask: Bool (True = may attend) or an additive float, [B or 1, 1, Q, L]; None = every query sees every key.
+    """
+
+    query: Tensor
+    key: Tensor
+    value: Tensor
+    scaling: float | None = None
+    mask: Tensor | None = None
+
+    def rows(self, queries: slice) -> Tensor:
+        """[B, H, Q, L]: attention of these queries over all keys, softmaxed in fp32."""
+        groups = self.query.shape[1] // self.key.shape[1]
+        key = self.key.repeat_interleave(groups, dim=1) if groups > 1 else self.key
+        scale: float = self.query.shape[-1] ** -0.5 if self.scaling is None else self.scaling
+        logits = self.query[:, :, queries].float() @ key.float().transpose(-1, -2) * scale
+        mask = None if self.mask is None else self.mask[:, :, queries, : logits.shape[-1]]
+        if mask is not None:
+            logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask.float()
+        return logits.softmax(-1).nan_to_num()  # a row that may see nothing is NaN
+
+    def seen(self) -> Tensor | int:
+        """How many queries may see each key: [B or 1, 1, L], or a number where it is all of them."""
+        if self.mask is None:
+            return self.query.shape[2]
+        allowed = self.mask if self.mask.dtype == torch.bool else self.mask > torch.finfo(self.mask.dtype).min / 2
+        return allowed.sum(2).clamp(min=1)
 
 
-def cls_row(query: Tensor, key: Tensor, scaling: float | None) -> Tensor:
-    """[B, L, H]: attention of query 0 over all keys, softmaxed in fp32."""
-    return attention_rows(query[:, :, :1], key, scaling)[:, :, 0].transpose(1, 2)
+Reader = Callable[[AttentionCall], Tensor]  # what is kept of one call
 
 
-def received(query: Tensor, key: Tensor, scaling: float | None, chunk: int = 256) -> Tensor:
-    """[B, L, H]: the attention that each key receives, mean over all queries; `chunk` queries at a time."""
-    total = torch.zeros(*query.shape[:2], key.shape[2], device=query.device)
-    for start in range(0, query.shape[2], chunk):
-        total += attention_rows(query[:, :, start : start + chunk], key, scaling).sum(2)
-    return (total / query.shape[2]).transpose(1, 2)
+def cls_row(call: AttentionCall) -> Tensor:
+    """[B, L, H]: attention of query 0 over all keys."""
+    return call.rows(slice(0, 1))[:, :, 0].transpose(1, 2)
 
 
-def keys(query: Tensor, key: Tensor, scaling: float | None) -> Tensor:
+def received(call: AttentionCall, chunk: int = 256) -> Tensor:
+    """[B, L, H]: attention that each key receives, mean over the queries that may see it; `chunk` at a time."""
+    total = torch.zeros(*call.query.shape[:2], call.key.shape[2], device=call.query.device)
+    for start in range(0, call.query.shape[2], chunk):
+        total += call.rows(slice(start, start + chunk)).sum(2)
+    return (total / call.seen()).transpose(1, 2)
+
+
+def keys(call: AttentionCall) -> Tensor:
     """[B, L, H, C]."""
-    return key.transpose(1, 2)
-
-
-def attention_rows(query: Tensor, key: Tensor, scaling: float | None) -> Tensor:
-    """[B, H, Q, C], [B, H', L, C] -> [B, H, Q, L], softmaxed in fp32, unmasked; H' divides H (grouped heads)."""
-    groups = query.shape[1] // key.shape[1]
-    key = key.repeat_interleave(groups, dim=1) if groups > 1 else key
-    scale: float = query.shape[-1] ** -0.5 if scaling is None else scaling
-    return (query.float() @ key.float().transpose(-1, -2) * scale).softmax(-1)
+    return call.key.transpose(1, 2)
 
 
 @contextlib.contextmanager
 def probe(targets: dict[nn.Module, dict[Any, Reader]]) -> Iterator[dict[Any, list[Tensor]]]:
-    """Yields {key: [one tensor per call]} for every key of `targets`' readers, in call order.
+    """Yields {key: [one tensor per sequence]} for every key of `targets`' readers, in call order.
 
-    Raises Unservable for a module that runs eager attention, which never passes through the registry.
+    A packed flash call (cu_seq_lens_q) counts as one call per sequence. Raises Unservable for a module whose
+    attention does not go through the registry.
     """
     found: dict[Any, list[Tensor]] = {key: [] for readers in targets.values() for key in readers}
     names = {_implementation(module) for module in targets}
-    if "eager" in names:
-        raise Unservable(
-            "attention scores are read from sdpa or flash attention; this tower runs eager attention "
-            "(load the model with attn_implementation='sdpa')"
-        )
     local = ALL_ATTENTION_FUNCTIONS._local_mapping
     before = {name: local.get(name) for name in names}
     for name in names:
-        ALL_ATTENTION_FUNCTIONS[name] = _reading(ALL_ATTENTION_FUNCTIONS[name], targets, found)
+        function = _eager if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
+        ALL_ATTENTION_FUNCTIONS[name] = _reading(before[name] or function, targets, found)
     try:
         yield found
     finally:
@@ -71,18 +95,43 @@ def probe(targets: dict[nn.Module, dict[Any, Reader]]) -> Iterator[dict[Any, lis
                 del ALL_ATTENTION_FUNCTIONS[name]
             else:
                 ALL_ATTENTION_FUNCTIONS[name] = function
+    silent = [str(key) for key, calls in found.items() if not calls]
+    if silent:
+        raise Unservable(f"this tower's attention does not go through transformers' registry: {', '.join(silent)}")
 
 
 def _reading(
     function: Callable[..., Any], targets: dict[nn.Module, dict[Any, Reader]], found: dict[Any, list[Tensor]]
 ) -> Callable[..., Any]:
     def read(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
-        for name, reader in targets.get(module, {}).items():
+        readers = targets.get(module)
+        if readers:
             with torch.no_grad():
-                found[name].append(reader(query, key, kwargs.get("scaling")))
+                for call in _sequences(AttentionCall(query, key, value, kwargs.get("scaling"), mask), kwargs):
+                    for name, reader in readers.items():
+                        found[name].append(reader(call))
         return function(module, query, key, value, mask, **kwargs)
 
     return read
+
+
+def _sequences(call: AttentionCall, kwargs: dict[str, Any]) -> list[AttentionCall]:
+    """A packed call of variable-length flash attention, taken apart."""
+    ends = kwargs.get("cu_seq_lens_q")
+    if ends is None:
+        return [call]
+    lengths = ends.diff().tolist()
+    parts = zip(*(x.split(lengths, dim=2) for x in (call.query, call.key, call.value)), strict=True)
+    return [AttentionCall(query, key, value, call.scaling) for query, key, value in parts]
+
+
+def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
+    """What a model under eager attention calls: a function of its own modelling file."""
+    for cls in type(module).__mro__:
+        function = getattr(sys.modules[cls.__module__], "eager_attention_forward", None)
+        if function is not None:
+            return function(module, *args, **kwargs)
+    raise Unservable(f"{type(module).__name__} has no eager attention function to read from")
 
 
 def _implementation(module: nn.Module) -> str:

@@ -19,13 +19,12 @@ from torch import Tensor
 
 from groundprune.compaction import compact
 from groundprune.errors import GroundPruneError, Unservable
+from groundprune.hooks.encoded import Encoded, encode_inputs, has_visual
 from groundprune.hooks.patching import replaced
 from groundprune.hooks.state import PrunedPrompt, PrunedRow, recall, remember
-from groundprune.hooks.tower import record_of
-from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, Row
 from groundprune.pruners.base import Pruner, Selection, Stage
-from groundprune.signals import Signals, TextEmbedder, TowerRecord
+from groundprune.signals import Signals, TextEmbedder
 
 if TYPE_CHECKING:
     from groundprune.families.base import Family
@@ -99,13 +98,13 @@ class BeforeLLM:
         past = 0 if cache is None else int(cache.get_seq_length())
         new = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
         state = recall(cache, past, 0 if new is None else len(new))
-        if past and _has_images(inputs):
+        if past and has_visual(inputs):
             raise Unservable("an image in a later turn of a kept cache is not supported: start from an empty cache")
         if past:
             return (), inputs if state is None else self._decode(inputs, state, past)
         if inputs.get("input_ids") is None:
             raise Unservable("pruning reads input_ids to find the visual tokens; inputs_embeds do not tell them")
-        return (), self._prefill(inputs) if _has_images(inputs) else inputs
+        return (), self._prefill(inputs) if has_visual(inputs) else inputs
 
     def _after_forward(self, module: Any, args: Any, output: Any) -> None:
         """A prefill's state goes with the cache that holds its keys and values."""
@@ -118,19 +117,12 @@ class BeforeLLM:
             raise Unservable("pruning needs the 2-D attention mask [batch, length] on prefill")
         if torch.is_tensor(inputs.get("logits_to_keep")):
             raise Unservable("logits_to_keep as a tensor of columns does not survive pruning; give a number")
+        position = self.family.positions(self.model.base_model, inputs)  # first: it may need what encoding uses up
         if not inputs.get("mm_encoder_outputs"):
             inputs = encode_inputs(self.model.base_model, inputs)
-        images = inputs["mm_encoder_outputs"]["image"]
-        features = _flat(images.pooler_output)
-
-        position = self.family.positions(self.model.base_model, inputs)
-        layouts = self.family.layouts(self.model.config, ids, position)
-        if sum(map(len, layouts)) != len(features):
-            raise GroundPruneError(
-                f"the prompts hold {sum(map(len, layouts))} image placeholders, the images {len(features)} features"
-            )
-        per_row = features.split([len(layout) for layout in layouts])
-        chosen = self._select(layouts, per_row, len(images.pooler_output), record_of(images))
+        encoded = Encoded(self.family, self.model.config, inputs["mm_encoder_outputs"], ids, position)
+        layouts = [encoded.layouts[b // encoded.copies] for b in range(len(ids))]
+        chosen = self._select(encoded)
 
         keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         valid = keep.clone()
@@ -150,40 +142,31 @@ class BeforeLLM:
         next_position = torch.stack([position[:, b, valid[b]].max() + 1 + shift for b, shift in enumerate(shifts)])
         self.last = PrunedPrompt(rows, compact(keep), torch.tensor(shifts, device=ids.device), next_position)
         if keep.equal(valid) and not self.policy.changes_whole_rows:
-            return inputs  # nothing was dropped: the stock model, to the bit
+            # Nothing was dropped: the stock model, to the bit. It would make M-RoPE ids of what encoding used up.
+            made = len(position) == 1 or inputs.get("position_ids") is not None
+            return inputs if made else {**inputs, "position_ids": position}
         if self.policy.splits_flash_sequences and "flash" in (
             self.model.config.get_text_config()._attn_implementation or ""
         ):
             raise Unservable(f"flash attention reads the ids of {self.policy} as packed sequences; use sdpa")
         self._fresh = self.last
-        return _compacted(inputs, self.last)
+        return _compacted(inputs, self.last, encoded)
 
-    def _select(
-        self,
-        layouts: list[VisualLayout],
-        features: Sequence[Tensor],
-        n_images: int,
-        record: TowerRecord | None,
-    ) -> list[tuple[Selection, Tensor]]:
+    def _select(self, encoded: Encoded) -> list[tuple[Selection, Tensor]]:
         """Per row the selection and the features of the kept slots."""
-        # `generate` repeats each row and its images for beams and return sequences after the tower has run.
-        copies = 1 if record is None or not record.images else n_images // record.images
-        if self.prompts is not None and len(self.prompts) * copies != len(layouts):
+        layouts, copies, features = encoded.layouts, encoded.copies, encoded.features()
+        if self.prompts is not None and len(self.prompts) != len(layouts):
             raise GroundPruneError(
-                f"text= must hold one entry per prompt row: {len(layouts) // copies} rows, {len(self.prompts)} given"
+                f"text= must hold one entry per prompt row: {len(layouts)} rows, {len(self.prompts)} given"
             )
         chosen: list[tuple[Selection, Tensor]] = []
-        first = 0
-        for start in range(0, len(layouts), copies):
-            layout = layouts[start]
-            images = range(first, first + layout.n_images)
-            prompt = self.prompts[start // copies] if self.prompts is not None else None
-            signals = Signals(layout, features[start], record, images, self.family.to_tokens, prompt, self.embedder)
+        for i, layout in enumerate(layouts):
+            prompt = self.prompts[i] if self.prompts is not None else None
+            signals = Signals(layout, features[i * copies], encoded.record, prompt, self.embedder)
             with torch.no_grad():
                 selection = self.pruner(signals, layout, self.stage)
-            for b in range(start, start + copies):
+            for b in range(i * copies, (i + 1) * copies):
                 chosen.append((selection, self._kept_features(features[b], selection, signals)))
-            first += layout.n_images
         return chosen
 
     def _kept_features(self, features: Tensor, selection: Selection, signals: Signals) -> Tensor:
@@ -192,15 +175,19 @@ class BeforeLLM:
             return features[selection.kept]
         if merge.space == "tower":
             mixed = merge.weight @ signals.tower_hidden()
-            return self.family.project(self.model.base_model, mixed.to(features.dtype))
-        return (merge.weight @ features.float()).to(features.dtype)
+            new = self.family.project(self.model.base_model, mixed.to(features.dtype))
+        else:
+            new = (merge.weight @ features.float()).to(features.dtype)
+        # Newlines have no place in the tower: they stay what they are.
+        is_patch = signals.layout.is_patch[selection.kept, None]
+        return torch.where(is_patch, new, features[selection.kept])
 
     def _prepare(self, original: Callable[..., dict[str, Any]], input_ids: Tensor, **kwargs: Any) -> dict[str, Any]:
         """What `generate` calls before every forward."""
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         past = 0 if cache is None else int(cache.get_seq_length())
         state = recall(cache, past, len(input_ids)) if past else None
-        if not past and mask is not None and _has_images(kwargs) and not bool(mask[:, -1].all()):
+        if not past and mask is not None and has_visual(kwargs) and not bool(mask[:, -1].all()):
             raise Unservable("generate with pruning needs left padding: set tokenizer.padding_side = 'left'")
         if state is None:
             prepared = original(input_ids, **kwargs)
@@ -241,29 +228,15 @@ class BeforeLLM:
         return inputs
 
 
-def _has_images(inputs: dict[str, Any]) -> bool:
-    return bool(inputs.get("mm_encoder_outputs")) or inputs.get("pixel_values") is not None
-
-
-def encode_inputs(base: Any, inputs: dict[str, Any]) -> dict[str, Any]:
-    """Run the tower as `generate` would: its arguments leave the inputs, `mm_encoder_outputs` joins them."""
-    names = [n for n in inspect.signature(base.get_image_features).parameters if n != "kwargs"]
-    arguments = {n: inputs[n] for n in names if inputs.get(n) is not None}
-    output = base.get_image_features(**arguments, return_dict=True)
-    rest = {n: v for n, v in inputs.items() if n not in names}
-    return {**rest, "mm_encoder_outputs": {"image": output}}
-
-
-def _compacted(inputs: dict[str, Any], state: PrunedPrompt) -> dict[str, Any]:
+def _compacted(inputs: dict[str, Any], state: PrunedPrompt, encoded: Encoded) -> dict[str, Any]:
     """The inputs without the dropped columns. The caller's own objects are never changed."""
     compaction = state.compaction
-    images = inputs["mm_encoder_outputs"]["image"]
-    kept = torch.cat([row.features for row in state.rows])
-    position = torch.zeros(len(state.rows[0].position), *compaction.index.shape, dtype=torch.long, device=kept.device)
+    device = compaction.index.device
+    position = torch.zeros(len(state.rows[0].position), *compaction.index.shape, dtype=torch.long, device=device)
     for b, row in enumerate(state.rows):
         position[:, b, compaction.mask[b]] = row.position
     new = dict(inputs)
-    new["mm_encoder_outputs"] = {**inputs["mm_encoder_outputs"], "image": type(images)(pooler_output=[kept])}
+    new["mm_encoder_outputs"] = encoded.pruned(state.rows)
     new["input_ids"] = compaction.gather(inputs["input_ids"])
     new["position_ids"] = position if len(position) > 1 else position[0]
     # Always explicit: with mask None, gaps in the ids would be read as packed sequences.
@@ -274,11 +247,6 @@ def _compacted(inputs: dict[str, Any], state: PrunedPrompt) -> dict[str, Any]:
     if new.get("labels") is not None:
         new["labels"] = compaction.gather(new["labels"], fill=-100)
     return new
-
-
-def _flat(features: Any) -> Tensor:
-    """[all visual tokens of the batch, D], whether the model gives a tensor or a list per image."""
-    return features.flatten(0, -2) if torch.is_tensor(features) else torch.cat(list(features))
 
 
 def _per_row(shift: Tensor, position: Tensor) -> Tensor:

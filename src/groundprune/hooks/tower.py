@@ -6,22 +6,23 @@ import contextlib
 import functools
 import hashlib
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from groundprune.errors import GroundPruneError
+from groundprune.errors import GroundPruneError, Unservable
 from groundprune.hooks import attention
 from groundprune.hooks.patching import replaced
 from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need, TowerRecord
 
 if TYPE_CHECKING:
     from groundprune.families.base import Family
+    from groundprune.families.towers import Tower
 
-_READERS: dict[str | None, attention.Reader] = {"cls": attention.cls_row, "received": attention.received}
 RECORD_ATTRIBUTE = "groundprune_record"
+MODALITIES = {"image": "pixel_values", "video": "pixel_values_videos"}  # and the encoder's main argument
 
 
 def recordable(needs: Iterable[Need]) -> frozenset[Need]:
@@ -32,65 +33,115 @@ def recordable(needs: Iterable[Need]) -> frozenset[Need]:
     return frozenset(found)
 
 
-def record_of(output: Any) -> TowerRecord | None:
-    """The record that `recording` attached to an output of get_image_features, if any."""
-    return getattr(output, RECORD_ATTRIBUTE, None)
+def record_of(output: Any) -> TowerRecord:
+    """The record that `recording` attached to an output of get_image_features.
+
+    Raises Unservable where there is none: the layout of the tokens is not known then.
+    """
+    record = getattr(output, RECORD_ATTRIBUTE, None)
+    if record is None:
+        raise Unservable(
+            "these mm_encoder_outputs were encoded outside of gp.prune: where their tokens lie is not known; encode "
+            "the images inside of the context or with gp.encode(..., pruners=[...])"
+        )
+    return record
 
 
 @contextlib.contextmanager
-def recording(base: Any, family: Family, config: Any, needs: frozenset[Need]) -> Iterator[None]:
-    """While active, outputs of base.get_image_features carry a TowerRecord of `needs` as an attribute.
+def recording(base: Any, family: Family, needs: frozenset[Need]) -> Iterator[None]:
+    """While active, outputs of get_image_features and get_video_features carry a TowerRecord as an attribute.
 
     The attribute travels with the output object: `generate` encodes before prefill, hands the object on and
     expands it for beams.
     """
-    original = base.get_image_features
-
-    # wraps(): `generate` reads the signature to know which of its arguments go to the encoder.
-    @functools.wraps(original)
-    def get_image_features(*args: Any, **kwargs: Any) -> Any:
-        pixels = inspect.signature(original).bind_partial(*args, **kwargs).arguments.get("pixel_values")
-        with _recorder(base, family, config, needs) as record:
-            output = original(*args, **kwargs)
-        if pixels is not None and FINGERPRINT in needs:
-            record.fingerprint = [_fingerprint(image) for image in pixels]
-        record.images = len(output.pooler_output)
-        setattr(output, RECORD_ATTRIBUTE, record)
-        return output
-
-    with replaced(base, "get_image_features", get_image_features):
+    running: list[str] = []
+    with contextlib.ExitStack() as stack:
+        for modality in MODALITIES:
+            name = f"get_{modality}_features"
+            if hasattr(base, name):
+                recorded = _recorded(getattr(base, name), base, family, modality, needs, running)
+                stack.enter_context(replaced(base, name, recorded))
         yield
 
 
+def _recorded(
+    original: Callable[..., Any],
+    base: Any,
+    family: Family,
+    modality: str,
+    needs: frozenset[Need],
+    running: list[str],
+) -> Callable[..., Any]:
+    signature = inspect.signature(original)
+
+    # wraps(): `generate` reads the signature to know which of its arguments go to the encoder.
+    @functools.wraps(original)
+    def get_features(*args: Any, **kwargs: Any) -> Any:
+        if running:
+            return original(*args, **kwargs)  # Qwen3-VL's get_video_features calls get_image_features
+        arguments = signature.bind_partial(*args, **kwargs).arguments
+        units = family.units(base, modality, arguments)
+        raw: dict[Need, Tensor] = {}
+        running.append(modality)
+        try:
+            with _recorder(base, family, needs, raw):
+                output = original(*args, **kwargs)
+        finally:
+            running.clear()
+        record = TowerRecord(
+            units,
+            len(output.pooler_output),
+            {need: family.to_tokens(base, value, modality, arguments) for need, value in raw.items()},
+            [_fingerprint(unit.pixels) for unit in units] if FINGERPRINT in needs else [],
+        )
+        setattr(output, RECORD_ATTRIBUTE, record)
+        return output
+
+    return get_features
+
+
 @contextlib.contextmanager
-def _recorder(base: nn.Module, family: Family, config: Any, needs: frozenset[Need]) -> Iterator[TowerRecord]:
-    layers = family.tower_layers(base)
-    record = TowerRecord(images=0)
+def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need, Tensor]) -> Iterator[None]:
+    """Fills `raw` while the tower runs; see `Family.to_tokens` for the shapes."""
+    if not needs - {FINGERPRINT}:
+        yield
+        return
+    kind = family.tower_kind(base.config)
+    blocks = kind.blocks(family.tower(base))
     targets: dict[nn.Module, dict[Any, attention.Reader]] = {}
     with contextlib.ExitStack() as stack:
         for need in needs - {FINGERPRINT}:
-            layer = _layer(layers, family, config, need)
+            block = _block(blocks, family, base.config, need)
             if need.signal == "tower_hidden":
-                handle = layer.register_forward_hook(functools.partial(_keep_output, record, need))
-                stack.callback(handle.remove)
+                keep = functools.partial(_keep_output, raw, need, kind.packed)
+                stack.callback(block.register_forward_hook(keep).remove)
             else:
-                reader = attention.keys if need.signal == "tower_keys" else _READERS[need.kind]
-                targets.setdefault(family.tower_attention_module(layer), {})[need] = reader
+                targets.setdefault(kind.attention_of(block), {})[need] = _reader(need, kind)
         found = stack.enter_context(attention.probe(targets)) if targets else {}
-        yield record
-        for need, calls in found.items():
-            record.values[need] = torch.cat(calls)
+        yield
+    for need, calls in found.items():
+        raw[need] = torch.cat(calls, dim=1)[0] if kind.packed else torch.cat(calls)
 
 
-def _layer(layers: Any, family: Family, config: Any, need: Need) -> nn.Module:
+def _reader(need: Need, kind: Tower) -> attention.Reader:
+    if need.signal == "tower_keys":
+        return attention.keys
+    by_cls = need.kind == "cls" or (need.kind == "salient" and kind.cls)
+    return attention.cls_row if by_cls else attention.received
+
+
+def _block(blocks: Sequence[nn.Module], family: Family, config: Any, need: Need) -> nn.Module:
     index = family.feature_layer(config) if need.layer is None else need.layer
-    if not -len(layers) <= index < len(layers):
-        raise GroundPruneError(f"the tower has {len(layers)} layers; the pruner asks for '{need}'")
-    return layers[index]
+    if not -len(blocks) <= index < len(blocks):
+        raise GroundPruneError(f"the tower has {len(blocks)} layers; the pruner asks for '{need}'")
+    return blocks[index]
 
 
-def _keep_output(record: TowerRecord, need: Need, module: nn.Module, args: Any, output: Any) -> None:
-    record.values[need] = (output[0] if isinstance(output, tuple) else output).detach()
+def _keep_output(
+    raw: dict[Need, Tensor], need: Need, packed: bool, module: nn.Module, args: Any, output: Any
+) -> None:
+    value = (output[0] if isinstance(output, tuple) else output).detach()
+    raw[need] = value.reshape(-1, value.shape[-1]) if packed else value
 
 
 def _fingerprint(pixels: Tensor) -> int:

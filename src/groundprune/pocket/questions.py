@@ -46,8 +46,16 @@ class Question:
     answer: str | None = None
 
 
-def draw_question(rng, objects, kind: str, type: str | None = None, *, focus: int | None = None,
-                  novel_template: bool = False, shares: dict[str, float] | None = None) -> Question | None:  # fmt: skip
+def draw_question(
+    rng,
+    objects,
+    kind: str,
+    type: str | None = None,
+    *,
+    focus: int | None = None,
+    novel_template: bool = False,
+    shares: dict[str, float] | None = None,
+) -> Question | None:
     """Draw a question of a kind (and type, else by the shares); None if the scene does not yield one.
 
     `focus` is the object that it must be about. Held-out pairs are named only when `focus` is given.

@@ -2,6 +2,7 @@
 
 GAP (arXiv 2506.21873) names "CLS-visual similarity" without a formula. This is the reading that public code shares
 (FasterVLM, arXiv 2412.01818v1): the CLS row of the attention of the layer that feeds the LLM, mean over heads.
+A tower without a CLS token (SigLIP, Qwen-VL, Pixtral) is scored by the attention that each patch receives on average.
 """
 
 from __future__ import annotations
@@ -13,16 +14,16 @@ from torch import Tensor
 from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Pruner, Stage
 from groundprune.pruners.registry import register
-from groundprune.signals import CLS_ATTENTION, Signals
+from groundprune.signals import SALIENT, Signals
 
 
 @register
 @dataclass(frozen=True)
 class ClsVisual(Pruner):
-    """Needs a tower with a CLS token (CLIP, EVA)."""
+    """Served by every tower."""
 
     name = "cls-visual"
-    needs = frozenset({CLS_ATTENTION})
+    needs = frozenset({SALIENT})
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
-        return signals.tower_attention(kind="cls").mean(0)
+        return signals.tower_attention(kind="salient").mean(0)

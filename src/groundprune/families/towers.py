@@ -1,0 +1,63 @@
+"""The kinds of vision tower, and where in each a signal can be read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from groundprune.errors import unknown
+
+
+@dataclass(frozen=True)
+class Tower:
+    """layers, attention: paths of the list of blocks in the tower, and of the attention module in a block.
+
+    cls: the first token of each image is a CLS token. packed: the patches of all images follow each other in one
+    sequence; else the tower gets a batch of crops of one size.
+    """
+
+    layers: str = "encoder.layers"
+    attention: str = "self_attn"
+    cls: bool = False
+    packed: bool = False
+
+    def blocks(self, tower: nn.Module) -> Sequence[nn.Module]:
+        return list(tower.get_submodule(self.layers).children())
+
+    def attention_of(self, block: nn.Module) -> nn.Module:
+        return block.get_submodule(self.attention)
+
+
+_QWEN = Tower("blocks", "attn", packed=True)
+TOWERS = {
+    "clip_vision_model": Tower(cls=True),
+    "siglip_vision_model": Tower(),
+    "internvl_vision": Tower("encoder.layer", "attention", cls=True),
+    "idefics3_vision": Tower(),
+    "smolvlm_vision": Tower(),
+    "pixtral": Tower("transformer.layers", "attention", packed=True),
+    "qwen2_vl_vision": _QWEN,
+    "qwen2_5_vl_vision": _QWEN,
+    "qwen3_vl_vision": _QWEN,
+}  # by the model type of the vision config
+
+
+def tower_of(config: Any) -> Tower:
+    """Of a model's config. Raises GroundPruneError, with the known ones, for a tower of another kind."""
+    kind = config.vision_config.model_type
+    if kind not in TOWERS:
+        raise unknown("vision tower", kind, TOWERS)
+    return TOWERS[kind]
+
+
+def block_mean(value: Tensor, rows: int, cols: int, factor: int) -> Tensor:
+    """[..., rows * cols, C] in raster order -> [..., rows * cols / factor^2, C]: mean of each factor x factor block.
+
+    What a token made of several patches inherits from them.
+    """
+    lead, channels = value.shape[:-2], value.shape[-1]
+    blocks = value.reshape(*lead, rows // factor, factor, cols // factor, factor, channels)
+    return blocks.mean((-4, -2)).flatten(-3, -2)
