@@ -9,11 +9,11 @@ from transformers import DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
-from groundprune.hooks.masked import hide
+from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.pruning import EncodedImages
 from groundprune.signals import TextEmbedder
 from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import hidden_columns, relative_difference
+from groundprune.verification import relative_difference
 
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
 GREEDY = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
@@ -34,8 +34,8 @@ def generate(model, inputs, **options):
     return model.generate(**inputs, **{"max_new_tokens": 6, **GREEDY, **options})
 
 
-def oracle(model, rows, inputs, copies=1, **options):
-    with hide(model, hidden_columns(rows[::copies])):
+def oracle(model, run, inputs, **options):
+    with hide(model, hidden_columns(run.prompt)):
         return generate(model, inputs, **options)
 
 
@@ -56,7 +56,7 @@ def test_every_way_to_generate_equals_the_masked_oracle(model, inputs, pruner, o
         pruned = generate(model, inputs, **options)
     assert [len(k) for k in run.kept[::copies]] == [14, 29, 14]
     torch.manual_seed(3)
-    wanted = oracle(model, run.rows, inputs, copies, **options)
+    wanted = oracle(model, run, inputs, **options)
     assert pruned.sequences.equal(wanted.sequences)
     assert relative_difference(pruned.logits, wanted.logits) < TOLERANCE
     torch.manual_seed(3)
@@ -78,7 +78,7 @@ def test_hidden_states_at_all_retained_columns_equal_the_oracles(model, inputs):
     with torch.no_grad():
         with gp.prune(model, gp.ClsVisual(keep=0.5)) as run:
             pruned = model(**inputs).logits
-        with hide(model, hidden_columns(run.rows)):
+        with hide(model, hidden_columns(run.prompt)):
             # A plain forward counts positions from the left edge, padding included; so does the pruned one.
             wanted = model(**inputs).logits
     for b, row in enumerate(run.rows):
@@ -140,7 +140,7 @@ def test_a_draft_model_changes_nothing(model):
     inputs = tiny_inputs(model, [(1, 5, 7)])
     with gp.prune(model, gp.ClsVisual(keep=0.4)) as run:
         drafted = model.generate(**inputs, prompt_lookup_num_tokens=3, max_new_tokens=8, do_sample=False)
-    assert drafted.equal(oracle(model, run.rows, inputs, max_new_tokens=8).sequences)
+    assert drafted.equal(oracle(model, run, inputs, max_new_tokens=8).sequences)
 
 
 def test_static_cache_equals_dynamic_cache(model, inputs):
@@ -164,7 +164,7 @@ def test_a_second_turn_on_the_kept_cache_equals_the_oracle(model):
 
     with gp.prune(model, gp.ClsVisual(keep=0.4)) as run:
         pruned = two_turns()
-    with hide(model, hidden_columns(run.rows)):
+    with hide(model, hidden_columns(run.prompt)):
         wanted = two_turns()
     assert pruned.sequences.equal(wanted.sequences)
     assert relative_difference(pruned.logits, wanted.logits) < TOLERANCE
@@ -233,7 +233,7 @@ def test_a_batch_may_mix_rows_with_and_without_an_image(model):
     with gp.prune(model, gp.ClsVisual(keep=0.4)) as run:
         pruned = generate(model, inputs)
     assert [len(k) for k in run.kept] == [14, 0]
-    assert pruned.sequences.equal(oracle(model, run.rows, inputs).sequences)
+    assert pruned.sequences.equal(oracle(model, run, inputs).sequences)
 
 
 def test_the_loss_is_that_of_the_labels_that_stayed(model):
@@ -245,7 +245,7 @@ def test_the_loss_is_that_of_the_labels_that_stayed(model):
     with torch.no_grad():
         with gp.prune(model, gp.ClsVisual(keep=0.4)) as run:
             pruned = model(**inputs, labels=labels).loss
-        with hide(model, hidden_columns(run.rows)):
+        with hide(model, hidden_columns(run.prompt)):
             wanted = model(**inputs, labels=labels).loss
     assert torch.isclose(pruned, wanted, rtol=1e-5)
 
@@ -329,7 +329,7 @@ def test_each_row_is_pruned_by_its_own_text_also_under_beams(model, inputs):
         alone = run.kept
         pruned = generate(model, inputs, num_beams=3)
         assert all(kept.equal(alone[b // 3]) for b, kept in enumerate(run.kept))
-    assert pruned.sequences.equal(oracle(model, run.rows, inputs, 3, num_beams=3).sequences)
+    assert pruned.sequences.equal(oracle(model, run, inputs, num_beams=3).sequences)
     with gp.prune(model, gp.TextVisual(keep=0.4), text=texts[::-1], text_tower=Words()) as run:
         generate(model, inputs)
     assert not run.kept[0].equal(alone[0])
@@ -424,16 +424,6 @@ class TestRefusals:
             cache = model(**inputs).past_key_values
             with pytest.raises(gp.Unservable, match="later turn"):
                 model(**inputs, past_key_values=cache)
-
-    def test_a_pruner_that_acts_inside_the_llm(self, model):
-        class Inside(gp.Pruner):
-            name = "inside"
-
-            def stages(self, n_layers):
-                return [gp.Stage(2, self.budget)]
-
-        with pytest.raises(gp.Unservable, match="inside of the LLM"), gp.prune(model, Inside(keep=0.5)):
-            pass
 
     def test_text_for_the_wrong_number_of_rows(self, model, inputs):
         with gp.prune(model, gp.Spatial(keep=0.5), text=["a"]), pytest.raises(gp.GroundPruneError, match="3 rows, 1"):

@@ -5,10 +5,9 @@ import pytest
 import torch
 
 import groundprune as gp
-from groundprune.hooks.masked import hide
+from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.positions import Preserved
 from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import hidden_columns
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -35,7 +34,7 @@ def test_beams_equal_the_masked_oracle_on_24_x_24_tokens(model):
     options = {"max_new_tokens": 4, "num_beams": 3, "num_return_sequences": 3, "do_sample": False}
     with gp.prune(model, gp.ClsVisual(keep=0.5)) as run:
         pruned = model.generate(**inputs, **options)
-    with hide(model, hidden_columns(run.rows[::3])):
+    with hide(model, hidden_columns(run.prompt)):
         wanted = model.generate(**inputs, **options)
     with gp.prune(model, gp.ClsVisual(keep=0.5), "reassigned"):
         control = model.generate(**inputs, **options)

@@ -36,6 +36,13 @@ class Compaction:
         x = x.expand(*x.shape[:-2], self.index.shape[0], x.shape[-1])
         return torch.gather(x, -1, index).masked_fill(~self.mask, fill)
 
+    def slots_in(self, earlier: Compaction) -> Tensor:
+        """Long[B, S]: where each slot's column stands among the slots of an earlier, longer compaction."""
+        where = torch.zeros(len(self.index), self.length, dtype=torch.long, device=self.index.device)
+        slots = torch.arange(earlier.slots, device=self.index.device).expand_as(earlier.index)
+        # Slots of padding name columns that were dropped, so no kept column is written twice.
+        return where.scatter(1, earlier.index, slots).gather(1, self.index)
+
     def grown_mask(self, mask: Tensor | None, tail: int) -> Tensor:
         """Bool[B, S + tail]: the mask over the compact columns and `tail` columns that came after them.
 

@@ -80,6 +80,11 @@ class VisualLayout:
         """Rows and columns of the patch grid that `group` (one of `groups()`) covers."""
         return int(self.row[group].max()) + 1, int(self.col[group].max()) + 1
 
+    def subset(self, kept: Tensor) -> VisualLayout:
+        """Of the tokens that are left: Long[K], ascending. `unit` goes on naming the whole row's."""
+        every = {name: getattr(self, name)[kept] for name in ("column", "image", "tile", "row", "col", "is_patch")}
+        return replace(self, **every, position=self.position[:, kept])
+
     def mask(self, kept: Tensor) -> Tensor | None:
         """Bool[rows, cols] on the CPU: which patches of the image are among `kept` (indices into the N columns).
 

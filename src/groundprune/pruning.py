@@ -10,17 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundprune.errors import GroundPruneError, Unservable
+from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.families.base import Family, family_of
 from groundprune.hooks.before_llm import BeforeLLM
 from groundprune.hooks.encoded import Encoded, encode_inputs
-from groundprune.hooks.state import PrunedRow
+from groundprune.hooks.inside_llm import InsideLLM
+from groundprune.hooks.state import PrunedPrompt, PrunedRow
 from groundprune.hooks.tower import RECORD_ATTRIBUTE, recordable, recording
 from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, parse_policy
 from groundprune.pruners.base import Pruner
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TextEmbedder, TowerRecord
 from groundprune.text_tower import find_text_tower
+
+WINDOWS = ("positions", "tokens")
 
 
 class Run:
@@ -31,15 +34,24 @@ class Run:
 
     @property
     def rows(self) -> list[PrunedRow]:
-        """Raises GroundPruneError before the first prefill with an image."""
-        if self._hooks.last is None:
-            raise GroundPruneError("nothing was pruned yet: call the model with an image inside of the context")
-        return self._hooks.last.rows
+        return self.prompt.rows
 
     @property
     def kept(self) -> list[Tensor]:
-        """Long[K] per row: which of the row's visual tokens stayed (indices into its layout)."""
-        return [row.selection.kept for row in self.rows]
+        """Long[K] per row: which of the row's visual tokens stayed to the end (indices into its layout)."""
+        return list(self.prompt.segments[-1].kept)
+
+    @property
+    def prompt(self) -> PrunedPrompt:
+        """All that became of the prefill. Raises GroundPruneError before the first one with an image."""
+        if self._hooks.last is None:
+            raise GroundPruneError("nothing was pruned yet: call the model with an image inside of the context")
+        return self._hooks.last
+
+    @property
+    def stages(self) -> list[tuple[int, list[Tensor]]]:
+        """What each stage left: (the first decoder layer that saw no more, Long[K] per row); layer 0 = before."""
+        return [(segment.layer, list(segment.kept)) for segment in self.prompt.segments]
 
     @property
     def layout(self) -> list[VisualLayout]:
@@ -54,12 +66,15 @@ def prune(
     positions: str | Policy = "preserved",
     text: Sequence[str] | None = None,
     text_tower: str | Path | TextEmbedder | None = None,
+    window: str = "positions",
 ) -> Iterator[Run]:
-    """Inside of this context `model.generate(...)` and `model(...)` prune visual tokens before the LLM.
+    """Inside of this context `model.generate(...)` and `model(...)` prune visual tokens, before the LLM or inside.
 
     model: a transformers model of a known family. positions: a policy, see `groundprune.positions.FORMS`.
     text: for pruners that read it, one entry per prompt row. text_tower: folder or Hub id of the CLIP checkpoint
     that the model's vision tower came from; by default the `clip` folder of the model's own checkpoint.
+    window: what sliding windows count: "positions", columns of the unpruned prompt, which is exact; or "tokens",
+    those that are left, as stock code does, so that windows reach further back.
 
     Only calls of `model` itself are pruned, not of `model.model`. A cache that was filled inside of the context
     belongs to it: go on with it inside of one.
@@ -73,11 +88,16 @@ def prune(
         raise GroundPruneError(f"give the whole model, the one that has `generate`; got a {type(model).__name__}")
     family = family_of(model.config)
     policy = parse_policy(positions, pruner.official_positions)
+    if window not in WINDOWS:
+        raise unknown("window", window, WINDOWS)
     stages = pruner.stages(model.config.get_text_config().num_hidden_layers)
-    if [stage.layer for stage in stages] != [None]:
-        raise Unservable(f"{pruner.label} acts inside of the LLM; only pruning before it is supported")
+    before = [stage for stage in stages if stage.layer is None]
+    if len(before) > 1 or stages[: len(before)] != before:
+        raise GroundPruneError(f"{pruner.label}: one stage before the LLM at most, and first")
     embedder = _check_needs(family, model, pruner, text, text_tower)
-    hooks = BeforeLLM(model, family, pruner, stages[0], policy, text, embedder)
+    exact = window == "positions"
+    inside = InsideLLM(model, pruner, stages[len(before) :], policy, exact, text, embedder)
+    hooks = BeforeLLM(model, family, pruner, before[0] if before else None, policy, inside, text, embedder)
     with hooks.active(), recording(model.base_model, family, recordable(pruner.needs)):
         yield Run(hooks)
 
@@ -157,7 +177,7 @@ def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> Enc
     encoded = Encoded(family, model.config, outputs, inputs["input_ids"], position)
     output, rows, start = outputs["image"], [], 0
     levels = [torch.cat(list(level)) for level in getattr(output, "deepstack_features", None) or []]
-    for features, layout in zip(encoded.features(), encoded.layouts, strict=True):
+    for features, layout in zip(encoded.features, encoded.layouts, strict=True):
         mine = [level[start : start + len(layout)] for level in levels]
         rows.append((features, mine, encoded.record.select(layout.unit, len(layout.unit))))
         start += len(layout)

@@ -15,7 +15,7 @@ from groundprune.layout import VisualLayout, VisualUnit
 _KINDS: dict[str, tuple[str | None, ...]] = {
     "tower_attention": ("cls", "received", "salient"), "tower_hidden": (None,), "tower_keys": (None,),
     "clip_patches": (None,), "clip_text": (None,), "fingerprint": (None,),
-    "llm": ("attention", "hidden", "q", "k", "v"),
+    "llm": ("attention", "hidden", "normed", "q", "k", "v"),
 }  # fmt: skip
 
 
@@ -27,7 +27,7 @@ class Need:
     layer: layer index of the tower or the LLM; None = the tower layer whose output the LLM reads.
     kind: for tower_attention "cls" (the CLS row), "received" (mean over all query rows), or "salient" (the CLS row
     where the tower has a CLS token, else received);
-    for llm "attention", "hidden", "q", "k" or "v".
+    for llm "attention", "hidden", "normed", "q", "k" or "v", see `Signals.llm`.
     """
 
     signal: str
@@ -101,10 +101,19 @@ class TextEmbedder:
         raise NotImplementedError
 
 
+class LLMStates:
+    """What `Signals` asks of the decoder layers that a prefill has passed (see `groundprune.hooks.inside_llm`)."""
+
+    def read(self, layer: int, kind: str, rows: Tensor | None, rope: bool) -> Tensor:
+        """See `Signals.llm`."""
+        raise NotImplementedError
+
+
 class Signals:
     """The signals of one prompt row over its N visual columns, in fp32.
 
-    A signal that the row does not have, or that the pruner did not declare, raises Unservable with the reason.
+    Inside of the LLM N counts the columns that are left. A signal that the row does not have, or that the pruner did
+    not declare, raises Unservable with the reason.
     """
 
     def __init__(
@@ -114,17 +123,22 @@ class Signals:
         record: TowerRecord,
         prompt: str | None = None,
         embedder: TextEmbedder | None = None,
+        left: Tensor | None = None,
+        states: LLMStates | None = None,
     ):
+        """left: Long[N], which of the layout's columns are left (None = all); states: None before the LLM."""
         self.layout = layout
         self._projected = projected
         self._record = record
         self._prompt = prompt
         self._embedder = embedder
+        self._left = left
+        self._states = states
 
     @cached_property
     def projected(self) -> Tensor:
         """[N, D]: the features that the LLM would read."""
-        return self._projected.float()
+        return self._of_left(self._projected).float()
 
     def tower_attention(self, layer: int | None = None, kind: str = "cls") -> Tensor:
         """[H, N]: softmax attention per head, of the CLS query or received on average over all queries.
@@ -153,6 +167,18 @@ class Signals:
             raise Unservable("this pruner reads the prompt's text: pass text=[...], one entry per prompt row")
         return self._text_tower.text(self._prompt).float().to(self._projected.device)
 
+    def llm(self, layer: int, kind: str, rows: Tensor | None = None, rope: bool = True) -> Tensor:
+        """A signal of decoder layer `layer`, at most the stage's own; earlier ones as `Pruner.llm_layers` says.
+
+        kind "attention": [H, R, N], softmax rows of the queries `rows` over all columns, of which the visual ones are
+        given. "q", "k", "v": [H, N, C]; rope=False: q and k before the rotary embedding. "hidden": [N, D], the states
+        that enter the layer; "normed": those under the model's final norm. With rows, q, k, v and states are those
+        of the rows instead. rows: Long[R], columns of the unpruned prompt; by default, of attention, the last.
+        """
+        if self._states is None:
+            raise Unservable(f"the signal 'llm {kind}' is not there yet: this pruner acts before the LLM")
+        return self._states.read(layer, kind, rows, rope).float()
+
     @property
     def fingerprint(self) -> list[int]:
         """One number per image of the row, a function of its pixels alone."""
@@ -176,7 +202,10 @@ class Signals:
     def _recorded(self, need: Need) -> Tensor:
         if need not in self._record.values:
             raise Unservable(_undeclared(str(need)))
-        return torch.cat([self._record.values[need][unit] for unit in self.layout.unit]).float()
+        return self._of_left(torch.cat([self._record.values[need][unit] for unit in self.layout.unit])).float()
+
+    def _of_left(self, value: Tensor) -> Tensor:
+        return value if self._left is None else value[self._left]
 
 
 def _undeclared(signal: str) -> str:

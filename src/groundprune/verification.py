@@ -16,8 +16,7 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.hooks.masked import hide
-from groundprune.hooks.state import PrunedRow
+from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.pruners.base import Pruner
 from groundprune.pruning import prune
 from groundprune.signals import TextEmbedder
@@ -93,18 +92,18 @@ def verify(
         whole = _decode(model, inputs, steps)
     with prune(model, pruner, **texts) as run:
         pruned = _decode(model, inputs, steps)
-    rows = run.rows
-    if not any(len(row.selection.kept) < len(row.layout) for row in rows):
+    prompt = run.prompt
+    if not prompt.pruned:
         raise GroundPruneError(f"{pruner.label} dropped nothing on these inputs; verify with a smaller keep")
-    if any(row.selection.merge is not None for row in rows):
+    if any(row.selection.merge is not None for row in prompt.rows):
         raise GroundPruneError(f"{pruner.label} merges tokens; the masked oracle covers pure selection")
-    with hide(model, hidden_columns(rows)):
+    with hide(model, hidden_columns(prompt)):
         oracle = _decode(model, inputs, steps)
     with prune(model, pruner, "reassigned", **texts):
         control = _decode(model, inputs, steps)
     return Verification(
         pruner=pruner.label,
-        kept=[(len(row.selection.kept), len(row.layout)) for row in rows],
+        kept=[(len(kept), len(row.layout)) for kept, row in zip(run.kept, prompt.rows, strict=True)],
         steps=steps,
         keep_all_exact=all(torch.equal(a, b) for a, b in zip(whole.logits, stock.logits, strict=True)),
         difference=relative_difference(pruned.logits, oracle.logits),
@@ -112,16 +111,6 @@ def verify(
         control=relative_difference(control.logits[:1], oracle.logits[:1]),
         tolerance=tolerance,
     )
-
-
-def hidden_columns(rows: Sequence[PrunedRow]) -> list[Tensor]:
-    """Per row the unpruned columns that were dropped: what the oracle must hide."""
-    hidden = []
-    for row in rows:
-        dropped = torch.ones(len(row.layout), dtype=torch.bool, device=row.layout.column.device)
-        dropped[row.selection.kept] = False
-        hidden.append(row.layout.column[dropped])
-    return hidden
 
 
 def relative_difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

@@ -106,9 +106,7 @@ class Family:
 
     def check(self, config: Any, need: Need) -> None:
         """Raises Unservable, with the reason, where models of this family cannot give a signal."""
-        if need.signal == "llm":
-            raise Unservable(f"signals inside of the LLM are not served before it (asked for: {need})")
-        if need.signal == "fingerprint":
+        if need.signal in ("llm", "fingerprint"):
             return
         tower, kind = self.tower_kind(config), config.vision_config.model_type
         self.feature_layer(config)

@@ -17,12 +17,13 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from groundprune.compaction import compact
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.hooks.encoded import Encoded, encode_inputs, has_visual
+from groundprune.hooks.inside_llm import InsideLLM
 from groundprune.hooks.patching import replaced
+from groundprune.hooks.segments import make_segment
 from groundprune.hooks.state import PrunedPrompt, PrunedRow, recall, remember
-from groundprune.positions import Policy, Row
+from groundprune.positions import Policy
 from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.signals import Signals, TextEmbedder
 
@@ -34,20 +35,24 @@ _PREPARED = "groundprune_prepared"  # marks the inputs of a decode step that `pr
 
 
 class BeforeLLM:
-    """Hooks of one `gp.prune` context. `last` is the latest prefill's PrunedPrompt, None before the first."""
+    """Hooks of one `gp.prune` context. `last` is the latest prefill's PrunedPrompt, None before the first.
+
+    stage: None where all pruning happens between layers; `inside` is told of every prefill and decode step.
+    """
 
     def __init__(
         self,
         model: Any,
         family: Family,
         pruner: Pruner,
-        stage: Stage,
+        stage: Stage | None,
         policy: Policy,
+        inside: InsideLLM,
         prompts: Sequence[str] | None = None,
         embedder: TextEmbedder | None = None,
     ):
         self.model, self.family = model, family
-        self.pruner, self.stage, self.policy = pruner, stage, policy
+        self.pruner, self.stage, self.policy, self.inside = pruner, stage, policy, inside
         self.prompts, self.embedder = prompts, embedder
         self.last: PrunedPrompt | None = None
         self._fresh: PrunedPrompt | None = None
@@ -77,12 +82,14 @@ class BeforeLLM:
         setattr(prepare, _OWNER, self)
         handles = [
             self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            self.model.register_forward_hook(self._after_forward),
+            # always_call: also after an exception, which leaves nothing under way.
+            self.model.register_forward_hook(self._after_forward, always_call=True),
         ]
         try:
             with (
                 replaced(self.model, "prepare_inputs_for_generation", prepare),
                 replaced(self.model, "generate", generate),
+                self.inside.active(),
             ):
                 yield
         finally:
@@ -90,9 +97,10 @@ class BeforeLLM:
                 handle.remove()
 
     def _before_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict]:
-        self._fresh = None
         if kwargs.pop(_PREPARED, False):
             return (), kwargs
+        self._fresh = None
+        self.inside.clear()
         inputs = {**self._signature.bind_partial(*args).arguments, **kwargs}
         cache = inputs.get("past_key_values")
         past = 0 if cache is None else int(cache.get_seq_length())
@@ -108,8 +116,12 @@ class BeforeLLM:
 
     def _after_forward(self, module: Any, args: Any, output: Any) -> None:
         """A prefill's state goes with the cache that holds its keys and values."""
-        if self._fresh is not None:
-            remember(output, self._fresh)
+        fresh, self._fresh = self._fresh, None
+        if fresh is None:
+            return
+        self.inside.clear()
+        if fresh.pruned or self.policy.changes_whole_rows:
+            remember(output, fresh)
 
     def _prefill(self, inputs: dict[str, Any]) -> dict[str, Any]:
         ids, mask = inputs["input_ids"], inputs.get("attention_mask")
@@ -124,24 +136,22 @@ class BeforeLLM:
         layouts = [encoded.layouts[b // encoded.copies] for b in range(len(ids))]
         chosen = self._select(encoded)
 
-        keep = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-        valid = keep.clone()
+        valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
         if not all(bool(valid[b, layout.column].all()) for b, layout in enumerate(layouts)):
             raise Unservable("attention_mask hides image placeholders; pruning chooses among all tokens of an image")
-        for b, (layout, (selection, _)) in enumerate(zip(layouts, chosen, strict=True)):
-            keep[b, layout.column] = False
-            keep[b, layout.column[selection.kept]] = True
-        rows: list[PrunedRow] = []
-        shifts: list[int] = []
-        for b, (layout, (selection, kept)) in enumerate(zip(layouts, chosen, strict=True)):
-            column = keep[b].nonzero().squeeze(1)
-            row = Row(position[:, b], column, layout, selection.kept, selection.order)
-            new, shift = self.policy(row)
-            rows.append(PrunedRow(layout, selection, column, new, kept))
-            shifts.append(shift)
-        next_position = torch.stack([position[:, b, valid[b]].max() + 1 + shift for b, shift in enumerate(shifts)])
-        self.last = PrunedPrompt(rows, compact(keep), torch.tensor(shifts, device=ids.device), next_position)
-        if keep.equal(valid) and not self.policy.changes_whole_rows:
+        selections = [selection for selection, _ in chosen]
+        segment = make_segment(
+            0, self.policy, position, valid, layouts, [s.kept for s in selections], [s.order for s in selections]
+        )
+        rows = []
+        for b, (layout, (selection, features)) in enumerate(zip(layouts, chosen, strict=True)):
+            mine = segment.compaction.mask[b]
+            column, new = segment.compaction.index[b, mine], segment.position[:, b, mine]
+            rows.append(PrunedRow(layout, selection, column, new, features))
+        next_position = torch.stack([position[:, b, valid[b]].max() + 1 for b in range(len(ids))])
+        self.last = self._fresh = PrunedPrompt(rows, [segment], next_position)
+        self.inside.begin(self.last, encoded, position, valid, inputs.get("past_key_values"))
+        if not self.last.pruned and not self.policy.changes_whole_rows:
             # Nothing was dropped: the stock model, to the bit. It would make M-RoPE ids of what encoding used up.
             made = len(position) == 1 or inputs.get("position_ids") is not None
             return inputs if made else {**inputs, "position_ids": position}
@@ -149,18 +159,21 @@ class BeforeLLM:
             self.model.config.get_text_config()._attn_implementation or ""
         ):
             raise Unservable(f"flash attention reads the ids of {self.policy} as packed sequences; use sdpa")
-        self._fresh = self.last
         return _compacted(inputs, self.last, encoded)
 
     def _select(self, encoded: Encoded) -> list[tuple[Selection, Tensor]]:
         """Per row the selection and the features of the kept slots."""
-        layouts, copies, features = encoded.layouts, encoded.copies, encoded.features()
+        layouts, copies, features = encoded.layouts, encoded.copies, encoded.features
         if self.prompts is not None and len(self.prompts) != len(layouts):
             raise GroundPruneError(
                 f"text= must hold one entry per prompt row: {len(layouts)} rows, {len(self.prompts)} given"
             )
         chosen: list[tuple[Selection, Tensor]] = []
         for i, layout in enumerate(layouts):
+            if self.stage is None:
+                every = Selection(torch.arange(len(layout), device=layout.column.device))
+                chosen += [(every, features[b]) for b in range(i * copies, (i + 1) * copies)]
+                continue
             prompt = self.prompts[i] if self.prompts is not None else None
             signals = Signals(layout, features[i * copies], encoded.record, prompt, self.embedder)
             with torch.no_grad():
@@ -202,6 +215,8 @@ class BeforeLLM:
         if mask is not None or not bool(compaction.mask.all()):
             kwargs["attention_mask"] = compaction.grown_mask(mask, past + new - compaction.slots).long()
         prepared = original(input_ids, **kwargs)
+        self.inside.clear()
+        self.inside.step(state, mask, past, new, cache, prepared.get("position_ids"))
         if prepared.get("position_ids") is not None:
             prepared["position_ids"] = prepared["position_ids"] + _per_row(state.shift, prepared["position_ids"])
         prepared[_PREPARED] = True
@@ -214,14 +229,20 @@ class BeforeLLM:
         tail = past + new - compaction.slots
         mask = inputs.get("attention_mask")
         if mask is None or (mask.ndim == 2 and mask.shape[1] == compaction.length + tail):
+            self.inside.step(state, mask, past, new, inputs["past_key_values"], inputs.get("position_ids"))
             inputs["attention_mask"] = compaction.grown_mask(mask, tail).long()
+        elif len(state.segments) > 1:
+            raise GroundPruneError(
+                f"attention_mask of a decode step must have {compaction.length + tail} columns (unpruned), "
+                f"since layers hold different numbers of tokens; got {tuple(mask.shape)}"
+            )
         elif mask.ndim != 2 or mask.shape[1] != compaction.slots + tail:
             raise GroundPruneError(
                 f"attention_mask of a decode step must have {compaction.length + tail} columns (unpruned) or "
                 f"{compaction.slots + tail} (compact); got {tuple(mask.shape)}"
             )
         if inputs.get("position_ids") is None:
-            start = state.next_position + past - compaction.slots
+            start = state.next_position + state.shift + past - compaction.slots
             inputs["position_ids"] = start[:, None] + torch.arange(new, device=start.device)
         else:
             inputs["position_ids"] = inputs["position_ids"] + _per_row(state.shift, inputs["position_ids"])
@@ -230,11 +251,7 @@ class BeforeLLM:
 
 def _compacted(inputs: dict[str, Any], state: PrunedPrompt, encoded: Encoded) -> dict[str, Any]:
     """The inputs without the dropped columns. The caller's own objects are never changed."""
-    compaction = state.compaction
-    device = compaction.index.device
-    position = torch.zeros(len(state.rows[0].position), *compaction.index.shape, dtype=torch.long, device=device)
-    for b, row in enumerate(state.rows):
-        position[:, b, compaction.mask[b]] = row.position
+    compaction, position = state.compaction, state.segments[0].position
     new = dict(inputs)
     new["mm_encoder_outputs"] = encoded.pruned(state.rows)
     new["input_ids"] = compaction.gather(inputs["input_ids"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -33,6 +34,7 @@ class Encoded:
         once = slice(None, None, self.copies)
         self.layouts = family.layouts(config, ids[once], position[:, once], units)
 
+    @cached_property
     def features(self) -> list[Tensor]:
         """[N, D] per row: what the LLM would read at its N visual columns."""
         flat = {modality: _flat(self._outputs[modality].pooler_output) for modality in self._tokens}

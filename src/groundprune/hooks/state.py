@@ -32,16 +32,47 @@ class PrunedRow:
 
 
 @dataclass(frozen=True, eq=False)
+class Segment:
+    """A run of decoder layers that see the same tokens.
+
+    layer: the first of them. compaction: of their slots, in unpruned columns. position: Long[A, B, S], the ids in the
+    slots (0 in padding). shift: Long[B], added to the unpruned ids of later tokens. kept: per row Long[K], which of
+    its visual tokens the layers saw on prefill; where a later stage evicts, the compaction holds fewer.
+    """
+
+    layer: int
+    compaction: Compaction
+    position: Tensor
+    shift: Tensor
+    kept: list[Tensor]
+
+
+@dataclass(frozen=True, eq=False)
 class PrunedPrompt:
     """What became of one prefill.
 
-    shift: Long[B], added to the unpruned ids of later tokens. next_position: Long[B], the first later token's id.
+    segments: from the first layer on; more than one where tokens were dropped between layers, later ones are added
+    as the prefill reaches them. next_position: Long[B], the unpruned id of the first later token.
     """
 
     rows: list[PrunedRow]
-    compaction: Compaction
-    shift: Tensor
+    segments: list[Segment]
     next_position: Tensor
+
+    @property
+    def pruned(self) -> bool:
+        """Whether any token was dropped, before the LLM or on the way through it."""
+        left = self.segments[-1].kept
+        return any(len(kept) < len(row.layout) for kept, row in zip(left, self.rows, strict=True))
+
+    @property
+    def compaction(self) -> Compaction:
+        """Of what entered the LLM: `generate` measures the cache by its first layer."""
+        return self.segments[0].compaction
+
+    @property
+    def shift(self) -> Tensor:
+        return self.segments[0].shift
 
 
 def remember(output: Any, state: PrunedPrompt) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import ClassVar
@@ -31,15 +32,18 @@ class Stage:
 class Merge:
     """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse).
 
-    space: "projected" (what the LLM reads) or "tower" (before the projector, which then runs on the result).
+    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result), or, of a
+    stage inside of the LLM, "hidden" (the states that enter its layer).
     """
 
     weight: Tensor
     space: str = "projected"
 
     def __post_init__(self) -> None:
-        if self.space not in ("projected", "tower"):
-            raise GroundPruneError(f"a merge happens in the space 'projected' or 'tower' (got {self.space!r})")
+        if self.space not in ("projected", "tower", "hidden"):
+            raise GroundPruneError(
+                f"a merge happens in the space 'projected', 'tower' or 'hidden' (got {self.space!r})"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,6 +82,16 @@ class Pruner:
     def stages(self, n_layers: int) -> list[Stage]:
         """The stages, first to last; by default one, before the LLM."""
         return [Stage(None, self.budget)]
+
+    def llm_layers(self, stages: Sequence[Stage]) -> frozenset[int]:
+        """Decoder layers whose queries, keys and values must be kept until a stage reads them.
+
+        By default the one before each stage, where the pruner declares the signal "llm". The stage's own layer can
+        always be read.
+        """
+        if not any(need.signal == "llm" for need in self.needs):
+            return frozenset()
+        return frozenset(stage.layer - 1 for stage in stages if stage.layer)
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         """Float[N], larger = more worth keeping. Values at columns that are no patches are ignored."""

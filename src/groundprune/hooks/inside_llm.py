@@ -1,0 +1,367 @@
+"""Prune between decoder layers: hooks on the layers of a stock decoder, which gets shorter on the way.
+
+On prefill the layer of a stage is handed the states of the tokens that are left; it and all later layers get masks
+and rotary embeddings of their own length. On decoding each such layer gets a mask over [what it kept, later tokens].
+The same hooks make sliding windows exact (see `hooks.masks`), also where pruning happens before the LLM alone.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundprune.budget import Budget
+from groundprune.compaction import Compaction
+from groundprune.errors import GroundPruneError, Unservable
+from groundprune.hooks.encoded import Encoded
+from groundprune.hooks.llm_states import LayerRecord, RowStates, kept, look_ahead
+from groundprune.hooks.masks import as_given, decode_mask, layer_windows, prefill_mask
+from groundprune.hooks.patching import replaced
+from groundprune.hooks.segments import make_segment
+from groundprune.hooks.state import PrunedPrompt, Segment
+from groundprune.positions import Policy
+from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.signals import Signals, TextEmbedder
+
+
+@dataclass(eq=False)
+class _Prefill:
+    """A prefill on its way through the layers. position: Long[A, B, L], valid: Bool[B, L], of the unpruned prompt."""
+
+    prompt: PrunedPrompt
+    encoded: Encoded
+    position: Tensor
+    valid: Tensor
+    cache: Any
+    entered: Compaction  # what stock code's masks are made for
+    records: dict[int, LayerRecord] = field(default_factory=dict)
+    masks: dict[Any, Tensor | None] = field(default_factory=dict)
+    embeddings: dict[Any, Any] = field(default_factory=dict)
+
+
+class InsideLLM:
+    """Layer hooks of one `gp.prune` context. stages: ascending, each with a layer; may be empty.
+
+    exact_windows: sliding windows count unpruned columns. Raises GroundPruneError for a stage beyond the decoder.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        pruner: Pruner,
+        stages: Sequence[Stage],
+        policy: Policy,
+        exact_windows: bool,
+        prompts: Sequence[str] | None = None,
+        embedder: TextEmbedder | None = None,
+    ):
+        self.model, self.pruner, self.policy = model, pruner, policy
+        self.prompts, self.embedder = prompts, embedder
+        self.decoder = model.get_decoder()
+        config = model.config.get_text_config()
+        count = config.num_hidden_layers
+        self.layers: list[nn.Module] = list(self.decoder.layers)[:count]
+        self.stages = {stage.layer: stage for stage in stages if stage.layer is not None}
+        if any(not 0 < layer < count for layer in self.stages) or len(self.stages) != len(stages):
+            raise GroundPruneError(
+                f"{pruner.label} prunes at decoder layers {[s.layer for s in stages]}; "
+                f"this model allows 1 to {count - 1}, each once"
+            )
+        self.windows = layer_windows(config) if exact_windows else [None] * count
+        self._types = getattr(config, "layer_types", None)
+        self._takes_type = "layer_type" in inspect.signature(self.decoder.rotary_emb.forward).parameters
+        self._kept_layers = sorted(pruner.llm_layers(stages))
+        self._running: _Prefill | None = None
+        self._closing = contextlib.ExitStack()
+        self._step: list[tuple[Tensor | None, Any] | None] | None = None  # per layer: mask, rotary embedding
+
+    @property
+    def _implementation(self) -> str:
+        return self.model.config.get_text_config()._attn_implementation or "eager"
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """While active, the layers can be told to prune; a model that needs none of it gets no hook."""
+        if not self.stages and not any(self.windows):
+            yield
+            return
+        if self.stages and self._implementation == "flex_attention":
+            raise Unservable("pruning inside of the LLM serves sdpa, eager and flash attention, not flex_attention")
+        with contextlib.ExitStack() as stack:
+            for index, layer in enumerate(self.layers):
+                hook = functools.partial(self._before_layer, index)
+                stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+            if self.stages:
+                stack.enter_context(replaced(self.model, "_loss_function", self._loss(self.model.loss_function)))
+                if hasattr(self.decoder, "_deepstack_process"):
+                    process = self._deepstack(self.decoder._deepstack_process)
+                    stack.enter_context(replaced(self.decoder, "_deepstack_process", process))
+            stack.callback(self.clear)
+            yield
+
+    def begin(self, prompt: PrunedPrompt, encoded: Encoded, position: Tensor, valid: Tensor, cache: Any) -> None:
+        """A prefill starts; `clear` ends it."""
+        too_long = any(window is not None and valid.shape[1] > window for window in self.windows)
+        if too_long and "flash" in self._implementation:
+            raise Unservable(
+                "flash attention counts retained tokens in its sliding window: pass window='tokens', or use sdpa"
+            )
+        self._running = _Prefill(prompt, encoded, position, valid, cache, prompt.compaction)
+        if self._kept_layers and self.stages:
+            layers = {index: self.layers[index] for index in self._kept_layers}
+            self._closing.enter_context(kept(self._running.records, layers))
+
+    def clear(self) -> None:
+        """Nothing is under way any more, be it by an exception."""
+        self._running, self._step = None, None
+        self._closing.close()
+
+    def step(
+        self, state: PrunedPrompt, mask: Tensor | None, past: int, new: int, cache: Any, position: Tensor | None
+    ) -> None:
+        """Prepare the layers for `new` tokens on a cache of `past` slots.
+
+        mask: [B, length + tail] over unpruned columns or None; position: their unpruned ids, [B, new] or
+        [A, B, new], or None = they go on from the prompt's.
+        """
+        compaction = state.compaction
+        tail = past + new - compaction.slots
+        far = [w is not None and compaction.length + tail > w for w in self.windows]
+        if len(state.segments) == 1 and not any(far):
+            return
+        memo: dict[Any, Any] = {}
+        self._step = []
+        segment = 0
+        for index in range(len(self.layers)):
+            while segment + 1 < len(state.segments) and state.segments[segment + 1].layer <= index:
+                segment += 1
+            mine, window = state.segments[segment], self.windows[index] if far[index] else None
+            if segment == 0 and window is None:
+                self._step.append(None)
+                continue
+            columns, offset = (int(x) for x in cache.get_mask_sizes(new, index))
+            key = (segment, columns, offset, window)
+            if key not in memo:
+                memo[key] = self._decode_mask(mine.compaction, mask, tail, new, columns, offset, window)
+            kind = self._types[index] if self._types and self._takes_type else None
+            shifted = segment and not mine.shift.equal(state.shift)
+            if shifted and (segment, kind) not in memo:
+                if position is None:
+                    start = state.next_position + tail - new
+                    position = start[:, None] + torch.arange(new, device=start.device)
+                ids = position[-3:] if position.ndim == 3 else position
+                memo[segment, kind] = self._rotary(ids + mine.shift[:, None], len(state.segments[0].position), kind)
+            self._step.append((memo[key], memo[segment, kind] if shifted else None))
+
+    def _decode_mask(self, compaction: Compaction, mask: Tensor | None, tail: int, new: int, columns: int,
+                     offset: int, window: int | None) -> Tensor | None:  # fmt: skip
+        if "flash" in self._implementation:
+            grown = compaction.grown_mask(mask, tail)
+            return None if bool(grown.all()) else grown.long()
+        allowed = decode_mask(compaction, mask, tail, new, columns, offset, window)
+        return as_given(allowed, self._implementation, self.model.dtype)
+
+    def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self._running is not None:
+            states = args[0] if args else kwargs.pop("hidden_states")
+            states, kwargs = self._on_prefill(self._running, index, layer, states, kwargs)
+            return (states, *args[1:]), kwargs
+        if self._step is None or self._step[index] is None:
+            return None
+        mask, embedding = self._step[index]  # pyright: ignore[reportOptionalSubscript]
+        kwargs = {**kwargs, "attention_mask": mask, "position_ids": None}
+        if embedding is not None:
+            kwargs["position_embeddings"] = embedding
+        return args, kwargs
+
+    def _on_prefill(
+        self, run: _Prefill, index: int, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        segments = run.prompt.segments
+        if index in self._kept_layers or index in self.stages:
+            run.records[index] = LayerRecord(segments[-1].compaction, states)
+        if index in self.stages:
+            states = self._prune(run, self.stages[index], layer, states, kwargs)
+        return states, self._fitted(run, index, states, kwargs)
+
+    def _fitted(self, run: _Prefill, index: int, states: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+        """A layer's arguments, fitted to the slots that are left."""
+        segment, whole = run.prompt.segments[-1], len(run.prompt.segments) == 1
+        window = self.windows[index]
+        if window is not None and run.valid.shape[1] <= window:
+            window = None
+        if whole and window is None:
+            return kwargs
+        stock = kwargs.get("attention_mask")
+        columns = segment.compaction.slots
+        if run.cache is not None:
+            columns = max(columns, int(run.cache.get_mask_sizes(columns, index)[0]))
+        key = (segment.layer, id(stock), columns, window)
+        if key not in run.masks:
+            run.masks[key] = self._prefill_mask(run, stock, columns, window, states.dtype)
+        new = {**kwargs, "attention_mask": run.masks[key], "position_ids": None}
+        if not whole:
+            kind = self._types[index] if self._types and self._takes_type else None
+            if (segment.layer, kind) not in run.embeddings:
+                run.embeddings[segment.layer, kind] = self._rotary(segment.position, len(segment.position), kind)
+            new["position_embeddings"] = run.embeddings[segment.layer, kind]
+        return new
+
+    def _prefill_mask(
+        self, run: _Prefill, stock: Tensor | None, columns: int, window: int | None, dtype: torch.dtype
+    ) -> Tensor | None:
+        segment = run.prompt.segments[-1]
+        if "flash" in self._implementation:
+            return None if bool(segment.compaction.mask.all()) else segment.compaction.mask.long()
+        take = None if len(run.prompt.segments) == 1 else segment.compaction.slots_in(run.entered)
+        given = stock if stock is not None and stock.ndim == 4 else None
+        allowed = prefill_mask(segment.compaction, given, take, columns, window)
+        return as_given(allowed, self._implementation, dtype)
+
+    def _rotary(self, ids: Tensor, axes: int, kind: str | None) -> Any:
+        """The decoder's own (cos, sin) of ids: [B, S], or [A, B, S]."""
+        if ids.ndim == 3 and axes == 1:
+            ids = ids[0]
+        elif ids.ndim == 2 and axes == 3:
+            ids = ids[None].expand(3, -1, -1)
+        like = torch.empty(0, dtype=self.model.dtype, device=ids.device)
+        return self.decoder.rotary_emb(like, ids, kind) if self._takes_type else self.decoder.rotary_emb(like, ids)
+
+    def _prune(self, run: _Prefill, stage: Stage, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """The states of what a stage leaves; the prompt gets one more segment."""
+        assert stage.layer is not None
+        previous = run.prompt.segments[-1]
+        chosen = self._select(run, stage, layer, states, kwargs)
+        left = [before if s is None else before[s.kept] for s, before in zip(chosen, previous.kept, strict=True)]
+        if all(s is None for s in chosen):
+            return states
+        layouts = [row.layout for row in run.prompt.rows]
+        orders = [None if s is None else s.order for s in chosen]
+        segment = make_segment(stage.layer, self.policy, run.position, run.valid, layouts, left, orders)
+        take = segment.compaction.slots_in(previous.compaction)
+        merged = [self._merged(s, b, run, states) for b, s in enumerate(chosen)]
+        states = torch.gather(states, 1, take[..., None].expand(-1, -1, states.shape[-1]))
+        for b, new in enumerate(merged):
+            if new is not None:
+                columns = layouts[b].column[left[b]]
+                where = segment.compaction.mask[b] & torch.isin(segment.compaction.index[b], columns)
+                states[b, where] = new.to(states.dtype)
+        if stage.evict_earlier:
+            self._evict(run, segment)
+        run.prompt.segments.append(segment)
+        return states
+
+    def _select(
+        self, run: _Prefill, stage: Stage, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]
+    ) -> list[Selection | None]:
+        """Per row what the pruner chooses among the tokens that are left; None = all of them stay."""
+        assert stage.layer is not None
+        previous, features = run.prompt.segments[-1], run.encoded.features
+        # Rotary embedding and mask as the previous segment has them: the stage's layer is looked at before it prunes.
+        ahead = self._fitted(run, stage.layer, states, kwargs)
+        record = run.records[stage.layer]
+        looked = False
+        chosen: list[Selection | None] = []
+        for b, row in enumerate(run.prompt.rows):
+            layout, left = row.layout, previous.kept[b]
+            patches = int(layout.is_patch[left].sum())
+            count = stage.budget.count(len(layout.patches), layout.n_images)
+            if count >= patches:
+                chosen.append(None)
+                continue
+            if not looked and any(need.signal == "llm" for need in self.pruner.needs):
+                look_ahead(layer, record, ahead)
+                looked = True
+            column = layout.column[left]
+            seen = RowStates(b, column, run.records, self.decoder.norm)
+            prompt = self.prompts[b // run.encoded.copies] if self.prompts is not None else None
+            signals = Signals(layout, features[b], run.encoded.record, prompt, self.embedder, left, seen)
+            share = replace(stage, budget=Budget(share=Fraction(count, patches)))
+            with torch.no_grad():
+                chosen.append(self.pruner(signals, layout.subset(left), share))
+        return chosen
+
+    def _merged(self, selection: Selection | None, row: int, run: _Prefill, states: Tensor) -> Tensor | None:
+        if selection is None or selection.merge is None:
+            return None
+        if selection.merge.space != "hidden":
+            raise GroundPruneError(f"a stage inside of the LLM merges 'hidden' states, not {selection.merge.space!r}")
+        previous = run.prompt.segments[-1]
+        column = run.prompt.rows[row].layout.column[previous.kept[row]]
+        where = previous.compaction.mask[row] & torch.isin(previous.compaction.index[row], column)
+        return selection.merge.weight @ states[row, where].float()
+
+    def _evict(self, run: _Prefill, segment: Segment) -> None:
+        """Drop from the layers before a stage what it drops, so that decoding does not read it."""
+        if run.cache is None:
+            return
+        segments = run.prompt.segments
+        for i, earlier in enumerate(segments):
+            take = segment.compaction.slots_in(earlier.compaction)
+            end = segments[i + 1].layer if i + 1 < len(segments) else segment.layer
+            for index in range(earlier.layer, end):
+                _shorten(run.cache.layers[index], take, earlier.compaction.slots)
+            where = take.expand(len(earlier.position), -1, -1)
+            segments[i] = replace(
+                earlier,
+                compaction=segment.compaction,
+                position=torch.gather(earlier.position, 2, where),
+            )
+
+    def _loss(self, original: Any) -> Any:
+        @functools.wraps(original)
+        def loss(logits: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Any:
+            run = self._running
+            if run is not None and len(run.prompt.segments) > 1 and labels.shape[1] > logits.shape[1]:
+                last = run.prompt.segments[-1].compaction
+                labels = torch.gather(labels, 1, last.slots_in(run.entered).to(labels.device))
+                labels = labels.masked_fill(~last.mask.to(labels.device), -100)
+            return original(logits, labels, *args, **kwargs)
+
+        return loss
+
+    def _deepstack(self, original: Any) -> Any:
+        """Qwen3-VL adds features to visual states between its first layers, by a mask over what entered the LLM."""
+
+        def process(states: Tensor, mask: Tensor, features: Tensor) -> Tensor:
+            run = self._running
+            if run is not None and states.shape[1] != mask.shape[1]:
+                take = run.prompt.segments[-1].compaction.slots_in(run.entered)
+                stay = torch.zeros_like(mask).scatter(1, take, run.prompt.segments[-1].compaction.mask)
+                features, mask = features[stay[mask]], torch.gather(mask, 1, take)
+                mask = mask & run.prompt.segments[-1].compaction.mask
+            return original(states, mask, features)
+
+        return process
+
+
+def _shorten(layer: Any, take: Tensor, slots: int) -> None:
+    """Keep of a cache layer's `slots` filled ones those of take: Long[B, S]."""
+    if layer.get_seq_length() != layer.keys.shape[2] and not layer.is_compileable:
+        raise Unservable("evict_earlier cannot drop tokens from a sliding cache that is full: use a shorter prompt")
+    if layer.is_compileable and layer.keys.shape[2] < slots:
+        raise Unservable("evict_earlier cannot drop tokens from a sliding cache that is full: use a dynamic cache")
+    count = take.shape[1]
+    for name in ("keys", "values"):
+        tensor = getattr(layer, name)
+        index = take[:, None, :, None].to(tensor.device).expand(-1, tensor.shape[1], -1, tensor.shape[-1])
+        chosen = torch.gather(tensor, 2, index)
+        if layer.is_compileable:
+            tensor[:, :, :count] = chosen  # in place: compiled code holds the address
+        else:
+            setattr(layer, name, chosen)
+    length = getattr(layer, "cumulative_length", None)
+    if isinstance(length, Tensor):
+        length.fill_(count)
+    elif length is not None:
+        layer.cumulative_length = count
+    if hasattr(layer, "cumulative_length_int"):
+        layer.cumulative_length_int = count

@@ -1,0 +1,143 @@
+"""What a pruner may read of the decoder layers during a prefill: states, queries, keys, values, attention rows.
+
+Nothing is computed twice: a layer's queries and keys are kept as it hands them to its attention function, and only
+the rows that are asked for become attention. Of the stage's own layer they are computed ahead, up to its attention.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundprune.compaction import Compaction
+from groundprune.errors import Unservable
+from groundprune.hooks.attention import AttentionCall, probe
+from groundprune.hooks.masks import allowed_by
+from groundprune.signals import LLMStates
+
+_BEFORE_ROPE = {"q": ("q_norm", "q_proj"), "k": ("k_norm", "k_proj")}  # the last module before the rotary embedding
+
+
+@dataclass(eq=False)
+class LayerRecord:
+    """What one decoder layer was given and made of it. compaction: of the slots that it saw."""
+
+    compaction: Compaction
+    hidden: Tensor
+    call: AttentionCall | None = None
+    before_rope: dict[str, Tensor] = field(default_factory=dict)
+
+
+class _Enough(Exception):
+    """Raised from within a layer once its queries and keys are known."""
+
+
+@contextlib.contextmanager
+def kept(records: dict[int, LayerRecord], layers: dict[int, nn.Module]) -> Iterator[None]:
+    """While active, the attention calls of `layers` (by index) go into their records."""
+    with contextlib.ExitStack() as stack:
+        targets: dict[nn.Module, dict[Any, Any]] = {}
+        for index, layer in layers.items():
+            attention = layer.get_submodule("self_attn")
+
+            def keep(call: AttentionCall, index: int = index) -> None:
+                records[index].call = call
+
+            targets[attention] = {index: keep}
+            for name in _BEFORE_ROPE:
+                hook = _keep_output(records, index, name)
+                stack.callback(_last_before_rope(attention, name).register_forward_hook(hook).remove)
+        stack.enter_context(probe(targets))
+        yield
+
+
+def look_ahead(layer: nn.Module, record: LayerRecord, kwargs: dict[str, Any]) -> None:
+    """Run a layer up to its attention, for the queries, keys and values that it will use; its cache stays."""
+
+    def stop(call: AttentionCall) -> None:
+        record.call = call
+        raise _Enough
+
+    attention = layer.get_submodule("self_attn")
+    with contextlib.ExitStack() as stack:
+        for name in _BEFORE_ROPE:
+            hook = _keep_output({0: record}, 0, name)
+            stack.callback(_last_before_rope(attention, name).register_forward_hook(hook).remove)
+        stack.enter_context(contextlib.suppress(_Enough))
+        stack.enter_context(probe({attention: {"call": stop}}))
+        # forward(), not the call: our own hooks stand on the call.
+        layer.forward(record.hidden, **{**kwargs, "past_key_values": None, "use_cache": False})
+
+
+class RowStates(LLMStates):
+    """The view of one prompt row at a stage. columns: Long[N], the visual columns that are left."""
+
+    def __init__(self, row: int, columns: Tensor, records: dict[int, LayerRecord], norm: nn.Module):
+        self._row, self._columns, self._records, self._norm = row, columns, records, norm
+
+    def read(self, layer: int, kind: str, rows: Tensor | None, rope: bool) -> Tensor:
+        record = self._records.get(layer)
+        if record is None:
+            raise Unservable(f"decoder layer {layer} was not kept for this stage: name it in the pruner's llm_layers")
+        where = self._slots(record, self._columns if rows is None else rows)
+        if kind in ("hidden", "normed"):
+            states = record.hidden[self._row, where]
+            return self._norm(states) if kind == "normed" else states
+        call = record.call
+        assert call is not None
+        if kind == "attention":
+            mask = record.compaction.mask[self._row]
+            queries = mask.nonzero()[-1] if rows is None else where
+            return self._attention(record, call, queries)[:, :, self._slots(record, self._columns)]
+        if not rope and kind in _BEFORE_ROPE:
+            value, wanted = record.before_rope[kind], call.query if kind == "q" else call.key
+            if value.ndim == 3:
+                value = value.unflatten(-1, (-1, wanted.shape[-1]))
+            # Norms of single heads stand on either side of the transposition.
+            value = value if value.shape == wanted.shape else value.transpose(1, 2)
+        else:
+            value = {"q": call.query, "k": call.key, "v": call.value}[kind]
+        return value[self._row][:, where]
+
+    def _attention(self, record: LayerRecord, call: AttentionCall, queries: Tensor) -> Tensor:
+        """[H, R, S]"""
+        slots = torch.arange(record.compaction.slots, device=queries.device)
+        if call.mask is not None and call.mask.ndim == 4:
+            allowed = allowed_by(call.mask)[min(self._row, len(call.mask) - 1), :1, queries][..., : len(slots)]
+        else:
+            allowed = (record.compaction.mask[self._row] & (slots <= queries[:, None]))[None]
+        mine = slice(self._row, self._row + 1)
+        part = AttentionCall(
+            call.query[mine][:, :, queries],
+            call.key[mine][:, :, : len(slots)],
+            call.value,
+            call.scaling,
+            allowed[None],
+        )
+        return part.rows(slice(None))[0]
+
+    def _slots(self, record: LayerRecord, columns: Tensor) -> Tensor:
+        compaction = record.compaction
+        slots = torch.arange(compaction.slots, device=columns.device)
+        where = columns.new_zeros(compaction.length).scatter(0, compaction.index[self._row], slots)
+        return where[columns]
+
+
+def _last_before_rope(attention: nn.Module, name: str) -> nn.Module:
+    for path in _BEFORE_ROPE[name]:
+        module = getattr(attention, path, None)
+        if isinstance(module, nn.Module):
+            return module
+    raise Unservable(f"{type(attention).__name__} has no {' or '.join(_BEFORE_ROPE[name])} to read from")
+
+
+def _keep_output(records: dict[int, LayerRecord], index: int, name: str) -> Any:
+    def hook(module: nn.Module, args: Any, output: Tensor) -> None:
+        records[index].before_rope[name] = output
+
+    return hook
