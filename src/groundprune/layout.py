@@ -15,7 +15,7 @@ from groundprune.errors import GroundPruneError
 class VisualUnit:
     """What the encoder makes of one image, one tile of an image or one video: P tokens, in sequence order.
 
-    tile, row, col: Long[P] within the unit, -1 where a token is no patch. is_patch: Bool[P].
+    tile, row, col: Long[P] within the unit; row and col are -1 where a token is no patch. is_patch: Bool[P].
     pixels: what the tower sees of it, of any shape.
     """
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -138,10 +138,11 @@ class Family:
         raise NotImplementedError
 
 
+FamilyClass = TypeVar("FamilyClass", bound=type[Family])
 _FAMILIES: dict[str, Family] = {}
 
 
-def register_family(cls: type[Family]) -> type[Family]:
+def register_family(cls: FamilyClass) -> FamilyClass:
     """Class decorator: serve every model type that the family names."""
     family = cls()
     for model_type in cls.model_types:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -61,3 +62,9 @@ def block_mean(value: Tensor, rows: int, cols: int, factor: int) -> Tensor:
     lead, channels = value.shape[:-2], value.shape[-1]
     blocks = value.reshape(*lead, rows // factor, factor, cols // factor, factor, channels)
     return blocks.mean((-4, -2)).flatten(-3, -2)
+
+
+def square_block_mean(value: Tensor, factor: int) -> Tensor:
+    """[crops, side^2, ...] -> [crops, (side / factor)^2, ...]: `block_mean` of square crops."""
+    side = math.isqrt(value.shape[1])
+    return block_mean(value.flatten(2), side, side, factor).unflatten(-1, value.shape[2:])

@@ -101,7 +101,8 @@ def _flat(features: Any) -> Tensor:
 
 def _rebuilt(output: Any, features: Tensor, index: Tensor) -> Any:
     """An output like `output` with these features; of each deepstack level (Qwen3-VL) the rows of `index`."""
-    new = type(output)(pooler_output=features[None] if torch.is_tensor(output.pooler_output) else [features])
+    # One token an entry: SmolVLM (before 5.23) wants the placeholders of a row to be whole entries.
+    new = type(output)(pooler_output=features[:, None] if torch.is_tensor(output.pooler_output) else [features])
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
         new.deepstack_features = [[_flat(level)[index]] for level in levels]
