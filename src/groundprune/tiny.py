@@ -17,14 +17,22 @@ from groundprune.families.tiny_parts import PAD, WORDS
 def tiny_model(family: str = "llava", seed: int = 0, **options: Any) -> Any:
     """A random model of a family; eval mode, fp32, sdpa. options: see `Family.tiny_config`.
 
-    Weights have a std of 1.4 / sqrt(fan_in): with the default 0.02 attention is uniform, every position id gives
-    the same output, and an exactness test proves nothing. Raises GroundPruneError for an unknown family.
+    Raises GroundPruneError for an unknown family.
     """
     known = families()
     if family not in known:
         raise unknown("family", family, known)
+    return tiny_of(known[family].tiny_config(**options), seed)
+
+
+def tiny_of(config: Any, seed: int = 0) -> Any:
+    """A random model of a config.
+
+    Weights have a std of 1.4 / sqrt(fan_in): with the default 0.02 attention is uniform, every position id gives
+    the same output, and an exactness test proves nothing.
+    """
     torch.manual_seed(seed)
-    model: Any = AutoModelForImageTextToText.from_config(known[family].tiny_config(**options)).eval()
+    model: Any = AutoModelForImageTextToText.from_config(config).eval()
     for name, weight in model.named_parameters():
         if weight.ndim > 1:
             fan_in = weight.shape[1:].numel() if "embed" not in name else 2

@@ -56,6 +56,7 @@ class BeforeLLM:
         self.prompts, self.embedder = prompts, embedder
         self.last: PrunedPrompt | None = None
         self._fresh: PrunedPrompt | None = None
+        self._drafting = False
         self._signature = inspect.signature(model.forward)
 
     @contextlib.contextmanager
@@ -77,7 +78,12 @@ class BeforeLLM:
             config = kwargs.get("generation_config") or self.model.generation_config
             if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)) is not None:
                 raise Unservable("prefill_chunk_size cuts prompts into pieces before they are pruned: leave it unset")
-            return whole_generate(*args, **kwargs)
+            options = ("assistant_model", "prompt_lookup_num_tokens")
+            self._drafting = any(kwargs.get(name, getattr(config, name, None)) is not None for name in options)
+            try:
+                return whole_generate(*args, **kwargs)
+            finally:
+                self._drafting = False
 
         setattr(prepare, _OWNER, self)
         handles = [
@@ -150,7 +156,9 @@ class BeforeLLM:
             rows.append(PrunedRow(layout, selection, column, new, features))
         next_position = torch.stack([position[:, b, valid[b]].max() + 1 for b in range(len(ids))])
         self.last = self._fresh = PrunedPrompt(rows, [segment], next_position)
-        self.inside.begin(self.last, encoded, position, valid, inputs.get("past_key_values"))
+        # A prompt may come with drafted tokens behind it; what a pruner calls the last token is the prompt's.
+        drafts = int(inputs.get("logits_to_keep") or 1) - 1 if self._drafting else 0
+        self.inside.begin(self.last, encoded, position, valid, drafts)
         if not self.last.pruned and not self.policy.changes_whole_rows:
             # Nothing was dropped: the stock model, to the bit. It would make M-RoPE ids of what encoding used up.
             made = len(position) == 1 or inputs.get("position_ids") is not None

@@ -40,7 +40,7 @@ class _Prefill:
     encoded: Encoded
     position: Tensor
     valid: Tensor
-    cache: Any
+    drafts: int
     entered: Compaction  # what stock code's masks are made for
     records: dict[int, LayerRecord] = field(default_factory=dict)
     masks: dict[Any, Tensor | None] = field(default_factory=dict)
@@ -107,14 +107,14 @@ class InsideLLM:
             stack.callback(self.clear)
             yield
 
-    def begin(self, prompt: PrunedPrompt, encoded: Encoded, position: Tensor, valid: Tensor, cache: Any) -> None:
-        """A prefill starts; `clear` ends it."""
+    def begin(self, prompt: PrunedPrompt, encoded: Encoded, position: Tensor, valid: Tensor, drafts: int) -> None:
+        """A prefill starts; `clear` ends it. drafts: how many drafted tokens stand behind the prompt."""
         too_long = any(window is not None and valid.shape[1] > window for window in self.windows)
         if too_long and "flash" in self._implementation:
             raise Unservable(
                 "flash attention counts retained tokens in its sliding window: pass window='tokens', or use sdpa"
             )
-        self._running = _Prefill(prompt, encoded, position, valid, cache, prompt.compaction)
+        self._running = _Prefill(prompt, encoded, position, valid, drafts, prompt.compaction)
         if self._kept_layers and self.stages:
             layers = {index: self.layers[index] for index in self._kept_layers}
             self._closing.enter_context(kept(self._running.records, layers))
@@ -202,8 +202,9 @@ class InsideLLM:
             return kwargs
         stock = kwargs.get("attention_mask")
         columns = segment.compaction.slots
-        if run.cache is not None:
-            columns = max(columns, int(run.cache.get_mask_sizes(columns, index)[0]))
+        cache = kwargs.get("past_key_values")
+        if cache is not None:
+            columns = max(columns, int(cache.get_mask_sizes(columns, index)[0]))
         key = (segment.layer, id(stock), columns, window)
         if key not in run.masks:
             run.masks[key] = self._prefill_mask(run, stock, columns, window, states.dtype)
@@ -255,7 +256,7 @@ class InsideLLM:
                 where = segment.compaction.mask[b] & torch.isin(segment.compaction.index[b], columns)
                 states[b, where] = new.to(states.dtype)
         if stage.evict_earlier:
-            self._evict(run, segment)
+            self._evict(run, segment, kwargs.get("past_key_values"))
         run.prompt.segments.append(segment)
         return states
 
@@ -281,12 +282,14 @@ class InsideLLM:
                 look_ahead(layer, record, ahead)
                 looked = True
             column = layout.column[left]
-            seen = RowStates(b, column, run.records, self.decoder.norm)
+            last = run.valid[b, : layout.length - run.drafts].nonzero()[-1]
+            seen = RowStates(b, column, last, run.records, self.decoder.norm)
             prompt = self.prompts[b // run.encoded.copies] if self.prompts is not None else None
             signals = Signals(layout, features[b], run.encoded.record, prompt, self.embedder, left, seen)
             share = replace(stage, budget=Budget(share=Fraction(count, patches)))
             with torch.no_grad():
-                chosen.append(self.pruner(signals, layout.subset(left), share))
+                now = replace(layout.subset(left), length=layout.length - run.drafts)
+                chosen.append(self.pruner(signals, now, share))
         return chosen
 
     def _merged(self, selection: Selection | None, row: int, run: _Prefill, states: Tensor) -> Tensor | None:
@@ -299,16 +302,16 @@ class InsideLLM:
         where = previous.compaction.mask[row] & torch.isin(previous.compaction.index[row], column)
         return selection.merge.weight @ states[row, where].float()
 
-    def _evict(self, run: _Prefill, segment: Segment) -> None:
+    def _evict(self, run: _Prefill, segment: Segment, cache: Any) -> None:
         """Drop from the layers before a stage what it drops, so that decoding does not read it."""
-        if run.cache is None:
+        if cache is None:
             return
         segments = run.prompt.segments
         for i, earlier in enumerate(segments):
             take = segment.compaction.slots_in(earlier.compaction)
             end = segments[i + 1].layer if i + 1 < len(segments) else segment.layer
             for index in range(earlier.layer, end):
-                _shorten(run.cache.layers[index], take, earlier.compaction.slots)
+                _shorten(cache.layers[index], take, earlier.compaction.slots)
             where = take.expand(len(earlier.position), -1, -1)
             segments[i] = replace(
                 earlier,

@@ -75,10 +75,13 @@ def look_ahead(layer: nn.Module, record: LayerRecord, kwargs: dict[str, Any]) ->
 
 
 class RowStates(LLMStates):
-    """The view of one prompt row at a stage. columns: Long[N], the visual columns that are left."""
+    """The view of one prompt row at a stage.
 
-    def __init__(self, row: int, columns: Tensor, records: dict[int, LayerRecord], norm: nn.Module):
-        self._row, self._columns, self._records, self._norm = row, columns, records, norm
+    columns: Long[N], the visual columns that are left. last: Long[1], the column of the prompt's last token.
+    """
+
+    def __init__(self, row: int, columns: Tensor, last: Tensor, records: dict[int, LayerRecord], norm: nn.Module):
+        self._row, self._columns, self._last, self._records, self._norm = row, columns, last, records, norm
 
     def read(self, layer: int, kind: str, rows: Tensor | None, rope: bool) -> Tensor:
         record = self._records.get(layer)
@@ -91,8 +94,7 @@ class RowStates(LLMStates):
         call = record.call
         assert call is not None
         if kind == "attention":
-            mask = record.compaction.mask[self._row]
-            queries = mask.nonzero()[-1] if rows is None else where
+            queries = self._slots(record, self._last) if rows is None else where
             return self._attention(record, call, queries)[:, :, self._slots(record, self._columns)]
         if not rope and kind in _BEFORE_ROPE:
             value, wanted = record.before_rope[kind], call.query if kind == "q" else call.key

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -65,6 +65,27 @@ class PrunedPrompt:
         left = self.segments[-1].kept
         return any(len(kept) < len(row.layout) for kept, row in zip(left, self.rows, strict=True))
 
+    def ends_in_words(self, count: int) -> bool:
+        """Whether the last `count` columns of every row are text."""
+        rows = zip(self.rows, self.compaction.index, strict=True)
+        return all(not len(row.layout) or int(index[-count]) > int(row.layout.column[-1]) for row, index in rows)
+
+    def without_last(self, count: int) -> PrunedPrompt:
+        """As if the prompt had been shorter by its last `count` columns."""
+        segments = [
+            replace(
+                segment,
+                compaction=Compaction(
+                    segment.compaction.index[:, :-count],
+                    segment.compaction.mask[:, :-count],
+                    segment.compaction.length - count,
+                ),
+                position=segment.position[..., :-count],
+            )
+            for segment in self.segments
+        ]
+        return replace(self, segments=segments, next_position=self.next_position - count)
+
     @property
     def compaction(self) -> Compaction:
         """Of what entered the LLM: `generate` measures the cache by its first layer."""
@@ -95,7 +116,12 @@ def recall(cache: Any, past: int, rows: int) -> PrunedPrompt | None:
     if past == 0:
         delattr(cache, _ATTRIBUTE)  # the cache was reset: what it knew belongs to another conversation
         return None
-    if past < state.compaction.slots:
+    extra = state.compaction.slots - past
+    if extra > 0 and state.ends_in_words(extra):
+        # Drafted tokens that came along with the prompt, and were rejected.
+        state = state.without_last(extra)
+        setattr(cache, _ATTRIBUTE, state)
+    elif extra > 0:
         raise Unservable(
             f"this cache was cropped to {past} columns, inside of its pruned prompt of {state.compaction.slots}: "
             "start from an empty cache"
