@@ -7,7 +7,7 @@ import itertools
 
 import pytest
 import torch
-from transformers import DynamicCache, StaticCache
+from transformers import CompileConfig, DynamicCache, StaticCache
 
 import groundprune as gp
 from groundprune.hooks.masked import hidden_columns, hide
@@ -123,6 +123,23 @@ def test_a_static_cache_equals_a_dynamic_one(model, inputs, pruner):
         wanted = generate(model, inputs)
         static = StaticCache(config=model.config.get_text_config(), max_cache_len=128)
         got = generate(model, inputs, past_key_values=static)
+    assert got.sequences.equal(wanted.sequences)
+    assert relative_difference(got.logits, wanted.logits) < TOLERANCE
+
+
+@pytest.mark.parametrize("policy", ["preserved", "reassigned"])
+@pytest.mark.parametrize("pruner", [gp.Spatial(keep=0.5), *PRUNERS], ids=["before", *IDS])
+def test_compiled_decoding_is_one_graph_without_a_break(model, inputs, pruner, policy):
+    compiled = CompileConfig(fullgraph=True, backend="eager", mode=None)  # a break is an error under fullgraph
+    compiled._compile_all_devices = True  # generate compiles on accelerators only
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    with gp.prune(model, pruner, policy):
+        wanted = generate(model, inputs, cache_implementation="static")
+        assert not counters["stats"]
+        got = generate(model, inputs, cache_implementation="static", compile_config=compiled)
+    assert counters["stats"]["unique_graphs"] == 1
     assert got.sequences.equal(wanted.sequences)
     assert relative_difference(got.logits, wanted.logits) < TOLERANCE
 
@@ -346,9 +363,8 @@ class TestSlidingWindows:
 
         text = MistralConfig(**text_sizes(4), sliding_window=20)
         config = tiny_model("llava").config
-        return tiny_of(
-            type(config)(**{**config.to_dict(), "text_config": text.to_dict(), "vision_config": tiny_clip(6)})
-        )
+        config.text_config = text
+        return tiny_of(config)
 
     @pytest.mark.parametrize("pruner", [gp.ClsVisual(keep=0.4), *PRUNERS[::2]], ids=["before", "one", "staged"])
     def test_windows_that_count_positions_equal_the_oracle(self, windowed, pruner):
