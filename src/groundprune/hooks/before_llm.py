@@ -22,7 +22,7 @@ from groundprune.hooks.encoded import Encoded, encode_inputs, has_visual
 from groundprune.hooks.inside_llm import InsideLLM
 from groundprune.hooks.patching import replaced
 from groundprune.hooks.segments import make_segment
-from groundprune.hooks.state import PrunedPrompt, PrunedRow, recall, remember
+from groundprune.hooks.state import PrunedPrompt, PrunedRow, recall, remember, untouched
 from groundprune.positions import Policy
 from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.signals import Signals, TextEmbedder
@@ -113,7 +113,7 @@ class BeforeLLM:
         new = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
         state = recall(cache, past, 0 if new is None else len(new))
         if past and has_visual(inputs):
-            raise Unservable("an image in a later turn of a kept cache is not supported: start from an empty cache")
+            return (), self._later_image(inputs, state, past)
         if past:
             return (), inputs if state is None else self._decode(inputs, state, past)
         if inputs.get("input_ids") is None:
@@ -126,7 +126,7 @@ class BeforeLLM:
         if fresh is None:
             return
         self.inside.clear()
-        if fresh.pruned or self.policy.changes_whole_rows:
+        if fresh.pruned or fresh.earlier is not None or self.policy.changes_whole_rows:
             remember(output, fresh)
 
     def _prefill(self, inputs: dict[str, Any]) -> dict[str, Any]:
@@ -168,6 +168,32 @@ class BeforeLLM:
         ):
             raise Unservable(f"flash attention reads the ids of {self.policy} as packed sequences; use sdpa")
         return _compacted(inputs, self.last, encoded)
+
+    def _later_image(self, inputs: dict[str, Any], state: PrunedPrompt | None, past: int) -> dict[str, Any]:
+        """A turn with an image on a kept cache: it is pruned like a prompt, behind what the cache holds."""
+        mask, ids = inputs.get("attention_mask"), inputs["input_ids"]
+        rows, new = ids.shape
+        if state is None:
+            state = untouched(rows, past, None if mask is None else mask[:, :past])
+        before = state.compaction
+        length = before.length + past - before.slots
+        if mask is not None and mask.shape != (rows, length + new):
+            raise GroundPruneError(
+                f"attention_mask must cover the unpruned columns, {(rows, length + new)}; got {tuple(mask.shape)}"
+            )
+        self.inside.check_later_image(length + new)
+        held = before.grown_mask(mask, past - before.slots)
+        position = inputs.get("position_ids")
+        if position is None:
+            start = state.next_position + past - before.slots
+            position = start[:, None] + torch.arange(new, device=start.device)
+        part = {**inputs, "attention_mask": None if mask is None else mask[:, length:], "position_ids": position}
+        turn = self._prefill(part)
+        assert self.last is not None
+        turn["attention_mask"] = torch.cat([held, self.last.compaction.mask], dim=1).long()
+        turn["position_ids"] = turn["position_ids"] + _per_row(state.shift, turn["position_ids"])
+        self.last = self._fresh = self.last.behind(state, held)
+        return turn
 
     def _select(self, encoded: Encoded) -> list[tuple[Selection, Tensor]]:
         """Per row the selection and the features of the kept slots."""
@@ -223,6 +249,9 @@ class BeforeLLM:
         if mask is not None or not bool(compaction.mask.all()):
             kwargs["attention_mask"] = compaction.grown_mask(mask, past + new - compaction.slots).long()
         prepared = original(input_ids, **kwargs)
+        if has_visual(prepared):
+            prepared["attention_mask"] = mask  # a new image: the pre-hook does the rest, from the unpruned book
+            return prepared
         self.inside.clear()
         self.inside.step(state, mask, past, new, cache, prepared.get("position_ids"))
         if prepared.get("position_ids") is not None:

@@ -119,6 +119,15 @@ class InsideLLM:
             layers = {index: self.layers[index] for index in self._kept_layers}
             self._closing.enter_context(kept(self._running.records, layers))
 
+    def check_later_image(self, length: int) -> None:
+        """Raises Unservable where an image cannot follow on a kept cache. length: columns of the unpruned turns."""
+        if self.stages:
+            raise Unservable(
+                "an image in a later turn of a kept cache cannot be pruned between layers: start from an empty cache"
+            )
+        if any(window is not None and length > window for window in self.windows):
+            raise Unservable("an image in a later turn beyond the sliding window: pass window='tokens'")
+
     def clear(self) -> None:
         """Nothing is under way any more, be it by an exception."""
         self._running, self._step = None, None

@@ -33,14 +33,19 @@ class Hidden:
 def hidden_columns(prompt: PrunedPrompt) -> list[Hidden]:
     """What pruning dropped, segment by segment."""
     found = []
+    earlier = hidden_columns(prompt.earlier)[0] if prompt.earlier is not None and prompt.earlier.rows else None
     for segment in prompt.segments:
         prefill, decode = [], []
         for b, row in enumerate(prompt.rows):
             dropped = torch.ones(len(row.layout), dtype=torch.bool, device=row.layout.column.device)
             dropped[segment.kept[b]] = False
-            prefill.append(row.layout.column[dropped])
+            column = row.layout.column + prompt.offset
+            prefill.append(column[dropped])
             held = segment.compaction.index[b, segment.compaction.mask[b]]
-            decode.append(row.layout.column[~torch.isin(row.layout.column, held)])
+            decode.append(column[~torch.isin(column, held)])
+            if earlier is not None:
+                prefill[-1] = torch.cat([earlier.prefill[b], prefill[-1]])
+                decode[-1] = torch.cat([earlier.decode[b], decode[-1]])
         found.append(Hidden(segment.layer, prefill, decode))
     return found
 
@@ -67,7 +72,7 @@ def hide(model: Any, hidden: Sequence[Hidden]) -> Iterator[None]:
         query = torch.arange(past, past + new, device=states.device)
         diagonal = allowed[:, :, query - past, query - offset].clone()
         for b, gone in enumerate(rows):
-            allowed[b, :, :, gone[gone >= offset] - offset] = False
+            allowed[b, :, :, gone[(gone >= offset) & (gone < offset + columns)] - offset] = False
         allowed[:, :, query - past, query - offset] = diagonal
         return args, {**kwargs, "attention_mask": as_given(allowed, implementation, states.dtype)}
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers import Cache
 
@@ -53,11 +54,15 @@ class PrunedPrompt:
 
     segments: from the first layer on; more than one where tokens were dropped between layers, later ones are added
     as the prefill reaches them. next_position: Long[B], the unpruned id of the first later token.
+    earlier, offset: of an image in a later turn, what became of the turns before it and how many unpruned columns
+    they had. `rows` then speaks of the new columns alone, the compaction of all.
     """
 
     rows: list[PrunedRow]
     segments: list[Segment]
     next_position: Tensor
+    earlier: PrunedPrompt | None = None
+    offset: int = 0
 
     @property
     def pruned(self) -> bool:
@@ -68,7 +73,21 @@ class PrunedPrompt:
     def ends_in_words(self, count: int) -> bool:
         """Whether the last `count` columns of every row are text."""
         rows = zip(self.rows, self.compaction.index, strict=True)
-        return all(not len(row.layout) or int(index[-count]) > int(row.layout.column[-1]) for row, index in rows)
+        return all(
+            not len(row.layout) or int(index[-count]) > self.offset + int(row.layout.column[-1])
+            for row, index in rows
+        )
+
+    def behind(self, earlier: PrunedPrompt, held: Tensor) -> PrunedPrompt:
+        """This turn's prompt on the cache of `earlier` ones. held: Bool[B, S], the mask over that cache."""
+        (segment,), before = self.segments, earlier.compaction
+        tail = torch.arange(held.shape[1] - before.slots, device=held.device) + before.length
+        offset = before.length + len(tail)
+        index = torch.cat([before.index, tail.expand(len(held), -1), segment.compaction.index + offset], dim=1)
+        mask = torch.cat([held, segment.compaction.mask], dim=1)
+        compaction = Compaction(index, mask, offset + segment.compaction.length)
+        joined = replace(segment, compaction=compaction, shift=segment.shift + earlier.shift)
+        return replace(self, segments=[joined], earlier=earlier, offset=offset)
 
     def without_last(self, count: int) -> PrunedPrompt:
         """As if the prompt had been shorter by its last `count` columns."""
@@ -94,6 +113,14 @@ class PrunedPrompt:
     @property
     def shift(self) -> Tensor:
         return self.segments[0].shift
+
+
+def untouched(rows: int, past: int, mask: Tensor | None) -> PrunedPrompt:
+    """The state of a cache of `past` columns that nothing was dropped from. mask: [B, past] or None."""
+    held = torch.ones(rows, past, dtype=torch.bool) if mask is None else mask.bool()
+    index = torch.arange(past, device=held.device).expand(rows, -1)
+    shift = torch.zeros(rows, dtype=torch.long, device=held.device)
+    return PrunedPrompt([], [Segment(0, Compaction(index, held, past), index[None], shift, [])], held.sum(1))
 
 
 def remember(output: Any, state: PrunedPrompt) -> None:
