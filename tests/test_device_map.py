@@ -2,12 +2,12 @@
 
 import pytest
 import torch
-from inside import Staged
-from test_hooks_before_llm import GREEDY
 from transformers import AutoModelForImageTextToText
 
 import groundprune as gp
 from groundprune.tiny import tiny_inputs, tiny_model
+from inside import Staged
+from test_hooks_before_llm import GREEDY
 
 
 @pytest.mark.parametrize("offloaded", [False, True], ids=["auto", "half on disk"])

@@ -14,6 +14,10 @@ class Unservable(GroundPruneError):
     """The model, or the way it is called, cannot give what a pruner or a policy needs."""
 
 
+class Unproven(GroundPruneError):
+    """Nothing can be proven about this pruner on these inputs."""
+
+
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> GroundPruneError:
     """The error for a name that is not in a registry, with the nearest name and the whole list."""
     allowed = sorted(allowed)

@@ -15,10 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundprune.errors import GroundPruneError
+from groundprune.errors import GroundPruneError, Unproven
 from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.pruners.base import Pruner
-from groundprune.pruning import prune
+from groundprune.pruning import Run, prune
 from groundprune.signals import TextEmbedder
 
 TOLERANCE = 1e-5  # relative, fp32
@@ -27,9 +27,13 @@ CONTROL = 1e-2  # what the control must differ by at least
 
 @dataclass(frozen=True)
 class Verification:
-    """What `verify` measured. Differences are of logits, the largest over all steps, relative to the oracle's."""
+    """What `verify` measured. Differences are of logits, the largest over all steps, relative to the oracle's.
+
+    layers: where tokens were dropped, 0 = before the LLM. kept: of each row's visual tokens, in the end.
+    """
 
     pruner: str
+    layers: list[int]
     kept: list[tuple[int, int]]
     steps: int
     keep_all_exact: bool
@@ -42,27 +46,6 @@ class Verification:
     def passed(self) -> bool:
         exact = self.keep_all_exact and self.same_tokens and self.difference <= self.tolerance
         return exact and self.control > CONTROL
-
-    def lines(self) -> list[tuple[str, str, bool]]:
-        """(fact, measurement, holds) for each of the three."""
-        same = "same" if self.same_tokens else "DIFFERENT"
-        return [
-            (
-                "keep=1.0 is the stock model, bit for bit",
-                str(self.keep_all_exact).lower(),
-                self.keep_all_exact,
-            ),
-            (
-                f"preserved positions equal the masked oracle (prefill and {self.steps} steps)",
-                f"{self.difference:.1e} relative, {same} tokens",
-                self.same_tokens and self.difference <= self.tolerance,
-            ),
-            (
-                f"reassigned positions differ, as they must (above {CONTROL:g})",
-                f"{self.control:.1e} relative",
-                self.control > CONTROL,
-            ),
-        ]
 
 
 @torch.no_grad()
@@ -79,8 +62,8 @@ def verify(
 
     steps: greedy tokens to decode beyond the prefill. The pruner must drop something, or there is nothing to prove.
 
-    Raises GroundPruneError where nothing was dropped, the pruner merges tokens, or the model is not in fp32: in
-    half precision rounding alone exceeds the tolerance.
+    Raises Unproven where nothing was dropped or the pruner merges tokens, and GroundPruneError where the model is not
+    in fp32: in half precision rounding alone exceeds the tolerance.
     """
     if model.dtype != torch.float32:
         raise GroundPruneError(
@@ -94,15 +77,17 @@ def verify(
         pruned = _decode(model, inputs, steps)
     prompt = run.prompt
     if not prompt.pruned:
-        raise GroundPruneError(f"{pruner.label} dropped nothing on these inputs; verify with a smaller keep")
-    if any(row.selection.merge is not None for row in prompt.rows):
-        raise GroundPruneError(f"{pruner.label} merges tokens; the masked oracle covers pure selection")
+        raise Unproven(f"{pruner.label} dropped nothing on these inputs; verify with a smaller keep")
+    merges = any(row.selection.merge is not None for row in prompt.rows)
+    if merges or any(segment.merged for segment in prompt.segments):
+        raise Unproven(f"{pruner.label} merges tokens; the masked oracle covers pure selection")
     with hide(model, hidden_columns(prompt)):
         oracle = _decode(model, inputs, steps)
     with prune(model, pruner, "reassigned", **texts):
         control = _decode(model, inputs, steps)
     return Verification(
         pruner=pruner.label,
+        layers=_dropping(run),
         kept=[(len(kept), len(row.layout)) for kept, row in zip(run.kept, prompt.rows, strict=True)],
         steps=steps,
         keep_all_exact=all(torch.equal(a, b) for a, b in zip(whole.logits, stock.logits, strict=True)),
@@ -111,6 +96,13 @@ def verify(
         control=relative_difference(control.logits[:1], oracle.logits[:1]),
         tolerance=tolerance,
     )
+
+
+def _dropping(run: Run) -> list[int]:
+    """The layers of the stages that dropped anything."""
+    counts = [(layer, sum(map(len, left))) for layer, left in run.stages]
+    before = [sum(map(len, run.layout)), *(count for _, count in counts)]
+    return [layer for (layer, count), earlier in zip(counts, before, strict=False) if count < earlier]
 
 
 def relative_difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,13 +17,17 @@ from groundprune.cli.options import (
     TextTowerOption,
     comma_separated,
 )
-from groundprune.errors import Unservable
+from groundprune.errors import GroundPruneError, Unproven, Unservable, unknown
 
 if TYPE_CHECKING:
+    from groundprune.pruners import Pruner
     from groundprune.verification import Verification
 
 FAILED = 1
 REQUEST = "the red circle"
+
+
+STAGES = ("before", "inside")
 
 
 def verify(
@@ -34,8 +39,11 @@ def verify(
     keep: Annotated[str, typer.Option("--keep", "-k", help="Share of the visual tokens that stay.")] = DEFAULT_KEEP,
     family: Annotated[
         str | None,
-        typer.Option("--family", help="A tiny random model of this family, or of all, in place of --model."),
+        typer.Option("--family", help="Tiny random models of these families, or of all, in place of --model."),
     ] = None,
+    stage: Annotated[
+        str, typer.Option("--stage", help="Where the pruners act: before the LLM, inside of it, or both.")
+    ] = ",".join(STAGES),
     text_tower: TextTowerOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
@@ -43,36 +51,46 @@ def verify(
     """Prove on a model that pruning is exact: what is dropped is gone, and nothing else changes.
 
     keep=1.0 must be the stock model, bit for bit. Preserved positions must equal the unpruned prompt under a mask
-    that hides the dropped tokens. Reassigned positions must not, or the proof could not fail.
-    Exit code 1: one of the three does not hold.
+    that hides the dropped tokens: from the layer on that drops them. Reassigned positions must not, or the proof
+    could not fail. Exit code 1: one of the three does not hold.
 
     [dim]groundprune verify --pruner cls-visual --keep 0.25[/]
-    [dim]groundprune verify --family all[/]
+    [dim]groundprune verify --family all --stage before,inside[/]
     """
-    from groundprune.pruners import make_pruner, pruner_names
-
-    names = pruner_names() if pruner == "all" else comma_separated(pruner)
-    pruners = [make_pruner(name, keep) for name in names]
     from groundprune.verification import verify as measure
 
+    pruners = _pruners(pruner, keep, stage)
     results: dict[str, list[Verification]] = {}
     for name, loaded, inputs in _subjects(model, family, device):
         results[name] = []
         for each in pruners:
             try:
                 results[name].append(measure(loaded, inputs, each, text=[REQUEST], text_tower=text_tower))
-            except Unservable as error:
+            except (Unservable, Unproven) as error:
                 if pruner != "all":
                     raise
                 complain(f"{name}: skipped {each.label}: {error}")
     if as_json:
         print_json([{"model": n, **asdict(v), "passed": v.passed} for n, all_of in results.items() for v in all_of])
     else:
-        for name, verifications in results.items():
-            for verification in verifications:
-                _print(name, verification)
+        _print(results)
     if not all(v.passed for verifications in results.values() for v in verifications):
         raise typer.Exit(FAILED)
+
+
+def _pruners(names: str, keep: str, stage: str) -> list[Pruner]:
+    """Those that were named, or all that act at the stages."""
+    from groundprune.pruners import make_pruner, pruner_names
+
+    stages = comma_separated(stage)
+    for each in stages:
+        if each not in STAGES:
+            raise unknown("stage", each, STAGES)
+    made = [make_pruner(name, keep) for name in (pruner_names() if names == "all" else comma_separated(names))]
+    chosen = [each for each in made if ("inside" if each.inside else "before") in stages]
+    if not chosen:
+        raise GroundPruneError(f"none of the pruners {names!r} acts at the stage {stage!r}")
+    return chosen
 
 
 def _subjects(model: str, family: str | None, device: str | None) -> list[tuple[str, Any, dict[str, Any]]]:
@@ -82,8 +100,7 @@ def _subjects(model: str, family: str | None, device: str | None) -> list[tuple[
         from groundprune.tiny import tiny_inputs, tiny_model
 
         names = list(families()) if family == "all" else comma_separated(family)
-        models = [(name, tiny_model(name)) for name in names]
-        return [(f"tiny {name}", each, tiny_inputs(each, [(1, 5, 7)])) for name, each in models]
+        return [(name, each, tiny_inputs(each, [(1, 5, 7)])) for name, each in ((n, tiny_model(n)) for n in names)]
     from PIL import Image
 
     from groundprune.asking import chat_prompt
@@ -95,8 +112,31 @@ def _subjects(model: str, family: str | None, device: str | None) -> list[tuple[
     return [(model, loaded, dict(inputs.to(loaded.device, loaded.dtype)))]
 
 
-def _print(name: str, verification: Verification) -> None:
-    kept = ", ".join(f"{kept} of {total}" for kept, total in verification.kept)
-    typer.echo(f"{name}, {verification.pruner}: {kept} tokens kept")
-    for fact, measured, holds in verification.lines():
-        typer.echo(f"  {'ok    ' if holds else 'FAILED'}  {fact}: {measured}")
+def _print(results: dict[str, list[Verification]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from groundprune.verification import CONTROL, TOLERANCE
+
+    columns = "model", "pruner", "drops at", "kept", "keep=1 exact", "oracle", "tokens", "control", ""
+    table = Table(*columns, box=None, pad_edge=False)
+    for name, verifications in results.items():
+        for v in verifications:
+            table.add_row(
+                name,
+                v.pruner,
+                ", ".join("before" if layer == 0 else f"layer {layer}" for layer in v.layers),
+                ", ".join(f"{kept} of {total}" for kept, total in v.kept),
+                "yes" if v.keep_all_exact else "NO",
+                f"{v.difference:.1e}",
+                "same" if v.same_tokens else "DIFFERENT",
+                f"{v.control:.1e}",
+                "ok" if v.passed else "FAILED",
+            )
+    Console(width=None if sys.stdout.isatty() else 200).print(table)
+    steps = max((v.steps for verifications in results.values() for v in verifications), default=0)
+    typer.echo(
+        f"\noracle: largest relative difference of logits to the unpruned prompt that hides what was dropped, prefill "
+        f"and {steps} steps; at most {TOLERANCE:g}.\n"
+        f"control: the same with reassigned positions; above {CONTROL:g}, or the proof could not fail."
+    )

@@ -176,6 +176,8 @@ class InsideLLM:
             grown = compaction.grown_mask(mask, tail)
             return None if bool(grown.all()) else grown.long()
         allowed = decode_mask(compaction, mask, tail, new, columns, offset, window)
+        if new == 1 and bool(allowed.all()):
+            return None  # what stock code gives then, and faster kernels take
         return as_given(allowed, self._implementation, self.model.dtype)
 
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -233,6 +235,9 @@ class InsideLLM:
             return None if bool(segment.compaction.mask.all()) else segment.compaction.mask.long()
         take = None if len(run.prompt.segments) == 1 else segment.compaction.slots_in(run.entered)
         given = stock if stock is not None and stock.ndim == 4 else None
+        plain = given is None and window is None and columns == segment.compaction.slots
+        if plain and bool(segment.compaction.mask.all()):
+            return None  # stock code left it to the kernel, which is causal by itself
         allowed = prefill_mask(segment.compaction, given, take, columns, window)
         return as_given(allowed, self._implementation, dtype)
 
@@ -264,6 +269,7 @@ class InsideLLM:
                 columns = layouts[b].column[left[b]]
                 where = segment.compaction.mask[b] & torch.isin(segment.compaction.index[b], columns)
                 states[b, where] = new.to(states.dtype)
+        segment = replace(segment, merged=any(new is not None for new in merged))
         if stage.evict_earlier:
             self._evict(run, segment, kwargs.get("past_key_values"))
         run.prompt.segments.append(segment)

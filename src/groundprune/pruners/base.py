@@ -83,6 +83,11 @@ class Pruner:
         """The stages, first to last; by default one, before the LLM."""
         return [Stage(None, self.budget)]
 
+    @property
+    def inside(self) -> bool:
+        """Whether a stage of it acts between decoder layers."""
+        return any(stage.layer is not None for stage in self.stages(32))
+
     def llm_layers(self, stages: Sequence[Stage]) -> frozenset[int]:
         """Decoder layers whose queries, keys and values must be kept until a stage reads them.
 
