@@ -197,18 +197,19 @@ class Assets(HTMLParser):
             self.found.append(given[FETCHED[tag]])
 
 
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    pytest.importorskip("mkdocstrings", reason="`make docs` installs what builds the site")
+    pytest.importorskip("material")
+    from mkdocs.commands.build import build
+    from mkdocs.config import load_config
+
+    folder = tmp_path_factory.mktemp("site")
+    build(load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(folder)))
+    return {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}, folder
+
+
 class TestSite:
-    @pytest.fixture(scope="class")
-    def site(self, tmp_path_factory):
-        pytest.importorskip("mkdocstrings", reason="`make docs` installs what builds the site")
-        pytest.importorskip("material")
-        from mkdocs.commands.build import build
-        from mkdocs.config import load_config
-
-        folder = tmp_path_factory.mktemp("site")
-        build(load_config(str(ROOT / "mkdocs.yml"), strict=True, site_dir=str(folder)))
-        return {path: path.read_text(encoding="utf-8") for path in folder.rglob("*.html")}, folder
-
     def test_nothing_comes_from_outside(self, site):
         pages, folder = site
         assert len(pages) > 15
