@@ -9,10 +9,10 @@ BIN := .venv/bin
 LOWER_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
 LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py)
 
-.PHONY: test test-browser test-lower lint format compare readme clean help
+.PHONY: test test-browser test-lower lint format compare readme docs clean help
 
 help:
-	@echo "make test | lint | format | compare | readme | test-browser | test-lower | clean"
+	@echo "make test | lint | format | compare | readme | docs | test-browser | test-lower | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -49,9 +49,18 @@ format: .venv/.stamp
 compare: .venv/.stamp
 	$(BIN)/groundprune compare $(ARGS)
 
+# README's tables, and what of docs/ is generated.
 readme: .venv/.stamp
-	$(BIN)/python -m groundprune.report.generated README.md
+	$(BIN)/python -m groundprune.report.generated
+
+.venv/.docs-stamp: .venv/.stamp
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
+	@touch $@
+
+docs: .venv/.docs-stamp
+	$(BIN)/mkdocs build --strict --quiet
+	@echo "site/index.html"
 
 clean:
-	rm -rf .venv .venv-lower .pytest_cache .ruff_cache .hypothesis dist
+	rm -rf .venv .venv-lower .pytest_cache .ruff_cache .hypothesis dist site
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,6 +10,7 @@ import typer
 
 from groundprune.cli.console import open_model, print_json, save_image, writable_image
 from groundprune.cli.options import (
+    DEFAULT_KEEP,
     DeviceOption,
     JsonOption,
     KeepOption,
@@ -34,6 +36,14 @@ ImageArgument = Annotated[Path, typer.Argument(help="Any image that Pillow reads
 OutOption = Annotated[
     Path | None, typer.Option("--out", "-o", help="Where to write the overlay.", show_default=False)
 ]
+ExplainOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--explain",
+        help="Also write a sheet (.png or .svg): what every pruner scores and keeps, and the box under each policy.",
+        show_default=False,
+    ),
+]
 
 
 def ground(
@@ -48,6 +58,7 @@ def ground(
     seed: SeedOption = None,
     device: DeviceOption = None,
     out: OutOption = None,
+    explain: ExplainOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find what an expression refers to: prints its box and draws it over the image, with the tokens that were kept.
@@ -56,18 +67,26 @@ def ground(
     Exit code 1: the model's answer holds no box.
 
     [dim]groundprune ground scene.png "the red circle" --pruner cls-visual --keep 0.5[/]
+    [dim]groundprune ground scene.png "the red circle" --pruner cls-visual --explain sheet.png[/]
     [dim]groundprune ground photo.jpg "the mug left of the laptop" --model llava-hf/llava-1.5-7b-hf --json[/]
     """
     target = Path(f"{image.stem}.ground.png") if out is None else out
-    pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed)
-    picture, said = _answer(image, expression, "rec", model, pruning, text_tower, device, target)
+    pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed, explained=explain is not None)
+    if explain is not None:
+        _writable_sheet(explain, image, target)
+    picture, said, loaded = _answer(image, expression, "rec", model, pruning, text_tower, device, target)
     _draw(picture, said, pruning, expression, target)
+    if explain is not None:
+        _explain(explain, loaded, picture, expression, said, pruning, keep, tokens, positions, text_tower)
     if as_json:
-        print_json({"expression": expression, **_report(image, picture, said, model, pruning, text_tower, target)})
+        result = {"expression": expression, **_report(image, picture, said, model, pruning, text_tower, target)}
+        print_json(result if explain is None else {**result, "sheet": str(explain)})
     else:
         typer.echo(_box_line(picture, said))
         typer.echo(_tokens_line(said, pruning))
         typer.echo(f"overlay  {target}")
+        if explain is not None:
+            typer.echo(f"sheet    {explain}")
     if said.box is None:
         raise typer.Exit(NO_BOX)
 
@@ -92,7 +111,7 @@ def ask(
     [dim]groundprune ask photo.jpg "what colour is the mug?" --model llava-hf/llava-1.5-7b-hf --pruner random[/]
     """
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed)
-    picture, said = _answer(image, question, "vqa", model, pruning, text_tower, device, out)
+    picture, said, _ = _answer(image, question, "vqa", model, pruning, text_tower, device, out)
     if out is not None:
         _draw(picture, said, pruning, question, out)
     if as_json:
@@ -110,8 +129,11 @@ def _answer(
     text_tower: str | None,
     device: str | None,
     target: Path | None,
-) -> tuple[Image.Image, Answer]:
-    """Everything that can be refused without the model is refused before it is loaded."""
+) -> tuple[Image.Image, Answer, tuple[Any, Any]]:
+    """The image, what the model said, and the model with its processor.
+
+    Everything that can be refused without the model is refused before it is loaded.
+    """
     from groundprune.images import load_image
 
     if target is not None and target.exists() and path.exists() and target.samefile(path):
@@ -122,9 +144,9 @@ def _answer(
     from groundprune.answer import answer
 
     loaded, processor = open_model(model, device)
-    return picture, answer(
-        loaded, processor, picture, text, kind, pruning.pruner, pruning.policy or "preserved", text_tower
-    )
+    policy = pruning.policy or "preserved"
+    said = answer(loaded, processor, picture, text, kind, pruning.pruner, policy, text_tower)
+    return picture, said, (loaded, processor)
 
 
 def _draw(picture: Image.Image, said: Answer, pruning: Pruning, label: str, target: Path) -> None:
@@ -138,6 +160,58 @@ def _draw(picture: Image.Image, said: Answer, pruning: Pruning, label: str, targ
     boxes = [] if said.box is None else [(said.box, label, colour)]
     kept = None if said.kept is None else overlay.KeptMap(said.kept, said.frame)
     save_image(overlay.draw_overlay(picture, boxes, kept), target)
+
+
+def _writable_sheet(path: Path, image: Path, overlay: Path) -> None:
+    """Raises GroundPruneError where no sheet can be written to `path`, or would overwrite something else."""
+    if path.suffix.lower() not in (".png", ".svg"):
+        raise GroundPruneError(f"--explain {path}: a sheet is a .png or an .svg (got {path.suffix!r})")
+    if path.is_dir():
+        raise GroundPruneError(f"--explain {path}: is a folder, give a file to write")
+    if not path.absolute().parent.is_dir():
+        raise GroundPruneError(f"--explain {path}: there is no folder {path.parent}")
+    if not os.access(path if path.exists() else path.absolute().parent, os.W_OK):
+        raise GroundPruneError(f"--explain {path}: cannot be written (no permission)")
+    if path.resolve() in (image.resolve(), overlay.resolve()):
+        raise GroundPruneError(f"--explain {path} is the image itself or the overlay, and would overwrite it")
+
+
+def _explain(
+    path: Path,
+    loaded: tuple[Any, Any],
+    picture: Image.Image,
+    expression: str,
+    said: Answer,
+    pruning: Pruning,
+    keep: str | None,
+    tokens: str | None,
+    positions: str | None,
+    text_tower: str | None,
+) -> None:
+    """Every registered pruner; the boxes are those of the named one, else of the first in the order of reports."""
+    from groundprune.evaluation.settings import MAIN_POSITIONS
+    from groundprune.pruners import pruner_names
+    from groundprune.report.explain import write_sheet
+    from groundprune.report.scored import explain
+    from groundprune.report.tables import DETAILED
+
+    named, policy = pruning.pruner, positions or MAIN_POSITIONS[0]
+    others = sorted(pruner_names(), key=lambda name: name != DETAILED[0])
+    found = explain(
+        *loaded,
+        picture,
+        expression,
+        others if named is None else [named, *(name for name in others if name != named.label)],
+        dict.fromkeys((*MAIN_POSITIONS, policy)),
+        DEFAULT_KEEP if keep is None and tokens is None else keep,
+        tokens,
+        text_tower,
+        known={"unpruned" if named is None else policy: said},
+    )
+    try:
+        write_sheet(found, path)
+    except OSError as error:
+        raise GroundPruneError(f"{path}: cannot be written ({error})") from error
 
 
 def _report(

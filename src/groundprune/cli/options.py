@@ -89,8 +89,16 @@ def read_pruning(
     positions: str | None,
     text_tower: str | None = None,
     seed: int | None = None,
+    explained: bool = False,
 ) -> Pruning:
-    """Raises GroundPruneError where options contradict each other or name what does not exist."""
+    """explained: a sheet of every pruner is asked for, which the budget and the rest then belong to.
+
+    Raises GroundPruneError where options contradict each other or name what does not exist.
+    """
+    if pruner is None and explained and seed is None:
+        # Any pruner will do to check the words.
+        read_pruning("spatial", keep, tokens, positions)
+        return Pruning(None, None)
     if pruner is None:
         idle = {
             "--keep": keep,

@@ -96,7 +96,11 @@ def _save(path: Path, rows: Sequence[Sequence[Chart]], legend: bool) -> list[Pat
             figure.legend(handles.values(), handles.keys(), loc="outside upper center", ncols=columns)
         files = [path.with_suffix(f".{kind}") for kind in _TYPES]
         for file in files:
-            # Neither a date nor a version in the file: the same results give the same bytes.
-            blank = {"Date": None} if file.suffix == ".svg" else {"Software": None}
-            figure.savefig(file, dpi=PRINT_DPI, metadata=blank)
+            save_figure(figure, file)
     return files
+
+
+def save_figure(figure: Figure, file: Path) -> None:
+    """Write as PNG (300 dpi) or SVG, by the suffix, without date and version: the same figure, the same bytes."""
+    blank = {"Date": None} if file.suffix.lower() == ".svg" else {"Software": None}
+    figure.savefig(file, dpi=PRINT_DPI, metadata=blank)

@@ -1,0 +1,79 @@
+"""The catalogue of the docs: what is registered, from the registries themselves, in markdown."""
+
+from __future__ import annotations
+
+import inspect
+import re
+import sys
+
+from groundprune.errors import GroundPruneError
+from groundprune.families.base import _FAMILIES, Family, family_of
+from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
+from groundprune.pruning import prune
+from groundprune.signals import TextEmbedder
+from groundprune.tiny import TINY
+
+_ARXIV = re.compile(r"arXiv[: ]+(\d{4}\.\d{4,5})")
+
+
+def pruners_table() -> str:
+    """Every registered pruner: its method, the papers that its file names, the signals it reads, its authors' ids."""
+    rows = ["| pruner | method | paper | reads | its authors' ids |", "| :-- | :-- | :-- | :-- | :-- |"]
+    for name in pruner_names():
+        cls = pruner_class(name)
+        papers = dict.fromkeys(_ARXIV.findall(inspect.getdoc(sys.modules[cls.__module__]) or ""))
+        links = ", ".join(f"[{paper}](https://arxiv.org/abs/{paper})" for paper in papers)
+        needs = ", ".join(f"`{need}`" for need in sorted(map(str, cls.needs)))
+        rows.append(f"| `{name}` | {_cell(method(cls))} | {links} | {needs} | `{cls.official_positions}` |")
+    return "\n".join(rows) + "\n"
+
+
+def method(cls: type[Pruner]) -> str:
+    """The first paragraph of what the method's file says of itself, without the name that it starts with."""
+    said = inspect.getdoc(sys.modules[cls.__module__]) or inspect.getdoc(cls) or ""
+    return _paragraph(said).removeprefix(f"`{cls.name}`: ").removesuffix(".")
+
+
+def families_table() -> str:
+    """Every family: model types, how its boxes are said, and which pruners a model of it can serve.
+
+    That is asked of the tiny model of each family (`groundprune.tiny`); with a text tower at hand.
+    """
+    models = [make() for make in TINY.values()]
+    parts: list[str] = []
+    for family in _families():
+        grounding = family.grounding
+        types = ", ".join(f"`{model_type}`" for model_type in family.model_types)
+        parts.append(
+            f"### {family.name}\n\n{_paragraph(inspect.getdoc(sys.modules[type(family).__module__]) or '')}\n\n"
+            f"- Model types: {types}\n- Boxes: codec `{grounding.codec}`, frame `{grounding.frame}`"
+        )
+        model = next((m for m in models if type(family_of(m.config)) is type(family)), None)
+        if model is not None:
+            refused = {name: reason for name in pruner_names() if (reason := _refusal(model, name)) is not None}
+            served = ", ".join(f"`{name}`" for name in pruner_names() if name not in refused)
+            parts[-1] += f"\n- Pruners served: {served or 'none'}"
+            parts[-1] += "".join(f"\n- Not served: `{name}`: {reason}" for name, reason in refused.items())
+    return "\n" + "\n\n".join(parts) + "\n\n"
+
+
+def _families() -> list[Family]:
+    """One of each class, which may be registered for several model types."""
+    registered = {type(family): family for family in _FAMILIES.values()}
+    return sorted(registered.values(), key=lambda family: family.name)
+
+
+def _refusal(model: object, name: str) -> str | None:
+    try:
+        with prune(model, make_pruner(name, keep=0.5), text=["the mug"], text_tower=TextEmbedder()):
+            return None
+    except GroundPruneError as error:
+        return _cell(str(error))
+
+
+def _paragraph(text: str) -> str:
+    return " ".join(text.split("\n\n")[0].split())
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
