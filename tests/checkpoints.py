@@ -6,9 +6,12 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from groundprune.families import families
 from groundprune.families.tiny_parts import IMAGE
 from groundprune.tiny import tiny_model
+from layouts import LAYOUTS
 
+SERVED = sorted(LAYOUTS.keys() & families().keys())  # what `save_tiny` can make
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]
 _WORDS = ["USER:", "ASSISTANT:", "the", "red", "circle"]
 
@@ -36,6 +39,15 @@ def save_tiny_llava(folder: Path, side: int = 6) -> Path:
         image_processor=image_processor, tokenizer=word_tokenizer(), patch_size=4,
         vision_feature_select_strategy="default", num_additional_image_tokens=1,
     ).save_pretrained(folder)  # fmt: skip
+    return folder
+
+
+def save_tiny(family: str, folder: Path) -> Path:
+    """A random model of a family, with the files from which its real checkpoints are preprocessed."""
+    model = tiny_model(family)
+    model.generation_config.max_new_tokens = 4
+    model.save_pretrained(folder)
+    LAYOUTS[family].save(folder, model.config)
     return folder
 
 

@@ -27,6 +27,9 @@ coordinates = st.floats(-1e4, 1e4)
 any_boxes = st.builds(Box, *[st.floats()] * 4)
 
 
+SETTINGS = {"bbox-2d-pixels": {"width": 640, "height": 476}}  # what a codec cannot do without
+
+
 @st.composite
 def boxes(draw, edges=coordinates):
     x1, x2 = sorted((draw(edges), draw(edges)))
@@ -144,7 +147,7 @@ class TestCodecs:
     def test_edges_beyond_the_frame_are_moved_to_its_border(self):
         assert LlavaCodec().encode(Box(-0.2, -0.001, 1.5, 0.5)) == "[0.00, 0.00, 1.00, 0.50]"
 
-    @pytest.mark.parametrize("name", sorted(CODECS))
+    @pytest.mark.parametrize("name", ["llava", "shikra"])
     @pytest.mark.parametrize("decimals", [2, 3])
     @given(box=boxes(units))
     def test_round_trip_within_half_a_step(self, name, decimals, box):
@@ -187,13 +190,13 @@ class TestCodecs:
     @pytest.mark.parametrize("name", sorted(CODECS))
     @given(text=st.text() | st.text("[]019.,- ", max_size=40))
     def test_decode_gives_a_proper_box_or_none(self, name, text):
-        box = make_codec(name).decode(text)
+        box = make_codec(name, **SETTINGS.get(name, {})).decode(text)
         if box is not None:
             assert 0 <= box.x1 < box.x2 <= 1
             assert 0 <= box.y1 < box.y2 <= 1
 
     def test_names_and_settings_are_checked(self):
-        with pytest.raises(ValueError, match=r"unknown box codec 'lava'.*'llava'.*llava, shikra"):
+        with pytest.raises(ValueError, match=r"unknown box codec 'lava'.*'llava'.*llava, .*shikra"):
             make_codec("lava")
         with pytest.raises(ValueError, match="decimals=0"):
             make_codec("llava", decimals=0)

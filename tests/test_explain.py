@@ -158,7 +158,7 @@ class TestRefused:
         assert set(found.refused) == {"absent-layer", "inside-the-llm", "no-such"}
         words = words_of(draw_sheet(found))
         assert "absent-layer is not served: the tower has" in words
-        assert "inside-the-llm is not served: inside-the-llm acts inside of the LLM" in words
+        assert "inside-the-llm is not served: inside-the-llm prunes at decoder layers [10000]" in words
 
     def test_none_is_served(self, pocket, scene, tmp_path):
         found = explain(*pocket, scene, TEXT, ["no-such"], ["preserved"], keep=0.5)

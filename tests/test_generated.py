@@ -6,7 +6,7 @@ import pytest
 
 import groundprune as gp
 from groundprune.errors import GroundPruneError
-from groundprune.families.base import _FAMILIES
+from groundprune.families import families
 from groundprune.report.catalogue import families_table, pruners_table
 from groundprune.report.generated import BLOCKS, generated_files, main, regenerate
 from groundprune.report.pictures import PICTURES, picture_svg
@@ -68,15 +68,15 @@ class TestCatalogue:
     def test_every_pruner_with_what_it_reads(self):
         rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*) \|$", pruners_table(), re.MULTILINE))
         assert list(rows) == gp.pruner_names()
-        assert "`tower_attention cls`" in rows["cls-visual"]
+        assert "`tower_attention salient`" in rows["cls-visual"]
         assert "arxiv.org/abs/2506.21873" in rows["cls-visual"]
 
     def test_every_family_and_every_pruner_in_it(self):
         table = families_table()
         sections = {part.split("\n")[0]: part for part in table.split("### ")[1:]}
-        assert set(sections) == {family.name for family in _FAMILIES.values()}
-        for model_type, family in _FAMILIES.items():
-            assert f"`{model_type}`" in sections[family.name]
+        assert list(sections) == list(families())
+        for name, family in families().items():
+            assert all(f"`{model_type}`" in sections[name] for model_type in family.model_types)
         assert all(f"`{name}`" in sections["llava"] for name in gp.pruner_names())
 
     def test_what_cannot_be_served_is_named_with_the_reason(self, monkeypatch):
@@ -85,7 +85,7 @@ class TestCatalogue:
 
         monkeypatch.setattr("groundprune.families.llava.Llava.check", refuse)
         section = families_table().split("### llava\n")[1].split("### ")[0]
-        assert "- Not served: `cls-visual`: no tower_attention cls here" in section
+        assert "- Not served: `cls-visual`: no tower_attention salient here" in section
         assert re.search(r"Pruners served: .*`spatial`", section)
 
 

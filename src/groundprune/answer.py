@@ -12,8 +12,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from groundprune.asking import framed, prompt_for
-from groundprune.boxes import Box, BoxCodec, Frame, make_codec, make_frame
+from groundprune.asking import box_codec, model_inputs, prompt_for
+from groundprune.boxes import Box, BoxCodec, Frame, make_frame
 from groundprune.families.base import family_of
 from groundprune.loading import grounding_of
 from groundprune.positions import Policy
@@ -60,11 +60,10 @@ def answer(
     `gp.prune` and `grounding_of` refuse.
     """
     grounding = grounding_of(model)
-    codec, frame = make_codec(grounding.codec), make_frame(grounding.frame, *image.size)
+    codec, frame = box_codec(processor, grounding, *image.size), make_frame(grounding.frame, *image.size)
     prompt = prompt_for(processor, grounding, kind, text)
     _warn_of_unknown_words(processor.tokenizer, text)
-    seen = framed(processor, grounding, image)
-    inputs = processor(images=seen, text=prompt, return_tensors="pt").to(model.device, model.dtype)
+    inputs = model_inputs(processor, grounding, [image], [prompt]).to(model.device, model.dtype)
     placeholders = family_of(model.config).token_ids(model.config).values()
     total = int(torch.isin(inputs["input_ids"], torch.tensor(list(placeholders), device=model.device)).sum())
     pruning = contextlib.nullcontext() if pruner is None else prune(model, pruner, positions, [text], text_tower)

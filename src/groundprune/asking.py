@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
+from groundprune.boxes import Bbox2dPixelsCodec, BoxCodec, make_codec
 from groundprune.errors import GroundPruneError, first_line, unknown
 from groundprune.families.base import Grounding
 from groundprune.images import square
+from groundprune.processing import resized_size
 
 MAX_CANVAS_PIXELS = 4096**2  # of the padded image; the tower sees a few hundred pixels of it, memory sees all
 _PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}"}
@@ -30,18 +33,40 @@ def prompt_for(processor: Any, grounding: Grounding, kind: str, text: str) -> st
     if _PLACEHOLDERS[kind] not in wording:
         raise GroundPruneError(f"the checkpoint's {kind}_prompt {wording!r} has no {_PLACEHOLDERS[kind]}")
     # Not str.format: braces that are not ours are the prompt's own, as in a prompt that asks for JSON.
-    return chat_prompt(processor, wording.replace(_PLACEHOLDERS[kind], text.strip()))
+    return chat_prompt(processor, wording.replace(_PLACEHOLDERS[kind], text.strip()), grounding.turn)
 
 
-def chat_prompt(processor: Any, text: str) -> str:
-    """The prompt of one image and one user turn, in the checkpoint's own chat template."""
+def chat_prompt(processor: Any, text: str, turn: str = Grounding.turn) -> str:
+    """One image and one user turn, in the checkpoint's own chat template; `turn`, as in `Grounding`, without one."""
     if getattr(processor, "chat_template", None) is None:
-        return f"USER: {processor.image_token}\n{text} ASSISTANT:"
+        before, _, after = turn.partition("{text}")
+        return (
+            before.replace("{image}", processor.image_token) + text + after.replace("{image}", processor.image_token)
+        )
     content = [{"type": "image"}, {"type": "text", "text": text}]
     try:
         return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     except Exception as error:  # the template is the checkpoint's own program
         raise GroundPruneError(f"the checkpoint's chat template fails: {first_line(error)}") from error
+
+
+def model_inputs(processor: Any, grounding: Grounding, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+    """What the model reads, one image a prompt, padded on the left: the processor's BatchFeature of tensors."""
+    seen = [[framed(processor, grounding, image)] for image in images]
+    inputs = processor(images=seen, text=list(prompts), padding=True, padding_side="left", return_tensors="pt")
+    inputs.pop("labels", None)  # PaliGemma's processor makes them, for training
+    return inputs
+
+
+def box_codec(processor: Any, grounding: Grounding, width: int, height: int) -> BoxCodec:
+    """The language of the checkpoint's boxes on an image of width x height pixels.
+
+    Raises GroundPruneError for an unknown codec, and for one in pixels where the processor resizes in its own way.
+    """
+    if grounding.codec != Bbox2dPixelsCodec.name:
+        return make_codec(grounding.codec)
+    width, height = resized_size(processor, width, height)
+    return make_codec(grounding.codec, width=width, height=height)
 
 
 def framed(processor: Any, grounding: Grounding, image: Image.Image) -> Image.Image:

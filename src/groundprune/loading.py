@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import cached_file
 
 from groundprune.errors import GroundPruneError, first_line
 from groundprune.families.base import Grounding, family_of
 from groundprune.pocket import checkpoint_path
+from groundprune.processing import load_processor
 
 POCKET = "pocket"
 
@@ -46,7 +47,7 @@ def load(
         loaded: Any = AutoModelForImageTextToText.from_pretrained(
             folder, config=config, dtype=dtype, output_loading_info=True, **options
         )
-        processor = AutoProcessor.from_pretrained(folder, trust_remote_code=options["trust_remote_code"])
+        processor = load_processor(folder, config, options["trust_remote_code"])
     except Exception as error:
         raise GroundPruneError(f"cannot load the checkpoint at {str(source)!r}: {first_line(error)}") from error
     model, found = loaded

@@ -109,7 +109,7 @@ def _check_needs(
     text: Sequence[str] | None,
     text_tower: str | Path | TextEmbedder | None,
 ) -> TextEmbedder | None:
-    for need in pruner.needs:
+    for need in sorted(pruner.needs, key=str):
         family.check(model.config, need)
     if CLIP_TEXT in pruner.needs and text is None:
         raise Unservable(f"{pruner.label} reads the prompt's text: pass text=[...], one entry per prompt row")
@@ -166,7 +166,7 @@ def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> Enc
     """
     family = family_of(model.config)
     needs = frozenset().union(*(pruner.needs for pruner in pruners))
-    for need in needs:
+    for need in sorted(needs, key=str):
         family.check(model.config, need)
     inputs = dict(inputs)
     position = family.positions(model.base_model, inputs)

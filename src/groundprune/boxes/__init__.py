@@ -11,10 +11,12 @@ from groundprune.boxes.frames import (
     register_frame,
 )
 from groundprune.boxes.geometry import Box, iou
+from groundprune.boxes.languages import Bbox2dPixelsCodec
 
 __all__ = [
     "CODECS",
     "FRAMES",
+    "Bbox2dPixelsCodec",
     "Box",
     "BoxCodec",
     "CroppedFrame",

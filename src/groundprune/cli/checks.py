@@ -136,7 +136,7 @@ def _print(results: dict[str, list[Verification]]) -> None:
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     steps = max((v.steps for verifications in results.values() for v in verifications), default=0)
     typer.echo(
-        f"\noracle: largest relative difference of logits to the unpruned prompt that hides what was dropped, prefill "
+        "\noracle: largest relative difference of logits to an unpruned prompt that hides what was dropped, prefill "
         f"and {steps} steps; at most {TOLERANCE:g}.\n"
         f"control: the same with reassigned positions; above {CONTROL:g}, or the proof could not fail."
     )

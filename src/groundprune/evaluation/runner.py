@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from groundprune.asking import framed, prompt_for
-from groundprune.boxes import Box, make_codec
+from groundprune.asking import box_codec, model_inputs, prompt_for
+from groundprune.boxes import Box
 from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.scoring import Scorer
@@ -63,7 +63,7 @@ class Runner:
         self.model, self.processor, self.samples = model, processor, samples
         self.batch_size = batch_size
         self.grounding = grounding_of(model)
-        self._scorer = Scorer(self.grounding)
+        self._scorer = Scorer(self.grounding, processor)
         self._tower = text_tower
         self._prepared: Prepared | None = None
 
@@ -83,12 +83,9 @@ class Runner:
         parts: list[EncodedImages] = []
         for start in range(0, len(self.samples), ENCODE_BATCH):
             chunk = self.samples[start : start + ENCODE_BATCH]
-            inputs = self.processor(
-                text=[prompt_for(self.processor, self.grounding, s.kind, s.text) for s in chunk],
-                images=[framed(self.processor, self.grounding, s.image) for s in chunk],
-                padding=True,
-                return_tensors="pt",
-            ).to(self.model.device)
+            prompts = [prompt_for(self.processor, self.grounding, s.kind, s.text) for s in chunk]
+            images = [s.image for s in chunk]
+            inputs = model_inputs(self.processor, self.grounding, images, prompts).to(self.model.device)
             parts.append(encode(self.model, inputs, pruners))
             rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
             ids += [row[valid].cpu() for row, valid in rows]
@@ -122,8 +119,15 @@ class Runner:
     def max_new_tokens(self, kind: str) -> int:
         if kind == "vqa":
             return VQA_TOKENS
-        box = make_codec(self.grounding.codec).encode(_ANY_BOX)
-        return len(self.processor.tokenizer(box, add_special_tokens=False)["input_ids"]) + BOX_MARGIN
+        samples = [s for s in self.samples if s.kind == kind]
+        codecs = {box_codec(self.processor, self.grounding, *s.image.size) for s in samples}
+        said = [codec.encode(_ANY_BOX) for codec in codecs]
+        named = {s.text for s in samples} if any(getattr(codec, "names_object", False) for codec in codecs) else set()
+        return self._longest(said) + self._longest(named) + BOX_MARGIN
+
+    def _longest(self, texts: Iterable[str]) -> int:
+        tokenizer = self.processor.tokenizer
+        return max((len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts), default=0)
 
     @property
     def _ready(self) -> Prepared:

@@ -6,7 +6,8 @@ import string
 from dataclasses import dataclass
 from typing import Any
 
-from groundprune.boxes import BoxCodec, iou, make_codec, make_frame
+from groundprune.asking import box_codec
+from groundprune.boxes import iou, make_frame
 from groundprune.data.samples import Sample
 from groundprune.families.base import Grounding
 
@@ -16,22 +17,19 @@ _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores answers in the box language and frame of one checkpoint.
+    """Scores answers in the box language and frame of one checkpoint, whose processor a language in pixels needs.
 
     A box that cannot be read is wrong, and marked by `box` None; never is the better of two readings taken.
     """
 
     grounding: Grounding
-
-    @property
-    def codec(self) -> BoxCodec:
-        return make_codec(self.grounding.codec)
+    processor: Any = None
 
     def score(self, sample: Sample, answer: str) -> dict[str, Any]:
         """correct; for rec also iou (0..1) and box (pixels of the image, or None), both None for vqa."""
         if sample.box is None:
             return {"correct": same_words(answer, sample.answer or ""), "iou": None, "box": None}
-        unit = self.codec.decode(answer)
+        unit = box_codec(self.processor, self.grounding, *sample.image.size).decode(answer)
         if unit is None:
             return {"correct": False, "iou": 0.0, "box": None}
         box = make_frame(self.grounding.frame, *sample.image.size).to_pixels(unit)

@@ -7,11 +7,11 @@ import re
 import sys
 
 from groundprune.errors import GroundPruneError
-from groundprune.families.base import _FAMILIES, Family, family_of
+from groundprune.families import families
 from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
 from groundprune.pruning import prune
 from groundprune.signals import TextEmbedder
-from groundprune.tiny import TINY
+from groundprune.tiny import tiny_model
 
 _ARXIV = re.compile(r"arXiv[: ]+(\d{4}\.\d{4,5})")
 
@@ -39,28 +39,20 @@ def families_table() -> str:
 
     That is asked of the tiny model of each family (`groundprune.tiny`); with a text tower at hand.
     """
-    models = [make() for make in TINY.values()]
     parts: list[str] = []
-    for family in _families():
+    for name, family in families().items():
         grounding = family.grounding
         types = ", ".join(f"`{model_type}`" for model_type in family.model_types)
         parts.append(
-            f"### {family.name}\n\n{_paragraph(inspect.getdoc(sys.modules[type(family).__module__]) or '')}\n\n"
+            f"### {name}\n\n{_paragraph(inspect.getdoc(sys.modules[type(family).__module__]) or '')}\n\n"
             f"- Model types: {types}\n- Boxes: codec `{grounding.codec}`, frame `{grounding.frame}`"
         )
-        model = next((m for m in models if type(family_of(m.config)) is type(family)), None)
-        if model is not None:
-            refused = {name: reason for name in pruner_names() if (reason := _refusal(model, name)) is not None}
-            served = ", ".join(f"`{name}`" for name in pruner_names() if name not in refused)
-            parts[-1] += f"\n- Pruners served: {served or 'none'}"
-            parts[-1] += "".join(f"\n- Not served: `{name}`: {reason}" for name, reason in refused.items())
+        model = tiny_model(name)
+        refused = {each: reason for each in pruner_names() if (reason := _refusal(model, each)) is not None}
+        served = ", ".join(f"`{each}`" for each in pruner_names() if each not in refused)
+        parts[-1] += f"\n- Pruners served: {served or 'none'}"
+        parts[-1] += "".join(f"\n- Not served: `{each}`: {reason}" for each, reason in refused.items())
     return "\n" + "\n\n".join(parts) + "\n\n"
-
-
-def _families() -> list[Family]:
-    """One of each class, which may be registered for several model types."""
-    registered = {type(family): family for family in _FAMILIES.values()}
-    return sorted(registered.values(), key=lambda family: family.name)
 
 
 def _refusal(model: object, name: str) -> str | None:
