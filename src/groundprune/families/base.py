@@ -140,11 +140,11 @@ class Family:
         raise NotImplementedError
 
 
-FamilyClass = TypeVar("FamilyClass", bound=type[Family])
+FamilyType = TypeVar("FamilyType", bound=Family)
 _FAMILIES: dict[str, Family] = {}
 
 
-def register_family(cls: FamilyClass) -> FamilyClass:
+def register_family(cls: type[FamilyType]) -> type[FamilyType]:
     """Class decorator: serve every model type that the family names."""
     family = cls()
     for model_type in cls.model_types:
