@@ -51,6 +51,9 @@ class Qwen(Family):
             )
         ]
 
+    def feature_layer(self, config: Any) -> int:
+        return config.vision_config.depth - 1
+
     def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:
         grid, merged = arguments[ARGUMENTS[modality][1]], base.config.vision_config.spatial_merge_size**2
         tokens = value.unflatten(0, (-1, merged)).mean(1)
