@@ -1,5 +1,7 @@
 """Policies on one hand-made row: text a b, image 0 of four tokens, text c, image 1 of three, text d e."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from hypothesis import given
@@ -29,6 +31,12 @@ def make_row(kept, order=None, axes=1, offset=0):
     kept = torch.tensor(kept)
     stay = sorted((set(range(LENGTH)) - set(COLUMNS)) | set(column[kept].tolist()))
     return Row(position, torch.tensor(stay), layout, kept, None if order is None else torch.tensor(order))
+
+
+def three_axes_row():
+    row = make_row([1, 3, 4, 6], axes=3)
+    position = torch.tensor(THREE_AXES)
+    return replace(row, position=position, layout=replace(row.layout, position=position[:, row.layout.column]))
 
 
 def ids(policy, row):
@@ -83,11 +91,58 @@ def test_a_row_that_lost_nothing_keeps_its_ids(policy):
     assert shift == 0
 
 
-def test_three_axes_reassigned_are_consecutive_on_each():
-    row = make_row(KEPT, axes=3)
-    row.position[1, 2:6] = torch.tensor([2, 2, 3, 3])  # height ids of image 0 repeat, as M-RoPE's do
-    new, _ = parse_policy("reassigned")(row)
-    assert (new[:, 2:] == torch.arange(2, 9)).all()
+# M-RoPE. Text a b, image 0 of 2 x 2 tokens, text c, a video of three frames of one token, 4 ids apart in time, d e.
+THREE_AXES = [
+    [0, 1, 2, 2, 2, 2, 4, 5, 9, 13, 6, 7],
+    [0, 1, 2, 2, 3, 3, 4, 5, 5, 5, 6, 7],
+    [0, 1, 2, 3, 2, 3, 4, 5, 5, 5, 6, 7],
+]
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected", "shift"),
+    [
+        # Kept: the right token of each row of the image, the first and the last frame of the video.
+        (
+            "preserved",
+            [[0, 1, 2, 2, 4, 5, 13, 6, 7], [0, 1, 2, 3, 4, 5, 5, 6, 7], [0, 1, 3, 3, 4, 5, 5, 6, 7]],
+            0,
+        ),
+        ("reassigned", [[0, 1, 2, 3, 4, 5, 6, 7, 8]] * 3, 1),  # the generated token has 9, not 8
+        ("reassigned-image", [[0, 1, 2, 3, 4, 5, 6, 6, 7]] * 3, 0),
+        (
+            "stretched",
+            [[0, 1, 2, 2, 4, 5, 13, 6, 7], [0, 1, 2, 3, 4, 5, 5, 6, 7], [0, 1, 2, 3, 4, 5, 5, 6, 7]],
+            0,
+        ),
+        (
+            "shifted:5",
+            [[0, 1, 7, 7, 9, 10, 18, 11, 12], [0, 1, 7, 8, 9, 10, 10, 11, 12], [0, 1, 8, 8, 9, 10, 10, 11, 12]],
+            5,
+        ),
+    ],
+)
+def test_ids_and_shift_on_three_axes_by_hand(policy, expected, shift):
+    row = three_axes_row()
+    new, moved = parse_policy(policy)(row)
+    assert new.tolist() == expected
+    assert moved == shift
+
+
+def test_permuted_moves_all_axes_of_a_token_together():
+    row = three_axes_row()
+    for seed in range(5):
+        new, _ = parse_policy(f"permuted:{seed}")(row)
+        visual = [2, 3, 5, 6]
+        assert sorted(new[:, visual].T.tolist()) == sorted(row.original[:, visual].T.tolist())
+        assert new[:, [0, 1, 4, 7, 8]].equal(row.original[:, [0, 1, 4, 7, 8]])
+
+
+def test_reassigned_counts_on_from_an_image_that_ends_the_row():
+    row = make_row([0])
+    layout = replace(row.layout, column=row.layout.column[:4], image=row.layout.image[:4])
+    ended = Row(row.position[:, :6], torch.tensor([0, 1, 2]), layout, torch.tensor([0]))
+    assert parse_policy("reassigned")(ended)[1] == -3  # what follows had 6, and has 3
 
 
 @given(st.integers(0, 1000), st.sampled_from(["", ":0.5"]))

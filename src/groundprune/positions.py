@@ -97,8 +97,9 @@ class Reassigned(Policy):
         if self.in_order and row.order is not None:
             slots = row.slot
             ids[:, slots[row.order]] = ids[:, slots].clone()
-        last = torch.maximum(row.original.max(), row.layout.position.max())
-        return ids, int(ids.max() - last)
+        # Later tokens count on from the last column, not from the largest id: a video's times may run ahead of it.
+        last = max(int(row.column[-1]), int(row.layout.column[-1]))
+        return ids, int(ids.max() - row.position[:, last].max())
 
 
 @dataclass(frozen=True)

@@ -103,14 +103,19 @@ def probe(targets: dict[nn.Module, dict[Any, Reader]]) -> Iterator[dict[Any, lis
 def _reading(
     function: Callable[..., Any], targets: dict[nn.Module, dict[Any, Reader]], found: dict[Any, list[Tensor]]
 ) -> Callable[..., Any]:
-    def read(module: nn.Module, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any) -> Any:
+    # The names are those of transformers: some towers pass the mask by position, others by keyword.
+    def read(
+        module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
+    ) -> Any:
         readers = targets.get(module)
         if readers:
             with torch.no_grad():
-                for call in _sequences(AttentionCall(query, key, value, kwargs.get("scaling"), mask), kwargs):
+                for call in _sequences(
+                    AttentionCall(query, key, value, kwargs.get("scaling"), attention_mask), kwargs
+                ):
                     for name, reader in readers.items():
                         found[name].append(reader(call))
-        return function(module, query, key, value, mask, **kwargs)
+        return function(module, query, key, value, attention_mask, **kwargs)
 
     return read
 

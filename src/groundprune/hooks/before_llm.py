@@ -22,7 +22,7 @@ from groundprune.hooks.encoded import Encoded, encode_inputs, has_visual
 from groundprune.hooks.inside_llm import InsideLLM
 from groundprune.hooks.patching import replaced
 from groundprune.hooks.segments import make_segment
-from groundprune.hooks.state import PrunedPrompt, PrunedRow, recall, remember, untouched
+from groundprune.hooks.state import PrunedPrompt, PrunedRow, pruned, recall, remember, untouched
 from groundprune.positions import Policy
 from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.signals import Signals, TextEmbedder
@@ -78,6 +78,9 @@ class BeforeLLM:
             config = kwargs.get("generation_config") or self.model.generation_config
             if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)) is not None:
                 raise Unservable("prefill_chunk_size cuts prompts into pieces before they are pruned: leave it unset")
+            if pruned(kwargs.get("past_key_values")):
+                # Stock M-RoPE code would look for new images from the compact cache's length on, and find old ones.
+                kwargs.pop("mm_token_type_ids", None)
             options = ("assistant_model", "prompt_lookup_num_tokens")
             self._drafting = any(kwargs.get(name, getattr(config, name, None)) is not None for name in options)
             try:
@@ -304,5 +307,5 @@ def _compacted(inputs: dict[str, Any], state: PrunedPrompt, encoded: Encoded) ->
 
 
 def _per_row(shift: Tensor, position: Tensor) -> Tensor:
-    """[B] -> [B, 1], or [1, B, 1] for M-RoPE position ids."""
+    """[B] -> [B, 1], which also fits the [axes, B, new] of M-RoPE position ids."""
     return shift[:, None].to(position.device)

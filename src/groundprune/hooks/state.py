@@ -133,6 +133,11 @@ def remember(output: Any, state: PrunedPrompt) -> None:
             setattr(cache, _ATTRIBUTE, state)
 
 
+def pruned(cache: Any) -> bool:
+    """Whether a cache (or None) holds a pruned prompt."""
+    return hasattr(cache, _ATTRIBUTE) and cache.get_seq_length() > 0
+
+
 def recall(cache: Any, past: int, rows: int) -> PrunedPrompt | None:
     """The state of a cache that holds `past` columns of a batch of `rows`; None where nothing was pruned.
 

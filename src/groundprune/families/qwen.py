@@ -1,0 +1,96 @@
+"""What the Qwen-VL families share: images and videos, packed towers that merge patches, three position axes."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from groundprune.families.base import Family
+from groundprune.families.tiny_parts import IMAGE, MARKS, PATCH, VIDEO, Kinds, TinyVisuals, text_sizes
+from groundprune.layout import VisualUnit
+
+ARGUMENTS = {"image": ("pixel_values", "image_grid_thw"), "video": ("pixel_values_videos", "video_grid_thw")}
+VISION_START, VISION_END = MARKS[0], MARKS[1]
+TINY_GRIDS = [("image", (1, 6, 10)), ("image", (1, 8, 4)), ("video", (3, 4, 6))]  # time, height, width in patches
+
+
+class Qwen(Family):
+    """The patches of all images (frames) follow each other, 2 x 2 that make a token side by side.
+
+    A video is one unit, a tile per temporal step.
+    """
+
+    tower_path = "visual"
+    tiny_tower: ClassVar[dict[str, Any]]  # of a tiny config: what is special to the tower,
+    mrope_section: ClassVar[tuple[int, ...]] = (2, 3, 3)  # and how the axes share the 8 frequencies of a head
+
+    def token_ids(self, config: Any) -> dict[str, int]:
+        return {"image": config.image_token_id, "video": config.video_token_id}
+
+    def positions(self, base: nn.Module, inputs: dict[str, Any]) -> Tensor:
+        ids, given = inputs["input_ids"], inputs.get("position_ids")
+        if given is None:
+            compute: Any = base.compute_3d_position_ids
+            given = compute(**{name: inputs.get(name) for name in inspect.signature(compute).parameters})
+        if given is None:  # too little is known for three axes: the model counts columns on each
+            given = torch.arange(ids.shape[1], device=ids.device)[None]
+        # `generate` puts a row of plain text positions before the three.
+        axes = given[None] if given.ndim == 2 else given[-3:]
+        return axes.expand(3, ids.shape[0], -1)
+
+    def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
+        pixels, grid = (arguments[name] for name in ARGUMENTS[modality])
+        merge = base.config.vision_config.spatial_merge_size
+        return [
+            VisualUnit.grid(height // merge, width // merge, patches, tiles=time, device=pixels.device)
+            for patches, (time, height, width) in zip(
+                pixels.split(grid.prod(-1).tolist()), grid.tolist(), strict=True
+            )
+        ]
+
+    def feature_layer(self, config: Any) -> int:
+        return config.vision_config.depth - 1
+
+    def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:
+        grid, merged = arguments[ARGUMENTS[modality][1]], base.config.vision_config.spatial_merge_size**2
+        tokens = value.unflatten(0, (-1, merged)).mean(1)
+        return list(tokens.split((grid.prod(-1) // merged).tolist()))
+
+    def tiny_config(self, layers: int = 3, **options: Any) -> Any:
+        from transformers import AutoConfig
+
+        rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(self.mrope_section)}
+        text = {**text_sizes(layers), "head_dim": 16, "rope_parameters": rope}
+        return AutoConfig.for_model(
+            self.name, text_config=text, image_token_id=IMAGE, video_token_id=VIDEO,
+            vision_config={"depth": 3, "num_heads": 4, "patch_size": PATCH, **self.tiny_tower},
+            vision_start_token_id=VISION_START, vision_end_token_id=VISION_END,
+        )  # fmt: skip
+
+    def tiny_visuals(self, config: Any) -> TinyVisuals:
+        vision = config.vision_config
+        values = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+
+        def encode(kinds: Kinds, generator: torch.Generator) -> dict[str, Tensor]:
+            found: dict[str, Tensor] = {}
+            for modality, (pixels, grid) in ARGUMENTS.items():
+                grids = [TINY_GRIDS[kind][1] for row in kinds for kind in row if TINY_GRIDS[kind][0] == modality]
+                if grids:
+                    found[grid] = torch.tensor(grids)
+                    count = int(found[grid].prod(-1).sum())
+                    found[pixels] = torch.randn(count, values, generator=generator)
+            return found
+
+        def extra(ids: Tensor) -> dict[str, Tensor]:
+            return {"mm_token_type_ids": (ids == IMAGE) + 2 * (ids == VIDEO)}
+
+        tokens = [self.tiny_tokens(modality, *grid) for modality, grid in TINY_GRIDS]
+        return TinyVisuals(tokens, encode, extra)
+
+    def tiny_tokens(self, modality: str, time: int, height: int, width: int) -> list[int]:
+        """What stands for an image or video of time x height x width patches."""
+        placeholder = IMAGE if modality == "image" else VIDEO
+        return [VISION_START, *[placeholder] * (time * height * width // 4), VISION_END]

@@ -1,0 +1,80 @@
+"""Gemma 3: averaged patches, both directions within an image, sliding windows."""
+
+import pytest
+import torch
+from proofs import (
+    PROMPTS,
+    PRUNERS,
+    changed_places,
+    encode,
+    equals_oracle,
+    exact,
+    log_eager,
+    loop_equals_generate,
+    received,
+)
+
+from groundprune.families.tiny_parts import PATCH
+from groundprune.pruners import ClsVisual
+from groundprune.tiny import tiny_inputs, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("gemma3")
+
+
+@pytest.fixture(scope="module")
+def inputs(model):
+    return tiny_inputs(model, PROMPTS)
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.25])
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_pruning_is_exact_under_masks_that_see_whole_images(model, inputs, pruner, keep):
+    exact(model, inputs, pruner(keep=keep))
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"use_cache": False}], ids=["beams", "no cache"])
+def test_every_way_to_generate_equals_the_masked_oracle(model, inputs, options):
+    equals_oracle(model, inputs, ClsVisual(keep=0.4), **options)
+
+
+def test_the_tokens_of_an_image_see_each_other_in_both_directions(model):
+    """What makes the exactness above worth proving: under a causal mask the tiny model gives something else."""
+    inputs = tiny_inputs(model, [(1, 3, 3)])
+    types = inputs["token_type_ids"]
+    with torch.no_grad():
+        both = model(**inputs).logits
+        causal = model(**{**inputs, "token_type_ids": types * 0}).logits
+    assert (both - causal).abs().max() > 1e-2 * both.abs().max()
+
+
+@pytest.mark.parametrize("positions", ["preserved", "reassigned"])
+def test_a_loop_of_ones_own_equals_generate(model, positions):
+    loop_equals_generate(model, tiny_inputs(model, [(2, 5, 7)]), positions)
+
+
+@pytest.mark.parametrize(("image", "row", "col"), [(0, 1, 6), (1, 7, 2)])
+def test_a_painted_patch_is_found_where_the_layout_says(model, inputs, image, row, col):
+    painted = inputs["pixel_values"].clone()
+    painted[image, :, row * PATCH : (row + 1) * PATCH, col * PATCH : (col + 1) * PATCH] += 5.0
+    places = changed_places(model, inputs, {**inputs, "pixel_values": painted}, "image", image)
+    assert places == {(0, row // 2, col // 2)}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
+@pytest.mark.parametrize("layer", [0, None])
+def test_scores_are_the_attention_that_a_tokens_patches_receive(model, inputs, monkeypatch, layer, attention):
+    tower = model.model.vision_tower
+    module = tower.encoder.layers[-1 if layer is None else layer].self_attn
+    with monkeypatch.context() as patched:
+        weights = log_eager(patched, tower, module)
+        encode(model, inputs, "image")
+    patches = weights[0].mean(2).unflatten(-1, (8, 8))  # [images, heads, rows, cols]
+    monkeypatch.setattr(tower.config, "_attn_implementation", attention)
+    _, record = encode(model, inputs, "image", received(layer))
+    for image, unit in enumerate(record.units):
+        for token, (row, col) in enumerate(zip(unit.row.tolist(), unit.col.tolist(), strict=True)):
+            wanted = patches[image, :, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].mean((-1, -2))
+            assert torch.allclose(record.values[received(layer)][image][token], wanted, atol=1e-6)

@@ -1,0 +1,102 @@
+"""Mistral 3: images of several sizes in one packed sequence, rows of placeholders with breaks between."""
+
+import pytest
+import torch
+import transformers
+from proofs import (
+    PROMPTS,
+    PRUNERS,
+    changed_places,
+    encode,
+    equals_oracle,
+    exact,
+    log_eager,
+    loop_equals_generate,
+    received,
+    use_flash,
+)
+
+import groundprune as gp
+from groundprune.families.mistral3 import TINY_SIZES
+from groundprune.families.tiny_parts import PATCH
+from groundprune.signals import FINGERPRINT
+from groundprune.tiny import tiny_inputs, tiny_model
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("mistral3")
+
+
+@pytest.fixture(scope="module")
+def inputs(model):
+    return tiny_inputs(model, PROMPTS)  # images of both sizes in turn
+
+
+@pytest.mark.parametrize("keep", [0.5, 0.25])
+@pytest.mark.parametrize("pruner", PRUNERS)
+def test_pruning_images_of_several_sizes_is_exact(model, inputs, pruner, keep):
+    exact(model, inputs, pruner(keep=keep))
+
+
+@pytest.mark.parametrize("options", [{"num_beams": 3}, {"use_cache": False}], ids=["beams", "no cache"])
+def test_every_way_to_generate_equals_the_masked_oracle(model, inputs, options):
+    equals_oracle(model, inputs, gp.ClsVisual(keep=0.4), **options)
+
+
+@pytest.mark.parametrize("positions", ["preserved", "reassigned"])
+def test_a_loop_of_ones_own_equals_generate(model, positions):
+    loop_equals_generate(model, tiny_inputs(model, [(2, 5, 7)]), positions)
+
+
+def test_breaks_between_rows_of_placeholders_are_text(model):
+    with gp.prune(model, gp.Spatial(keep=0.5)) as run, torch.no_grad():
+        model(**tiny_inputs(model, [(2, 2, 3)]))
+    layout = run.layout[0]
+    assert [layout.grid(group) for group in layout.groups()] == [(3, 5), (4, 2)]
+    # 2 words, three rows of five with a break after each, 2 words, four rows of two.
+    assert (layout.column - layout.col).unique().tolist() == [2, 8, 14, 22, 25, 28, 31]
+    text = sorted(set(range(layout.length)) - set(layout.column.tolist()))
+    assert set(text) <= set(run.rows[0].column.tolist())
+
+
+@pytest.mark.parametrize(("image", "row", "col"), [(0, 1, 6), (0, 5, 0), (1, 6, 1), (2, 4, 9)])
+def test_a_painted_patch_is_found_where_the_layout_says(model, inputs, image, row, col):
+    painted = inputs["pixel_values"].clone()
+    painted[image, :, row * PATCH : (row + 1) * PATCH, col * PATCH : (col + 1) * PATCH] += 5.0
+    places = changed_places(model, inputs, {**inputs, "pixel_values": painted}, "image", image)
+    assert places == {(0, row // 2, col // 2)}
+
+
+@pytest.mark.parametrize("attention", ["sdpa", "eager", "flash"])
+@pytest.mark.parametrize("layer", [0, None])
+def test_scores_are_the_attention_within_ones_own_image(model, inputs, monkeypatch, layer, attention):
+    tower = model.model.vision_tower
+    with monkeypatch.context() as patched:
+        weights = log_eager(patched, tower, tower.transformer.layers[-1 if layer is None else layer].attention)
+        encode(model, inputs, "image")
+    if attention == "eager":
+        monkeypatch.setattr(tower.config, "_attn_implementation", "eager")
+    if attention == "flash":
+        if transformers.__version__.startswith("5.18."):
+            pytest.skip("5.18 gives flash attention no lengths for Pixtral: images would see each other")
+        use_flash(monkeypatch, tower)
+    _, record = encode(model, inputs, "image", received(layer))
+    start = 0
+    for i, unit in enumerate(record.units):
+        rows, cols = TINY_SIZES[i % 2]
+        own = slice(start, start + rows * cols)
+        start += rows * cols
+        patches = weights[0][0, :, own, own].mean(1).unflatten(-1, (rows, cols))
+        for token, (row, col) in enumerate(zip(unit.row.tolist(), unit.col.tolist(), strict=True)):
+            wanted = patches[:, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].mean((-1, -2))
+            assert torch.allclose(record.values[received(layer)][i][token], wanted, atol=1e-6)
+
+
+def test_padding_to_the_largest_image_leaves_no_trace_in_the_fingerprint(model, inputs):
+    _, together = encode(model, inputs, "image", FINGERPRINT)
+    height, width = inputs["image_sizes"][1].tolist()
+    cut = inputs["pixel_values"][1:2, :, :height, :width]
+    assert cut.shape[2:] != inputs["pixel_values"].shape[2:]
+    _, alone = encode(model, {"pixel_values": cut, "image_sizes": inputs["image_sizes"][1:2]}, "image", FINGERPRINT)
+    assert alone.fingerprint == together.fingerprint[1:2]
