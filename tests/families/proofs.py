@@ -9,10 +9,10 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import groundprune as gp
 from groundprune.families import family_of
 from groundprune.families.tiny_parts import IMAGE, VIDEO
-from groundprune.hooks.masked import hide
+from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.hooks.tower import record_of, recordable, recording
 from groundprune.signals import TOWER_HIDDEN
-from groundprune.verification import hidden_columns, relative_difference
+from groundprune.verification import relative_difference
 
 PROMPTS = [(1, 5, 7), (2, 2, 4), (1, 9, 3)]  # left padded; see tiny_inputs
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
@@ -33,7 +33,7 @@ def equals_oracle(model, inputs, pruner, **options):
     copies = options.get("num_beams", 1)
     with gp.prune(model, pruner) as run:
         pruned = model.generate(**settings)
-    with hide(model, hidden_columns(run.rows[::copies])):
+    with hide(model, hidden_columns(run.prompt)):
         wanted = model.generate(**settings)
     assert pruned.sequences.equal(wanted.sequences)
     assert relative_difference(pruned.logits, wanted.logits) < 1e-5

@@ -15,7 +15,7 @@ from groundprune.tiny import tiny_inputs
 def test_the_projector_makes_tokens_of_tower_states_and_leaves_newlines_alone():
     model, inputs = model_of("llava_next"), inputs_of("llava_next")
     found = encoded("llava_next", inputs, TOWER_HIDDEN)
-    for signals, features in zip(signals_of(found), found.features(), strict=True):
+    for signals, features in zip(signals_of(found), found.features, strict=True):
         made = family_of(model.config).project(model.model, signals.tower_hidden())
         same = torch.isclose(made, features, atol=1e-5).all(-1)
         assert same.equal(signals.layout.is_patch)

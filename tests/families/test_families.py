@@ -12,20 +12,21 @@ import torch
 from hands import HANDS
 
 import groundprune as gp
-from groundprune.families import family_of
+from groundprune.families import families, family_of
 from groundprune.hooks.encoded import Encoded, encode_inputs
-from groundprune.hooks.masked import hide
+from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.hooks.tower import MODALITIES, recording
 from groundprune.signals import FINGERPRINT, Need, Signals
 from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import hidden_columns
 
-FAMILIES = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "smolvlm"]
+FAMILIES = list(families())
+BY_HAND = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "smolvlm"]  # the others: test_NAME.py
 PROMPTS = [(1, 5, 7), (2, 2, 4), (1, 9, 3)]
 OF_ROW = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
 model_of = functools.cache(tiny_model)
 each_family = pytest.mark.parametrize("name", FAMILIES)
+each_by_hand = pytest.mark.parametrize("name", BY_HAND)
 each_pruner = pytest.mark.parametrize("pruner", [gp.ClsVisual, gp.Random, gp.Spatial])
 
 
@@ -59,7 +60,7 @@ def encoded(name, inputs, *needs):
 
 
 def signals_of(found):
-    return [Signals(layout, row, found.record) for layout, row in zip(found.layouts, found.features(), strict=True)]
+    return [Signals(layout, row, found.record) for layout, row in zip(found.layouts, found.features, strict=True)]
 
 
 @each_family
@@ -79,7 +80,7 @@ def test_beams_equal_the_masked_oracle(name):
     options = {"max_new_tokens": 4, "num_beams": 3, "num_return_sequences": 3, "do_sample": False}
     with gp.prune(model, gp.ClsVisual(keep=0.5)) as run:
         pruned = model.generate(**inputs, **options)
-    with hide(model, hidden_columns(run.rows[::3])):
+    with hide(model, hidden_columns(run.prompt)):
         wanted = model.generate(**inputs, **options)
     with gp.prune(model, gp.ClsVisual(keep=0.5), "reassigned"):
         control = model.generate(**inputs, **options)
@@ -97,7 +98,7 @@ def test_half_precision_costs_no_more_than_it_costs_the_oracle(name):
     pruner = gp.ClsVisual(keep=0.5)
     with gp.prune(half, pruner) as run:
         pruned = half(**rounded).logits[:, -1]
-    hidden = hidden_columns(run.rows)
+    hidden = hidden_columns(run.prompt)
     with hide(half, hidden):
         oracle = half(**rounded).logits[:, -1]
     with hide(exact, hidden):
@@ -108,7 +109,7 @@ def test_half_precision_costs_no_more_than_it_costs_the_oracle(name):
     assert errors[0] <= 1.5 * errors[1] < errors[2], errors
 
 
-@each_family
+@each_by_hand
 def test_paint_on_a_patch_shows_in_the_token_that_the_layout_says(name):
     hand, inputs = HANDS[name], inputs_of(name)
     before = encoded(name, inputs)
@@ -117,13 +118,13 @@ def test_paint_on_a_patch_shows_in_the_token_that_the_layout_says(name):
         weights = hand.patches(*place)
         painted = {k: v.clone() for k, v in inputs.items()}
         hand.pixels(painted, visual, max(weights, key=lambda patch: weights[patch])).add_(8)
-        change = encoded(name, painted).features()[visual.row] - before.features()[visual.row]
+        change = encoded(name, painted).features[visual.row] - before.features[visual.row]
         token, layout = change.norm(dim=-1).argmax(), before.layouts[visual.row]
         found = [int(field[token]) for field in (layout.image, layout.tile, layout.row, layout.col)]
         assert found == [in_row(name, visual.row).index(visual), *place[1:]]
 
 
-@each_family
+@each_by_hand
 @torch.no_grad()
 def test_tower_scores_are_eager_attention_of_the_patches_of_a_token(name):
     model, hand, inputs = model_of(name), HANDS[name], inputs_of(name)
@@ -162,7 +163,7 @@ def eager_attention(base, inputs, layer):
     return found
 
 
-@each_family
+@each_by_hand
 def test_layouts_cover_the_placeholders_and_do_not_depend_on_the_batch(name):
     model, hand, inputs = model_of(name), HANDS[name], inputs_of(name)
     together = encoded(name, inputs, FINGERPRINT)
@@ -177,7 +178,7 @@ def test_layouts_cover_the_placeholders_and_do_not_depend_on_the_batch(name):
         assert signals_of(alone)[0].fingerprint == signal.fingerprint
 
 
-@each_family
+@each_by_hand
 @each_pruner
 def test_tokens_that_are_no_patches_stay_and_do_not_count(name, pruner):
     model, hand = model_of(name), HANDS[name]

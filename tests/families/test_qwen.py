@@ -22,9 +22,9 @@ from transformers import DynamicCache, Qwen2VLImageProcessorPil
 import groundprune as gp
 from groundprune.families import family_of
 from groundprune.families.qwen import TINY_GRIDS
-from groundprune.hooks.masked import hide
+from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import hidden_columns, relative_difference
+from groundprune.verification import relative_difference
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 WINDOW = 2  # tokens: the side of a window of the tiny Qwen2.5-VL
@@ -109,7 +109,7 @@ def test_a_plain_forward_with_keep_1_is_the_stock_model_bit_for_bit(model, input
 def test_a_plain_forward_equals_the_oracle(model, inputs):
     with torch.no_grad(), gp.prune(model, gp.ClsVisual(keep=0.5)) as run:
         pruned = model(**inputs).logits
-    with torch.no_grad(), hide(model, hidden_columns(run.rows)):
+    with torch.no_grad(), hide(model, hidden_columns(run.prompt)):
         wanted = model(**inputs).logits
     for b, row in enumerate(run.rows):
         assert relative_difference([pruned[b, -len(row.column) :]], [wanted[b, row.column]]) < 1e-5
@@ -125,7 +125,7 @@ def test_a_loop_of_ones_own_goes_on_where_the_stock_models_does(model):
     inputs = tiny_inputs(model, ALL_KINDS)
     with gp.prune(model, gp.ClsVisual(keep=0.4)) as run:
         pruned = own_loop(model, inputs)
-    with hide(model, hidden_columns(run.rows)):
+    with hide(model, hidden_columns(run.prompt)):
         assert own_loop(model, inputs).equal(pruned)
 
 
@@ -141,7 +141,7 @@ def test_a_second_turn_on_the_kept_cache_equals_the_oracle(model):
 
     with gp.prune(model, gp.ClsVisual(keep=0.4)) as run:
         pruned = two_turns()
-    with hide(model, hidden_columns(run.rows)):
+    with hide(model, hidden_columns(run.prompt)):
         wanted = two_turns()
     assert pruned.sequences.equal(wanted.sequences)
     assert relative_difference(pruned.logits, wanted.logits) < 1e-5
