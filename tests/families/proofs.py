@@ -30,7 +30,6 @@ def equals_oracle(model, inputs, pruner, **options):
     """Generation with the pruner is that of the masked oracle, and with reassigned positions it is not."""
     # A random model may say a placeholder, which a prefill of all columns (no cache) would take for an image.
     settings = {**inputs, **GREEDY, "suppress_tokens": [VIDEO, IMAGE], **options}
-    copies = options.get("num_beams", 1)
     with gp.prune(model, pruner) as run:
         pruned = model.generate(**settings)
     with hide(model, hidden_columns(run.prompt)):

@@ -77,8 +77,7 @@ def keys(call: AttentionCall) -> Tensor:
 def probe(targets: dict[nn.Module, dict[Any, Reader]]) -> Iterator[dict[Any, list[Tensor]]]:
     """Yields {key: [one tensor per sequence]} for every key of `targets`' readers, in call order.
 
-    A packed flash call (cu_seq_lens_q) counts as one call per sequence. Raises Unservable for a module whose
-    attention does not go through the registry.
+    A packed flash call (cu_seq_lens_q) counts as one call per sequence.
     """
     found: dict[Any, list[Tensor]] = {key: [] for readers in targets.values() for key in readers}
     names = {_implementation(module) for module in targets}
@@ -95,9 +94,6 @@ def probe(targets: dict[nn.Module, dict[Any, Reader]]) -> Iterator[dict[Any, lis
                 del ALL_ATTENTION_FUNCTIONS[name]
             else:
                 ALL_ATTENTION_FUNCTIONS[name] = function
-    silent = [str(key) for key, calls in found.items() if not calls]
-    if silent:
-        raise Unservable(f"this tower's attention does not go through transformers' registry: {', '.join(silent)}")
 
 
 def _reading(

@@ -57,6 +57,7 @@ class BeforeLLM:
         self.last: PrunedPrompt | None = None
         self._fresh: PrunedPrompt | None = None
         self._drafting = False
+        self._prompt_length: int | None = None  # while `generate` runs
         self._signature = inspect.signature(model.forward)
 
     @contextlib.contextmanager
@@ -86,7 +87,7 @@ class BeforeLLM:
             try:
                 return whole_generate(*args, **kwargs)
             finally:
-                self._drafting = False
+                self._drafting, self._prompt_length = False, None
 
         setattr(prepare, _OWNER, self)
         handles = [
@@ -159,9 +160,7 @@ class BeforeLLM:
             rows.append(PrunedRow(layout, selection, column, new, features))
         next_position = torch.stack([position[:, b, valid[b]].max() + 1 for b in range(len(ids))])
         self.last = self._fresh = PrunedPrompt(rows, [segment], next_position)
-        # A prompt may come with drafted tokens behind it; what a pruner calls the last token is the prompt's.
-        drafts = int(inputs.get("logits_to_keep") or 1) - 1 if self._drafting else 0
-        self.inside.begin(self.last, encoded, position, valid, drafts)
+        self.inside.begin(self.last, encoded, position, valid, self._later(inputs))
         if not self.last.pruned and not self.policy.changes_whole_rows:
             # Nothing was dropped: the stock model, to the bit. It would make M-RoPE ids of what encoding used up.
             made = len(position) == 1 or inputs.get("position_ids") is not None
@@ -171,6 +170,15 @@ class BeforeLLM:
         ):
             raise Unservable(f"flash attention reads the ids of {self.policy} as packed sequences; use sdpa")
         return _compacted(inputs, self.last, encoded)
+
+    def _later(self, inputs: dict[str, Any]) -> int:
+        """How many columns of a prefill come after the prompt: what a pruner calls the last token is the prompt's.
+
+        Drafted tokens are checked along with the prompt; without a cache every token that was said comes again.
+        """
+        if self._drafting:
+            return int(inputs.get("logits_to_keep") or 1) - 1
+        return inputs["input_ids"].shape[1] - (self._prompt_length or inputs["input_ids"].shape[1])
 
     def _later_image(self, inputs: dict[str, Any], state: PrunedPrompt | None, past: int) -> dict[str, Any]:
         """A turn with an image on a kept cache: it is pruned like a prompt, behind what the cache holds."""
@@ -237,6 +245,8 @@ class BeforeLLM:
         cache, mask = kwargs.get("past_key_values"), kwargs.get("attention_mask")
         past = 0 if cache is None else int(cache.get_seq_length())
         state = recall(cache, past, len(input_ids)) if past else None
+        if kwargs.get("is_first_iteration"):
+            self._prompt_length = input_ids.shape[1]
         if not past and mask is not None and has_visual(kwargs) and not bool(mask[:, -1].all()):
             raise Unservable("generate with pruning needs left padding: set tokenizer.padding_side = 'left'")
         if state is None:
@@ -300,7 +310,9 @@ def _compacted(inputs: dict[str, Any], state: PrunedPrompt, encoded: Encoded) ->
     new["attention_mask"] = compaction.mask.long()
     for name in ("token_type_ids", "mm_token_type_ids"):
         if new.get(name) is not None:
-            new[name] = compaction.gather(new[name])
+            # `generate` does not yet count drafted tokens in these; they are text, like the prompt's last.
+            drafted = compaction.length - new[name].shape[1]
+            new[name] = compaction.gather(torch.nn.functional.pad(new[name], (0, drafted), "replicate"))
     if new.get("labels") is not None:
         new["labels"] = compaction.gather(new["labels"], fill=-100)
     return new

@@ -120,6 +120,8 @@ def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need,
         found = stack.enter_context(attention.probe(targets)) if targets else {}
         yield
     for need, calls in found.items():
+        if not calls:
+            raise Unservable(f"'{need}' cannot be read: this tower's attention bypasses transformers' registry")
         raw[need] = torch.cat(calls, dim=1)[0] if kind.packed else torch.cat(calls)
 
 
