@@ -2,5 +2,7 @@
 
 from groundprune.families.base import Family, Grounding, family_of
 from groundprune.families.llava import Llava
+from groundprune.families.minigpt_v2 import MiniGPTv2
+from groundprune.families.shikra import Shikra
 
-__all__ = ["Family", "Grounding", "Llava", "family_of"]
+__all__ = ["Family", "Grounding", "Llava", "MiniGPTv2", "Shikra", "family_of"]
