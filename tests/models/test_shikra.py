@@ -3,6 +3,7 @@
 import pytest
 import torch
 from golden import SHIKRA, close, keep_exactly, noise_inputs
+from transformers import LlavaImageProcessorPil
 
 import groundprune as gp
 from groundprune.asking import MAX_CANVAS_PIXELS, chat_prompt, framed, prompt_for
@@ -10,6 +11,7 @@ from groundprune.boxes import Box, PaddedSquareFrame, make_codec
 from groundprune.families import family_of
 from groundprune.images import square
 from groundprune.loading import grounding_of
+from groundprune.models.shikra import ShikraProcessor
 from groundprune.models.tiny import tiny_shikra
 
 CASES = range(3)
@@ -30,6 +32,15 @@ class TestProcessor:
         seen = framed(shikra.processor, grounding_of(shikra.model), shikra.image)
         assert seen.tobytes() == square(shikra.image, (255, 255, 255), MAX_CANVAS_PIXELS).tobytes()
         inputs = shikra.processor(images=seen, text="<image>", return_tensors="pt")
+        assert inputs["pixel_values"].equal(shikra.inputs("<image>")["pixel_values"])
+
+    def test_the_backend_that_was_loaded_does_not_change_the_pixels(self, shikra):
+        """transformers prefers its torchvision backend where that is installed, which resizes to other pixels."""
+        own = shikra.processor.image_processor
+        foreign = LlavaImageProcessorPil(size=own.size, do_center_crop=False)
+        processor = ShikraProcessor(foreign, shikra.processor.tokenizer)
+        assert type(processor.image_processor) is type(own)
+        inputs = processor(images=shikra.image, text="<image>", return_tensors="pt")
         assert inputs["pixel_values"].equal(shikra.inputs("<image>")["pixel_values"])
 
     @pytest.mark.parametrize("case", CASES)

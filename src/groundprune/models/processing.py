@@ -34,7 +34,6 @@ class SegmentProcessor(ProcessorMixin):
         tokenizer: Any = None,
         image_seq_length: int = 256,
         chat_template: str | None = None,
-        **_: Any,
     ):
         # The torchvision backend, where that is installed, resizes to other pixels.
         if not isinstance(image_processor, CLIPImageProcessorPil):

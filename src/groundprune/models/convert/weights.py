@@ -43,7 +43,7 @@ class Weights:
         self._open: tuple[Path, Callable[[str], Tensor]] | None = None
         self.files, promised = _files(self.path)
         for file in self.files:
-            shapes, _ = _opened(file, member)
+            shapes = _opened(file, member)[0]  # and let go of the file, which may be in memory as a whole
             self.entries |= {name: Entry(file, shape) for name, shape in shapes.items()}
         lost = sorted(promised - set(self.entries))
         if lost:
