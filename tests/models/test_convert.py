@@ -205,6 +205,16 @@ class TestMiniGPTv2:
         torch.save({"model": Runs()}, files / "minigpt" / "minigptv2_checkpoint.pth")
         refused(files, minigpt_into, "cannot be read as weights")
 
+    def test_a_tower_without_a_bias(self, files):
+        file = files / "minigpt" / "eva_vit_g.pth"
+        tensors = torch.load(file, weights_only=True)
+        del tensors["blocks.1.attn.v_bias"]
+        torch.save(tensors, file)
+        refused(files, minigpt_into, r"lacks blocks\.1\.attn\.v_bias")
+
+    def test_heads_that_do_not_divide_the_tower(self, files):
+        refused(files, lambda files: minigpt_into(files, tower_heads=7), "must divide the tower's width of 64")
+
     def test_an_image_size_that_no_strips_fit(self, files):
         refused(files, lambda files: minigpt_into(files, image_size=126), "multiple of 56 pixels")
 

@@ -112,21 +112,18 @@ class TestPruning:
         assert run.rows[0].position[0].tolist() == (wanted if name == "kept" else list(range(len(wanted))))
 
     def test_a_token_lies_where_its_strip_of_patches_lies(self):
-        """A change of one patch changes one token's features, before attention mixes them: the first block is cut."""
         model = tiny_minigpt_v2(side=8)
         inputs = noise_inputs(model, [(1, 2, 2)])
         with gp.prune(model, keep_exactly([0])) as run, torch.no_grad():
             model(**inputs)
         layout = run.layout[0]
         assert layout.grid(layout.groups()[0]) == (8, 2)
-        tower = model.model.vision_tower
         states = torch.zeros(1, 65, 32)
         states[0, 1 + 5 * 8 + 6] = torch.randn(32)  # the patch in row 5, column 6
         features = model.model.multi_modal_projector(states[:, 1:])[0]
         (moved,) = (features - model.model.multi_modal_projector.linear.bias).abs().sum(-1).nonzero()[:, 0].tolist()
         assert (layout.row[moved], layout.col[moved]) == (5, 6 // 4)
         assert family_of(model.config).to_tokens(states, [0]).abs().sum(-1).nonzero().item() == moved
-        assert len(tower.encoder.layers) == 3
 
     def test_pruning_is_exact(self):
         model = tiny_minigpt_v2(side=48)
@@ -134,9 +131,9 @@ class TestPruning:
         assert found.passed
         assert found.kept == [(288, 576), (576, 1152), (288, 576)]
 
-    @pytest.mark.parametrize(("pruner", "says"), [(gp.TextVisual, "EVA-CLIP")])
-    def test_what_the_tower_cannot_give_is_refused(self, minigpt, pruner, says):
-        with pytest.raises(gp.Unservable, match=says), gp.prune(minigpt.model, pruner(keep=0.5), text=["a"]):
+    def test_what_the_tower_cannot_give_is_refused(self, minigpt):
+        pruner = gp.TextVisual(keep=0.5)
+        with pytest.raises(gp.Unservable, match="EVA-CLIP"), gp.prune(minigpt.model, pruner, text=["a"]):
             pass
 
     def test_merging_in_the_space_of_the_tower_is_refused(self, minigpt):

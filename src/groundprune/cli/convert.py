@@ -53,9 +53,11 @@ def minigpt_v2(
     lora_alpha: Annotated[
         float | None, typer.Option("--lora-alpha", help="Default: what the checkpoint says, else 16.")
     ] = None,
-    image_size: Annotated[int, typer.Option("--image-size", help="Pixels of the square that the tower sees.")] = 448,
-    tower_depth: Annotated[int, typer.Option("--tower-depth", help="Blocks of the tower that are used.")] = 39,
-    tower_heads: Annotated[int, typer.Option("--tower-heads", help="Attention heads of the tower.")] = 16,
+    image_size: Annotated[
+        int, typer.Option("--image-size", min=1, help="Pixels of the square that the tower sees.")
+    ] = 448,
+    tower_depth: Annotated[int, typer.Option("--tower-depth", min=1, help="Blocks of the tower that are used.")] = 39,
+    tower_heads: Annotated[int, typer.Option("--tower-heads", min=1, help="Attention heads of the tower.")] = 16,
 ) -> None:
     """MiniGPT-v2: Llama-2-chat with its LoRA merged, and EVA ViT-g. The same call goes on where it was interrupted.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,7 @@ from groundprune.models.minigpt_v2 import (
 from groundprune.models.processing import clip_images
 
 DEFAULT_ALPHA = 16
-# peft names the adapter (".default") since 0.3; MiniGPT-v2 was saved with 0.2.
+# peft 0.2, with which MiniGPT-v2 was saved, does not name the adapter; newer ones do (".default").
 _LORA = re.compile(
     r"llama_model\.base_model\.model\.(?P<module>model\.layers\.[0-9]+\..+)\.lora_(?P<side>[AB])(?:\.default)?\.weight"
 )
@@ -72,8 +73,10 @@ def convert_minigpt_v2(
     tokenizer, text = llama_base(Path(llama), Path(llama), EXTRA_TOKENS)
     width, patch = towers.shape("cls_token")[-1], towers.shape("patch_embed.proj.weight")[-1]
     rows = image_size // patch
-    if rows % PATCHES_PER_TOKEN or image_size % patch:
+    if image_size < 1 or image_size % (PATCHES_PER_TOKEN * patch):
         raise GroundPruneError(f"image_size={image_size}: must be a multiple of {PATCHES_PER_TOKEN * patch} pixels")
+    if tower_heads < 1 or width % tower_heads:
+        raise GroundPruneError(f"tower_heads={tower_heads}: must divide the tower's width of {width}")
     vision = InstructBlipVisionConfig(
         hidden_size=width, intermediate_size=towers.shape("blocks.0.mlp.fc1.weight")[0],
         num_hidden_layers=tower_depth, num_attention_heads=tower_heads, image_size=image_size, patch_size=patch,
@@ -133,7 +136,10 @@ def _lora(trained: Weights, bases: Weights) -> dict[str, tuple[str, str]]:
     for weight, found in sides.items():
         if set(found) != {"A", "B"}:
             raise GroundPruneError(f"{trained.path}: half of the LoRA of {weight} is missing")
-        shape = (trained.shape(found["B"])[0], trained.shape(found["A"])[1])
+        (rank, inner), (outer, same_rank) = trained.shape(found["A"]), trained.shape(found["B"])
+        if rank != same_rank:
+            raise GroundPruneError(f"{trained.path}: the LoRA of {weight} has ranks {rank} and {same_rank}")
+        shape = (outer, inner)
         if bases.shape(weight) != shape:
             raise GroundPruneError(
                 f"{weight} has shape {bases.shape(weight)} in {bases.path}, its LoRA is for {shape}: another base"
@@ -193,10 +199,13 @@ def _tower(towers: Weights, depth: int, rows: int) -> dict[str, Part]:
             continue
         shape, dtype, make = towers.shape(name), torch.float16, partial(towers.read, name)
         if name == "pos_embed":
-            shape, dtype, make = (1, rows**2 + 1, shape[2]), torch.float32, partial(_positions, towers, rows)
+            side = math.isqrt(shape[1] - 1)
+            if side**2 + 1 != shape[1]:
+                raise GroundPruneError(f"{towers.path}: {shape[1]} position embeddings are no square and a CLS token")
+            shape, dtype, make = (1, rows**2 + 1, shape[2]), torch.float32, partial(_positions, towers, side, rows)
         if name.endswith(".attn.q_bias"):
             values = name.replace("q_bias", "v_bias")
-            shape, dtype = (3 * shape[0],), torch.float32
+            shape = (2 * shape[0] + towers.shape(values)[0],)
             make = partial(_bias, towers, name, values)
         parts[f"model.vision_tower.{new}"] = Part(shape, dtype, make)
     return parts
@@ -225,10 +234,9 @@ def _bias(towers: Weights, queries: str, values: str) -> Tensor:
     return torch.cat([q, torch.zeros_like(q), v])
 
 
-def _positions(towers: Weights, rows: int) -> Tensor:
+def _positions(towers: Weights, side: int, rows: int) -> Tensor:
     """[1, 1 + rows^2, C]: stretched over the larger grid as the authors do (bicubic, without antialiasing)."""
     given = towers.read("pos_embed").float()
-    side = round((given.shape[1] - 1) ** 0.5)
     grid = given[:, 1:].reshape(1, side, side, -1).permute(0, 3, 1, 2)
     grid = torch.nn.functional.interpolate(grid, size=(rows, rows), mode="bicubic", align_corners=False)
     return torch.cat([given[:, :1], grid.permute(0, 2, 3, 1).flatten(1, 2)], dim=1)
