@@ -143,22 +143,35 @@ class TestCodecs:
         assert LlavaCodec().encode(box) == "[0.12, 0.30, 0.50, 1.00]"
         assert LlavaCodec(decimals=3).encode(box) == "[0.123, 0.300, 0.500, 1.000]"
         assert ShikraCodec().encode(box) == "[0.123,0.300,0.500,1.000]"
+        assert make_codec("minigpt-v2").encode(box) == "{<12><30><50><100>}"
 
     def test_edges_beyond_the_frame_are_moved_to_its_border(self):
         assert LlavaCodec().encode(Box(-0.2, -0.001, 1.5, 0.5)) == "[0.00, 0.00, 1.00, 0.50]"
 
-    @pytest.mark.parametrize("name", ["llava", "shikra"])
-    @pytest.mark.parametrize("decimals", [2, 3])
+    @pytest.mark.parametrize(
+        ("name", "settings", "step", "error"),  # error: how far an edge may move, in steps
+        [
+            ("llava", {"decimals": 2}, 0.01, 0.5),
+            ("llava", {"decimals": 3}, 0.001, 0.5),
+            ("shikra", {"decimals": 2}, 0.01, 0.5),
+            ("shikra", {"decimals": 3}, 0.001, 0.5),
+            ("minigpt-v2", {}, 0.01, 1),
+        ],
+    )
     @given(box=boxes(units))
-    def test_round_trip_within_half_a_step(self, name, decimals, box):
-        step = 10.0**-decimals
-        codec = make_codec(name, decimals=decimals)
+    def test_round_trip(self, name, settings, step, error, box):
+        codec = make_codec(name, **settings)
         decoded = codec.decode(codec.encode(box))
         if decoded is None:
-            assert min(box.width, box.height) <= step * (1 + 1e-9)
+            assert min(box.width, box.height) <= step * (1 + 1e-6)
         else:
-            assert tuple(decoded) == pytest.approx(tuple(box), abs=step / 2 * (1 + 1e-9))
+            assert tuple(decoded) == pytest.approx(tuple(box), abs=step * error * (1 + 1e-9))
             assert codec.decode(codec.encode(decoded)) == decoded
+
+    def test_hundredths_stay_what_they_are(self):
+        codec = make_codec("minigpt-v2")
+        for i in range(100):
+            assert codec.encode(Box(0, 0, i / 100, 1)) == f"{{<0><0><{i}><100>}}"
 
     @pytest.mark.parametrize(
         ("text", "expected"),
@@ -185,10 +198,48 @@ class TestCodecs:
     )
     def test_decode(self, text, expected):
         assert LlavaCodec().decode(text) == expected
+
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("Answer: [0.123,0.456,0.789,1.000] .", Box(0.123, 0.456, 0.789, 1)),
+            ("[0,0,1,1.]", Box(0, 0, 1, 1)),
+            ("[[0.1,0.2,0.3,0.4]]", Box(0.1, 0.2, 0.3, 0.4)),
+            ("[0.1, 0.2, 0.3, 0.4]", None),
+            ("[.1,.2,.3,.4]", None),
+            ("[00.1,0.2,0.3,0.4]", None),
+            ("[0.1,0.2,0.3,0.4;0.5,0.6,0.7,0.8]", None),
+            ("[0.1,0.2,0.3,0.4] [0.5,0.6,0.7,0.8]", None),
+            ("[0.1,0.2,0.3]", None),
+            ("[0.1,0.2,0.3,1.1]", None),
+            ("[0.3,0.2,0.1,0.4]", None),
+            ("", None),
+        ],
+    )
+    def test_shikra_reads_as_its_authors_do(self, text, expected):
         assert ShikraCodec().decode(text) == expected
 
+    @pytest.mark.parametrize(
+        ("text", "expected"),
+        [
+            ("{<12><30><55><71>}", Box(0.12, 0.3, 0.55, 0.71)),
+            (" {<0> <0><unk> <100><100>} .", Box(0, 0, 1, 1)),
+            ("{<12><30><55><71>}<delim>{<1><2><3><4>}", None),
+            ("{<12><30><55><71>} 2", None),
+            ("the box {<12><30><55><71>}", None),
+            ("{<12><30><55>}", None),
+            ("{<12><30><55><7.1>}", None),
+            ("{<12><30><55><101>}", None),
+            ("{<12><30><12><71>}", None),
+            ("<12><30><55><71>", None),
+            ("", None),
+        ],
+    )
+    def test_minigpt_v2_reads_as_its_authors_do(self, text, expected):
+        assert make_codec("minigpt-v2").decode(text) == expected
+
     @pytest.mark.parametrize("name", sorted(CODECS))
-    @given(text=st.text() | st.text("[]019.,- ", max_size=40))
+    @given(text=st.text() | st.text("[]{}<>019.,;- ", max_size=40))
     def test_decode_gives_a_proper_box_or_none(self, name, text):
         box = make_codec(name, **SETTINGS.get(name, {})).decode(text)
         if box is not None:
@@ -196,7 +247,7 @@ class TestCodecs:
             assert 0 <= box.y1 < box.y2 <= 1
 
     def test_names_and_settings_are_checked(self):
-        with pytest.raises(ValueError, match=r"unknown box codec 'lava'.*'llava'.*llava, .*shikra"):
+        with pytest.raises(ValueError, match=r"unknown box codec 'lava'.*'llava'.*llava, minigpt-v2, .*shikra"):
             make_codec("lava")
         with pytest.raises(ValueError, match="decimals=0"):
             make_codec("llava", decimals=0)

@@ -76,5 +76,6 @@ def framed(processor: Any, grounding: Grounding, image: Image.Image) -> Image.Im
     """
     if grounding.frame != "padded":
         return image
-    red, green, blue = (int(255 * mean) for mean in processor.image_processor.image_mean)
+    colour = getattr(processor, "padding_colour", None)
+    red, green, blue = colour or (int(255 * mean) for mean in processor.image_processor.image_mean)
     return square(image, (red, green, blue), MAX_CANVAS_PIXELS)

@@ -60,6 +60,10 @@ _NUMBER = r"([-+]?(?:[0-9]+(?:\.[0-9]*)?|\.[0-9]+))"
 _FOUR_IN_BRACKETS = re.compile(r"\[\s*" + r"\s*,\s*".join([_NUMBER] * 4) + r"\s*\]")
 
 
+def _proper(box: Box) -> Box | None:
+    return box if box.area > 0 and all(0 <= edge <= 1 for edge in box) else None
+
+
 @dataclass(frozen=True)
 class BracketCodec:
     """Four unit coordinates in square brackets, x1 y1 x2 y2, with a fixed number of decimals.
@@ -85,10 +89,7 @@ class BracketCodec:
         answers would be choosing the better of them.
         """
         match = _FOUR_IN_BRACKETS.search(text)
-        if match is None:
-            return None
-        box = Box(*map(float, match.groups()))
-        return box if box.area > 0 and all(0 <= edge <= 1 for edge in box) else None
+        return None if match is None else _proper(Box(*map(float, match.groups())))
 
 
 @register_codec
@@ -100,6 +101,10 @@ class LlavaCodec(BracketCodec):
     decimals: int = 2
 
 
+_SHIKRA_BOX = ",".join([r"[0-9](?:\.[0-9]*)?"] * 4)
+_SHIKRA_GROUP = re.compile(rf"\[({_SHIKRA_BOX}(?:;{_SHIKRA_BOX})*)\]")
+
+
 @register_codec
 @dataclass(frozen=True)
 class ShikraCodec(BracketCodec):
@@ -108,3 +113,33 @@ class ShikraCodec(BracketCodec):
     name: ClassVar[str] = "shikra"
     decimals: int = 3
     separator: ClassVar[str] = ","
+
+    def decode(self, text: str) -> Box | None:
+        """As the authors' evaluation reads: no blanks, one digit before the point, and one box in the whole text."""
+        groups = _SHIKRA_GROUP.findall(text)
+        if len(groups) != 1 or ";" in groups[0]:
+            return None
+        return _proper(Box(*map(float, groups[0].split(","))))
+
+
+_MINIGPT_BOX = re.compile(r"\{(?:<[0-9]{1,3}>){4}\}")
+
+
+@register_codec
+@dataclass(frozen=True)
+class MiniGPTv2Codec:
+    """MiniGPT-v2: "{<12><30><55><71>}", in hundredths, cut off and not rounded."""
+
+    name: ClassVar[str] = "minigpt-v2"
+
+    def encode(self, box: Box) -> str:
+        # Hundredths themselves must stay: 0.29 * 100 is 28.999999999999996.
+        return "{" + "".join(f"<{int(edge * 100 + 1e-9)}>" for edge in box.clip(1, 1)) + "}"
+
+    def decode(self, text: str) -> Box | None:
+        """As the authors' evaluation reads: the text begins with the box, and holds no further number."""
+        said = text.replace("<unk>", "").replace(" ", "").strip()
+        numbers = re.findall(r"[0-9]+", said)
+        if _MINIGPT_BOX.match(said) is None or len(numbers) != 4:
+            return None
+        return _proper(Box(*(int(number) / 100 for number in numbers)))

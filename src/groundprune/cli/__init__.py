@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from groundprune.cli import catalogue, checks, one_image, pocket, report, studies
+from groundprune.cli import catalogue, checks, convert, one_image, pocket, report, studies
 from groundprune.cli.console import complain
 from groundprune.errors import GroundPruneError
 
@@ -35,6 +35,7 @@ app.command("report")(report.report)
 app.command("verify")(checks.verify)
 app.command("list")(catalogue.list_pruners)
 app.add_typer(pocket.app, name="pocket")
+app.add_typer(convert.app, name="convert")
 
 
 @app.callback(invoke_without_command=True)

@@ -35,6 +35,7 @@ class Tower:
 _QWEN = Tower("blocks", "attn", packed=True)
 TOWERS = {
     "clip_vision_model": Tower(cls=True),
+    "instructblip_vision_model": Tower(cls=True),
     "siglip_vision_model": Tower(),
     "internvl_vision": Tower("encoder.layer", "attention", cls=True),
     "idefics3_vision": Tower(),

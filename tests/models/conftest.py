@@ -1,0 +1,22 @@
+"""The golden checkpoints, converted once."""
+
+import pytest
+from golden import MINIGPT, SHIKRA, SMALL, Golden
+
+from groundprune.models.convert import convert_minigpt_v2, convert_shikra
+
+
+@pytest.fixture(scope="session")
+def shikra(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shikra") / "converted"
+    convert_shikra(SHIKRA / "delta", SHIKRA / "llama", SHIKRA / "clip", folder)
+    return Golden.load(folder, SHIKRA)
+
+
+@pytest.fixture(scope="session")
+def minigpt(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("minigpt") / "converted"
+    convert_minigpt_v2(
+        MINIGPT / "minigptv2_checkpoint.pth", MINIGPT / "eva_vit_g.pth", MINIGPT / "llama", folder, **SMALL
+    )
+    return Golden.load(folder, MINIGPT)
