@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 
 import torch
@@ -13,8 +14,9 @@ from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.layout import VisualLayout
 
 _KINDS: dict[str, tuple[str | None, ...]] = {
-    "tower_attention": ("cls", "received"), "tower_hidden": (None,), "tower_keys": (None,), "clip_patches": (None,),
-    "clip_text": (None,), "fingerprint": (None,), "llm": ("attention", "hidden", "q", "k", "v"),
+    "tower_attention": ("cls", "cls-joint", "received"), "tower_hidden": (None, "cls"), "tower_keys": (None,),
+    "clip_patches": (None,), "clip_text": (None,), "fingerprint": (None,),
+    "llm": ("attention", "hidden", "q", "k", "v"),
 }  # fmt: skip
 
 
@@ -23,13 +25,15 @@ class Need:
     """One signal that a pruner declares before any work is done.
 
     signal: "tower_attention", "tower_hidden", "tower_keys", "clip_patches", "clip_text", "fingerprint" or "llm".
-    layer: layer index of the tower or the LLM; None = the tower layer whose output the LLM reads.
-    kind: for tower_attention "cls" (the CLS row) or "received" (mean over all query rows);
+    layer: layer index of the tower or the LLM; a Fraction f = the last layer of the first f of its depth;
+    None = the tower layer whose output the LLM reads, or the LLM layers that the pruner's stages name.
+    kind: for tower_attention "cls" (the CLS row), "cls-joint" (the same with all heads as one) or "received" (mean
+    over all query rows); for tower_hidden None (the patches) or "cls" (the CLS token);
     for llm "attention", "hidden", "q", "k" or "v".
     """
 
     signal: str
-    layer: int | None = None
+    layer: int | Fraction | None = None
     kind: str | None = None
 
     def __post_init__(self) -> None:
@@ -49,6 +53,7 @@ FINGERPRINT = Need("fingerprint")
 CLIP_PATCHES = Need("clip_patches")
 CLIP_TEXT = Need("clip_text")
 TOWER_HIDDEN = Need("tower_hidden")
+TOWER_CLS = Need("tower_hidden", kind="cls")
 
 
 @dataclass(eq=False)
@@ -118,15 +123,19 @@ class Signals:
         """[N, D]: the features that the LLM would read."""
         return self._projected.float()
 
-    def tower_attention(self, layer: int | None = None, kind: str = "cls") -> Tensor:
-        """[H, N]: softmax attention per head, of the CLS query or received on average over all queries."""
+    def tower_attention(self, layer: int | Fraction | None = None, kind: str = "cls") -> Tensor:
+        """[H, N]: softmax attention per head (H = 1 for "cls-joint"); see `Need` for the kinds."""
         return self._recorded(Need("tower_attention", layer, kind)).transpose(0, 1)
 
-    def tower_hidden(self, layer: int | None = None) -> Tensor:
+    def tower_hidden(self, layer: int | Fraction | None = None) -> Tensor:
         """[N, C]: the tower's states after `layer`, before any projection."""
         return self._recorded(Need("tower_hidden", layer))
 
-    def tower_keys(self, layer: int | None = None) -> Tensor:
+    def tower_cls(self, layer: int | Fraction | None = None) -> Tensor:
+        """[tiles, C]: the CLS token's state after `layer`, one row per image that the tower saw."""
+        return self._values(Need("tower_hidden", layer, "cls"))[list(self._images)].flatten(0, -2).float()
+
+    def tower_keys(self, layer: int | Fraction | None = None) -> Tensor:
         """[N, H * C]: the keys of `layer`, heads side by side."""
         return self._recorded(Need("tower_keys", layer)).flatten(1)
 
@@ -156,9 +165,12 @@ class Signals:
         return self._embedder
 
     def _recorded(self, need: Need) -> Tensor:
+        return self._to_tokens(self._values(need), self._images).float()
+
+    def _values(self, need: Need) -> Tensor:
         if self._record is None or need not in self._record.values:
             raise Unservable(_undeclared(str(need)))
-        return self._to_tokens(self._record.values[need], self._images).float()
+        return self._record.values[need]
 
 
 def _undeclared(signal: str) -> str:

@@ -25,6 +25,12 @@ def cls_row(query: Tensor, key: Tensor, scaling: float | None) -> Tensor:
     return attention_rows(query[:, :, :1], key, scaling)[:, :, 0].transpose(1, 2)
 
 
+def cls_row_joint(query: Tensor, key: Tensor, scaling: float | None) -> Tensor:
+    """[B, L, 1]: as `cls_row`, with the heads side by side as one; scaled by the root of the joint width."""
+    joint = [x.transpose(1, 2).flatten(2)[:, None] for x in (query[:, :, :1], key)]
+    return cls_row(joint[0], joint[1], None)
+
+
 def received(query: Tensor, key: Tensor, scaling: float | None, chunk: int = 256) -> Tensor:
     """[B, L, H]: the attention that each key receives, mean over all queries; `chunk` queries at a time."""
     total = torch.zeros(*query.shape[:2], key.shape[2], device=query.device)

@@ -6,7 +6,9 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import math
 from collections.abc import Iterable, Iterator
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,7 +22,9 @@ from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need, T
 if TYPE_CHECKING:
     from groundprune.families.base import Family
 
-_READERS: dict[str | None, attention.Reader] = {"cls": attention.cls_row, "received": attention.received}
+_READERS: dict[str | None, attention.Reader] = {
+    "cls": attention.cls_row, "cls-joint": attention.cls_row_joint, "received": attention.received,
+}  # fmt: skip
 RECORD_ATTRIBUTE = "groundprune_record"
 
 
@@ -84,13 +88,16 @@ def _recorder(base: nn.Module, family: Family, config: Any, needs: frozenset[Nee
 
 def _layer(layers: Any, family: Family, config: Any, need: Need) -> nn.Module:
     index = family.feature_layer(config) if need.layer is None else need.layer
+    if isinstance(index, Fraction):
+        index = max(1, math.floor(index * len(layers) + Fraction(1, 2))) - 1
     if not -len(layers) <= index < len(layers):
         raise GroundPruneError(f"the tower has {len(layers)} layers; the pruner asks for '{need}'")
     return layers[index]
 
 
 def _keep_output(record: TowerRecord, need: Need, module: nn.Module, args: Any, output: Any) -> None:
-    record.values[need] = (output[0] if isinstance(output, tuple) else output).detach()
+    states = (output[0] if isinstance(output, tuple) else output).detach()
+    record.values[need] = states[:, :1].clone() if need.kind == "cls" else states
 
 
 def _fingerprint(pixels: Tensor) -> int:

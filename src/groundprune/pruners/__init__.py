@@ -1,25 +1,64 @@
 """One pruning method per file; importing this package registers them all."""
 
-from groundprune.pruners.base import Merge, Pruner, Selection, Stage, select_top
+from groundprune.pruners.base import Affine, Merge, Pruner, Selection, Stage, select_top
+from groundprune.pruners.cdpruner import CDPruner, select_cdpruner
 from groundprune.pruners.cls_visual import ClsVisual
+from groundprune.pruners.divprune import DivPrune, select_divprune
+from groundprune.pruners.fastervlm import FasterVLM, select_fastervlm
+from groundprune.pruners.hiprune import HiPrune, select_hiprune
+from groundprune.pruners.hired import HiRED, hired_budgets
+from groundprune.pruners.nuwa import Nuwa, select_nuwa
+from groundprune.pruners.prumerge import PruMerge, PruMergePlus, select_prumerge
 from groundprune.pruners.random import Random
+from groundprune.pruners.ranking import Merged, top
 from groundprune.pruners.registry import make_pruner, pruner_class, pruner_names, register
 from groundprune.pruners.spatial import Spatial, select_spatial
 from groundprune.pruners.text_visual import TextVisual
+from groundprune.pruners.tome import ToMe, select_tome
+from groundprune.pruners.trim import Trim, outliers, select_trim
+from groundprune.pruners.visionzip import VisionZip, select_visionzip
+from groundprune.pruners.vispruner import VisPruner, select_vispruner
 
 __all__ = [
+    "Affine",
+    "CDPruner",
     "ClsVisual",
+    "DivPrune",
+    "FasterVLM",
+    "HiPrune",
+    "HiRED",
     "Merge",
+    "Merged",
+    "Nuwa",
+    "PruMerge",
+    "PruMergePlus",
     "Pruner",
     "Random",
     "Selection",
     "Spatial",
     "Stage",
     "TextVisual",
+    "ToMe",
+    "Trim",
+    "VisPruner",
+    "VisionZip",
+    "hired_budgets",
     "make_pruner",
+    "outliers",
     "pruner_class",
     "pruner_names",
     "register",
+    "select_cdpruner",
+    "select_divprune",
+    "select_fastervlm",
+    "select_hiprune",
+    "select_nuwa",
+    "select_prumerge",
     "select_spatial",
+    "select_tome",
     "select_top",
+    "select_trim",
+    "select_visionzip",
+    "select_vispruner",
+    "top",
 ]

@@ -12,6 +12,7 @@ from torch import Tensor
 from groundprune.budget import Budget, allot
 from groundprune.errors import GroundPruneError
 from groundprune.layout import VisualLayout
+from groundprune.pruners.ranking import top
 from groundprune.signals import Need, Signals
 
 
@@ -28,18 +29,35 @@ class Stage:
 
 
 @dataclass(frozen=True, eq=False)
-class Merge:
-    """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse).
+class Affine:
+    """weight @ source + extra: a mix that also takes from what is no visual token, such as the tower's CLS token.
 
-    space: "projected" (what the LLM reads) or "tower" (before the projector, which then runs on the result).
+    weight: [K, N]. extra: [K, C], zero in the rows that mix visual tokens alone.
     """
 
     weight: Tensor
+    extra: Tensor
+
+    def __matmul__(self, source: Tensor) -> Tensor:
+        return self.weight @ source + self.extra
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse), or an Affine.
+
+    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result) or
+    "hidden" (the states that enter the stage's layer of the LLM).
+    """
+
+    weight: Tensor | Affine
     space: str = "projected"
 
     def __post_init__(self) -> None:
-        if self.space not in ("projected", "tower"):
-            raise GroundPruneError(f"a merge happens in the space 'projected' or 'tower' (got {self.space!r})")
+        if self.space not in ("projected", "tower", "hidden"):
+            raise GroundPruneError(
+                f"a merge happens in the space 'projected', 'tower' or 'hidden' (got {self.space!r})"
+            )
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,6 +89,12 @@ class Pruner:
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset()
     official_positions: ClassVar[str] = "reassigned"  # what the method's authors' code does to position ids
+    # What a catalogue says of the method: its arXiv number, the year of its first version, what it scores by, and
+    # whether it changes the features of the tokens that stay.
+    paper: ClassVar[str] = ""
+    year: ClassVar[int | None] = None
+    scores_by: ClassVar[str] = ""
+    merges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", Budget.parse(self.keep, self.tokens))
@@ -130,11 +154,3 @@ def select_top(score: Tensor, layout: VisualLayout, count: int) -> Selection:
         mask[group[top(score[group], share)]] = True
         chosen.append(mask)
     return Selection(torch.stack(chosen).any(0).nonzero().squeeze(1))
-
-
-def top(score: Tensor, count: int) -> Tensor:
-    """Indices of the `count` largest of score: Float[n], ascending; ties go to the earlier token."""
-    score = score.float()
-    if bool(score.isnan().any()):
-        raise GroundPruneError(f"the pruner's score holds NaN ({int(score.isnan().sum())} of {len(score)} tokens)")
-    return score.sort(descending=True, stable=True).indices[:count].sort().values

@@ -139,7 +139,7 @@ def test_an_undeclared_signal_says_how_to_declare_it():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: gp.Merge(torch.eye(2), "Projected"), "'projected' or 'tower'"),
+        (lambda: gp.Merge(torch.eye(2), "Projected"), "'projected', 'tower' or 'hidden'"),
         (lambda: gp.Need("tower_attention", kind="max"), "received"),
         (lambda: gp.Need("tower_atention"), "did you mean 'tower_attention'"),
         (
