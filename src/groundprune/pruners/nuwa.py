@@ -14,9 +14,11 @@ from torch import Tensor
 
 from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.fastv import select_fastv
+from groundprune.pruners.inside import last_row, of_llm, staged
 from groundprune.pruners.ranking import Merged, checked, merged, one_hot, ranked, rows_of, top_by_tier, unit
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import by_tile
+from groundprune.pruners.tiles import by_tile, images
 from groundprune.signals import CLS_ATTENTION, TOWER_HIDDEN, Need, Signals
 
 _DEEP = [Fraction(layer, 24) for layer in range(16, 25)]
@@ -25,18 +27,37 @@ _DEEP = [Fraction(layer, 24) for layer in range(16, 25)]
 @register
 @dataclass(frozen=True)
 class Nuwa(Pruner):
-    """Needs a tower with a CLS token. The first stage alone: `keep` is what enters the LLM.
+    """Needs a tower with a CLS token.
 
-    The official budgets of 64, 128 and 192 are averages over the LLM's layers, with 112, 224 and 336 tokens in the
-    first half and, by the last text token's attention, 16, 32 and 48 in the second.
+    second: False, the first stage alone: `keep` is what enters the LLM. True, as in the official code: `keep` is the
+    average over the LLM's layers, and in the middle of it the last token's attention leaves a seventh (a budget of
+    128 is 224, then 32); above an average of 4/7 all enter and the second stage leaves more.
     """
 
+    second: bool = False
     name = "nuwa"
     official_positions = "preserved"
     paper, year, scores_by, merges = "2602.02951", 2026, "CLS attention per 2 x 2 cell", True
     needs = frozenset({CLS_ATTENTION, TOWER_HIDDEN, *(Need("tower_hidden", layer) for layer in _DEEP)})
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.second:
+            object.__setattr__(self, "needs", self.needs | {Need("llm", kind="attention")})
+
+    def stages(self, n_layers: int) -> list[Stage]:
+        if not self.second:
+            return super().stages(n_layers)
+        first, second = staged(self.name, self.budget, _shares, [0, n_layers // 2], n_layers)
+        return [Stage(None, first), Stage(n_layers // 2, second)]
+
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        count = stage.budget.count(len(layout.patches), layout.n_images)
+        if stage.layer is not None:
+            inside = of_llm(signals)
+            late = last_row(inside, stage.layer - 1)
+            groups = [group[inside.alive[group]] for group in images(layout)]
+            return by_tile(layout, count, lambda group, share: select_fastv(late[:, group], share), groups=groups)
         attention = signals.tower_attention(kind="cls").sum(0)
         states = sum((signals.tower_hidden(layer) for layer in _DEEP[1:]), signals.tower_hidden(_DEEP[0])) / len(
             _DEEP
@@ -48,7 +69,11 @@ class Nuwa(Pruner):
             weight = nuwa_weights(attention[group], states[group], kept, row, col, n * 280 / 576)
             return merged(kept, weight)
 
-        return by_tile(layout, stage.budget.count(len(layout.patches), layout.n_images), rule, space="tower")
+        return by_tile(layout, count, rule, space="tower")
+
+
+def _shares(x: float) -> list[float]:
+    return [min(1.0, 2 * x), min(1.0, 2 * x) / 7 + max(0.0, 2 * x - 1) * 6 / 7]
 
 
 def select_nuwa(attention: Tensor, row: Tensor, col: Tensor, count: int, per_cell: int) -> Tensor:
