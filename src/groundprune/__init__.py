@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from groundprune.pruners import (
         CDPruner,
         ClsVisual,
+        Coverage,
         Dart,
         DivPrune,
         FasterVLM,
@@ -53,8 +54,8 @@ _MODULES = {
     "loading": ("load",),
     "positions": ("Policy",),
     "pruners": (
-        "CDPruner", "ClsVisual", "Dart", "DivPrune", "FastV", "FasterVLM", "Feather", "HiPrune", "HiRED",
-        "IVCPrune", "Merge", "Nuwa", "PruMerge", "PruMergePlus", "Pruner", "PyramidDrop", "Random",
+        "CDPruner", "ClsVisual", "Coverage", "Dart", "DivPrune", "FastV", "FasterVLM", "Feather", "HiPrune",
+        "HiRED", "IVCPrune", "Merge", "Nuwa", "PruMerge", "PruMergePlus", "Pruner", "PyramidDrop", "Random",
         "Selection", "SparseVLM", "Spatial", "Stage", "TextVisual", "ToMe", "Trim", "V2Drop", "VisPruner",
         "VisionZip", "make_pruner", "pruner_names", "register",
     ),
@@ -67,6 +68,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 __all__ = [
     "CDPruner",
     "ClsVisual",
+    "Coverage",
     "Dart",
     "DivPrune",
     "EncodedImages",

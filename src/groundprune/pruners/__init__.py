@@ -3,6 +3,7 @@
 from groundprune.pruners.base import Affine, Merge, Pruner, Selection, Stage, select_top
 from groundprune.pruners.cdpruner import CDPruner, select_cdpruner
 from groundprune.pruners.cls_visual import ClsVisual
+from groundprune.pruners.coverage import Coverage, select_coverage
 from groundprune.pruners.dart import Dart, select_dart
 from groundprune.pruners.divprune import DivPrune, select_divprune
 from groundprune.pruners.fastervlm import FasterVLM, select_fastervlm
@@ -16,7 +17,7 @@ from groundprune.pruners.prumerge import PruMerge, PruMergePlus, select_prumerge
 from groundprune.pruners.pyramiddrop import PyramidDrop, select_pyramiddrop
 from groundprune.pruners.random import Random
 from groundprune.pruners.ranking import Merged, top
-from groundprune.pruners.registry import make_pruner, pruner_class, pruner_names, register
+from groundprune.pruners.registry import make_pruner, pruner_class, pruner_names, refusal, register, servable
 from groundprune.pruners.sparsevlm import SparseVLM
 from groundprune.pruners.sparsevlm_rule import select_sparsevlm
 from groundprune.pruners.spatial import Spatial, select_spatial
@@ -31,6 +32,7 @@ __all__ = [
     "Affine",
     "CDPruner",
     "ClsVisual",
+    "Coverage",
     "Dart",
     "DivPrune",
     "FastV",
@@ -62,8 +64,10 @@ __all__ = [
     "outliers",
     "pruner_class",
     "pruner_names",
+    "refusal",
     "register",
     "select_cdpruner",
+    "select_coverage",
     "select_dart",
     "select_divprune",
     "select_fastervlm",
@@ -82,5 +86,6 @@ __all__ = [
     "select_v2drop",
     "select_visionzip",
     "select_vispruner",
+    "servable",
     "top",
 ]

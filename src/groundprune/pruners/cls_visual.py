@@ -22,6 +22,7 @@ class ClsVisual(Pruner):
     """Needs a tower with a CLS token (CLIP, EVA)."""
 
     name = "cls-visual"
+    paper, year, scores_by = "2506.21873", 2025, "CLS attention"
     needs = frozenset({CLS_ATTENTION})
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
