@@ -211,7 +211,13 @@ class TestOthers:
         rows = {row["name"]: row for row in json.loads(out)}
         assert {"cls-visual", "text-visual", "random", "spatial"} <= set(rows)
         assert rows["cls-visual"]["needs"] == ["tower_attention salient"]
-        assert all(row["summary"] and row["official_positions"] for row in rows.values())
+        assert all(row["summary"] and row["official_positions"] and row["scores_by"] for row in rows.values())
+        told = rows["visionzip"]
+        assert (told["paper"], told["year"], told["stage"], told["merges"]) == (
+            "2412.04467", 2024, "before the LLM", True,
+        )  # fmt: skip
+        assert told["official_positions"] == "reassigned-in-order"
+        assert all("llava" in row["families"] for row in rows.values())
         assert all(name in said("list")[1] for name in rows)
 
     def test_verify_tiny(self, said):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from groundprune.hooks.tower import RECORD_ATTRIBUTE, recordable, recording
 from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, parse_policy
 from groundprune.pruners.base import Pruner
+from groundprune.pruners.registry import refusal
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TextEmbedder, TowerRecord
 from groundprune.text_tower import find_text_tower
 
@@ -109,8 +111,12 @@ def _check_needs(
     text: Sequence[str] | None,
     text_tower: str | Path | TextEmbedder | None,
 ) -> TextEmbedder | None:
+    check = functools.partial(family.check, model.config)
     for need in sorted(pruner.needs, key=str):
-        family.check(model.config, need)
+        try:
+            check(need)
+        except Unservable as error:
+            raise refusal(pruner, error, check) from error
     if CLIP_TEXT in pruner.needs and text is None:
         raise Unservable(f"{pruner.label} reads the prompt's text: pass text=[...], one entry per prompt row")
     if not pruner.needs & {CLIP_TEXT, CLIP_PATCHES}:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 
 import torch
@@ -13,8 +14,8 @@ from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.layout import VisualLayout, VisualUnit
 
 _KINDS: dict[str, tuple[str | None, ...]] = {
-    "tower_attention": ("cls", "received", "salient"), "tower_hidden": (None,), "tower_keys": (None,),
-    "clip_patches": (None,), "clip_text": (None,), "fingerprint": (None,),
+    "tower_attention": ("cls", "cls-joint", "received", "salient"), "tower_hidden": (None, "cls"),
+    "tower_keys": (None,), "clip_patches": (None,), "clip_text": (None,), "fingerprint": (None,),
     "llm": ("attention", "hidden", "normed", "q", "k", "v"),
 }  # fmt: skip
 
@@ -24,14 +25,16 @@ class Need:
     """One signal that a pruner declares before any work is done.
 
     signal: "tower_attention", "tower_hidden", "tower_keys", "clip_patches", "clip_text", "fingerprint" or "llm".
-    layer: layer index of the tower or the LLM; None = the tower layer whose output the LLM reads.
-    kind: for tower_attention "cls" (the CLS row), "received" (mean over all query rows), or "salient" (the CLS row
-    where the tower has a CLS token, else received);
-    for llm "attention", "hidden", "normed", "q", "k" or "v", see `Signals.llm`.
+    layer: layer index of the tower or the LLM; a Fraction f = the last layer of the first f of its depth;
+    None = the tower layer whose output the LLM reads, or the LLM layers that the pruner's stages name.
+    kind: for tower_attention "cls" (the CLS row), "cls-joint" (the same with all heads as one), "received" (mean over
+    all query rows), or "salient" (the CLS row where the tower has a CLS token, else received); for tower_hidden None
+    (the patches) or "cls" (the CLS token); for llm "attention", "hidden", "normed", "q", "k" or "v", see
+    `Signals.llm`.
     """
 
     signal: str
-    layer: int | None = None
+    layer: int | Fraction | None = None
     kind: str | None = None
 
     def __post_init__(self) -> None:
@@ -52,6 +55,7 @@ FINGERPRINT = Need("fingerprint")
 CLIP_PATCHES = Need("clip_patches")
 CLIP_TEXT = Need("clip_text")
 TOWER_HIDDEN = Need("tower_hidden")
+TOWER_CLS = Need("tower_hidden", kind="cls")
 
 
 @dataclass(eq=False)
@@ -140,18 +144,22 @@ class Signals:
         """[N, D]: the features that the LLM would read."""
         return self._of_left(self._projected).float()
 
-    def tower_attention(self, layer: int | None = None, kind: str = "cls") -> Tensor:
-        """[H, N]: softmax attention per head, of the CLS query or received on average over all queries.
+    def tower_attention(self, layer: int | Fraction | None = None, kind: str = "cls") -> Tensor:
+        """[H, N]: softmax attention per head (H = 1 for "cls-joint"); see `Need` for the kinds.
 
         A token made of several patches has their mean.
         """
         return self._recorded(Need("tower_attention", layer, kind)).transpose(0, 1)
 
-    def tower_hidden(self, layer: int | None = None) -> Tensor:
+    def tower_hidden(self, layer: int | Fraction | None = None) -> Tensor:
         """[N, C]: the tower's states after `layer`, before any projection."""
         return self._recorded(Need("tower_hidden", layer))
 
-    def tower_keys(self, layer: int | None = None) -> Tensor:
+    def tower_cls(self, layer: int | Fraction | None = None) -> Tensor:
+        """[tiles, C]: the CLS token's state after `layer`, one row per image that the tower saw."""
+        return self._values(Need("tower_hidden", layer, "cls"))
+
+    def tower_keys(self, layer: int | Fraction | None = None) -> Tensor:
         """[N, H * C]: the keys of `layer`, heads side by side."""
         return self._recorded(Need("tower_keys", layer)).flatten(1)
 
@@ -167,7 +175,7 @@ class Signals:
             raise Unservable("this pruner reads the prompt's text: pass text=[...], one entry per prompt row")
         return self._text_tower.text(self._prompt).float().to(self._projected.device)
 
-    def llm(self, layer: int, kind: str, rows: Tensor | None = None, rope: bool = True) -> Tensor:
+    def llm(self, layer: int, kind: str, rows: Tensor | Sequence[int] | None = None, rope: bool = True) -> Tensor:
         """A signal of decoder layer `layer`, at most the stage's own; earlier ones as `Pruner.llm_layers` says.
 
         kind "attention": [H, R, N], softmax rows of the queries `rows` over all columns, of which the visual ones are
@@ -177,7 +185,8 @@ class Signals:
         """
         if self._states is None:
             raise Unservable(f"the signal 'llm {kind}' is not there yet: this pruner acts before the LLM")
-        return self._states.read(layer, kind, rows, rope).float()
+        where = None if rows is None else torch.as_tensor(list(rows), device=self.layout.column.device)
+        return self._states.read(layer, kind, where, rope).float()
 
     @property
     def fingerprint(self) -> list[int]:
@@ -200,9 +209,12 @@ class Signals:
         return self._embedder
 
     def _recorded(self, need: Need) -> Tensor:
+        return self._of_left(self._values(need))
+
+    def _values(self, need: Need) -> Tensor:
         if need not in self._record.values:
             raise Unservable(_undeclared(str(need)))
-        return self._of_left(torch.cat([self._record.values[need][unit] for unit in self.layout.unit])).float()
+        return torch.cat([self._record.values[need][unit] for unit in self.layout.unit]).float()
 
     def _of_left(self, value: Tensor) -> Tensor:
         return value if self._left is None else value[self._left]

@@ -136,7 +136,10 @@ class TestPruning:
 
     def test_what_the_tower_cannot_give_is_refused(self, minigpt):
         pruner = gp.TextVisual(keep=0.5)
-        with pytest.raises(gp.Unservable, match="needs a CLIP vision tower"), gp.prune(minigpt.model, pruner, text=["a"]):
+        with (
+            pytest.raises(gp.Unservable, match="needs a CLIP vision tower"),
+            gp.prune(minigpt.model, pruner, text=["a"]),
+        ):
             pass
 
     def test_merging_in_the_space_of_the_tower_is_refused(self, minigpt):

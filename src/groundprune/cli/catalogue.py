@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import typer
 
@@ -15,30 +16,69 @@ if TYPE_CHECKING:
 
 
 def list_pruners(as_json: JsonOption = False) -> None:
-    """List the pruners: what each keeps, what it needs of the model, and what its authors do to position ids."""
-    from groundprune.pruners import pruner_class, pruner_names
-
-    rows = [
-        {
-            "name": name,
-            "summary": summary(pruner_class(name)),
-            "needs": sorted(map(str, pruner_class(name).needs)),
-            "official_positions": pruner_class(name).official_positions,
-        }
-        for name in pruner_names()
-    ]
+    """List the pruners: paper, what each scores by, where it acts, and what its authors do to position ids."""
+    rows = catalogue()
     if as_json:
         print_json(rows)
         return
     from rich.console import Console
     from rich.table import Table
 
-    table = Table("pruner", "method", "needs", "official positions", box=None, pad_edge=False)
+    columns = ("pruner", "paper", "year", "scores by", "acts", "merges", "official positions", "families")
+    table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
-        table.add_row(row["name"], row["summary"], ", ".join(row["needs"]) or "-", row["official_positions"])
+        merges, families = "yes" if row["merges"] else "-", ", ".join(row["families"]) or "-"
+        told = (row["name"], row["paper"], str(row["year"] or ""), row["scores_by"], row["stage"], merges)
+        table.add_row(*told, row["official_positions"], families)
     # A pipe has no width: what follows it wants one line per pruner.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     typer.echo("\nOne of your own: --pruner path/to/file.py:Class")
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """One entry per registered pruner, from what its class says of itself."""
+    from groundprune.pruners import pruner_class, pruner_names
+
+    served = families()
+    return [
+        {
+            "name": name,
+            "summary": summary(cls),
+            "paper": cls.paper,
+            "year": cls.year,
+            "scores_by": cls.scores_by,
+            "stage": stage_of(cls),
+            "merges": cls.merges,
+            "official_positions": cls.official_positions,
+            "families": [family for family, names in served.items() if name in names],
+            "needs": sorted(map(str, cls.needs)),
+        }
+        for name, cls in ((name, pruner_class(name)) for name in pruner_names())
+    ]
+
+
+def stage_of(cls: type[Pruner]) -> str:
+    """Where a pruner acts: "before the LLM", or layers of an LLM of 32."""
+    layers = [stage.layer for stage in cls(keep=0.9).stages(32)]
+    inside = ", ".join(str(layer) for layer in layers if layer is not None)
+    before = "before the LLM" if None in layers else ""
+    return " and ".join(part for part in (before, f"layer {inside} of 32" if inside else "") if part)
+
+
+def families() -> dict[str, list[str]]:
+    """Per family the pruners that a model of it, with the default config of its type, can serve."""
+    from transformers import CONFIG_MAPPING
+
+    from groundprune.families.base import _FAMILIES
+    from groundprune.pruners import servable
+
+    served: dict[str, set[str]] = {}
+    for model_type, family in _FAMILIES.items():
+        if model_type in CONFIG_MAPPING:
+            config = CONFIG_MAPPING[model_type]()
+            names = servable(functools.partial(family.check, config))
+            served.setdefault(family.name, set()).update(names)
+    return {name: sorted(names) for name, names in served.items()}
 
 
 def summary(cls: type[Pruner]) -> str:

@@ -114,7 +114,7 @@ class Family:
         self.feature_layer(config)
         if need.signal.startswith("clip") and kind != "clip_vision_model":
             raise Unservable(f"the signal '{need}' needs a CLIP vision tower; this model has {kind!r}")
-        if need.kind == "cls" and not tower.cls:
+        if need.kind in ("cls", "cls-joint") and not tower.cls:
             raise Unservable(f"the signal '{need}' needs a tower with a CLS token; this model's {kind!r} has none")
         strategy = getattr(config, "vision_feature_select_strategy", None)
         if strategy is not None and tower.cls != (strategy == "default"):
@@ -131,7 +131,7 @@ class Family:
 
     # A tiny model of it, for proofs without a download
 
-    def tiny_config(self, layers: int = 3, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, **options: Any) -> Any:
         """Of the real config class. layers: of the LLM; options: the family's own."""
         raise NotImplementedError
 

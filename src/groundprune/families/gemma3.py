@@ -36,7 +36,7 @@ class Gemma3(Family):
         side = math.isqrt(value.shape[1])
         return list(block_mean(value.flatten(2), side, side, side // math.isqrt(base.config.mm_tokens_per_image)))
 
-    def tiny_config(self, layers: int = 3, side: int = 8, window: int = 512, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, side: int = 8, window: int = 512, **options: Any) -> Any:
         """side: patches, 2 x 2 a token; window: of every other layer."""
         from transformers import Gemma3Config
 

@@ -46,7 +46,7 @@ class Idefics3(Family):
     def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:
         return list(square_block_mean(value, base.config.scale_factor))
 
-    def tiny_config(self, layers: int = 3, side: int = 6, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, side: int = 6, **options: Any) -> Any:
         from transformers import Idefics3Config, Idefics3VisionConfig
 
         return Idefics3Config(**tiny_sizes(Idefics3VisionConfig, layers, side))

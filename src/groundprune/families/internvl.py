@@ -47,7 +47,7 @@ class InternVL(Family):
         patches = torch.stack(super().to_tokens(base, value, modality, arguments))
         return list(square_block_mean(patches, _factor(base.config)))
 
-    def tiny_config(self, layers: int = 3, side: int = 6, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, side: int = 6, **options: Any) -> Any:
         from transformers import InternVLConfig, InternVLVisionConfig, Qwen2Config
 
         return InternVLConfig(

@@ -41,7 +41,7 @@ class Llava(Family):
         processor.image_processor = LlavaImageProcessorPil(**given, do_pad=True)
         return processor
 
-    def tiny_config(self, layers: int = 3, side: int = 6, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, side: int = 6, **options: Any) -> Any:
         from transformers import LlavaConfig
 
         return LlavaConfig(

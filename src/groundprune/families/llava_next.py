@@ -65,7 +65,7 @@ class LlavaNext(Family):
     def project(self, base: nn.Module, hidden: Tensor) -> Tensor:
         return base.get_submodule("multi_modal_projector")(hidden)
 
-    def tiny_config(self, layers: int = 3, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, **options: Any) -> Any:
         from transformers import LlavaNextConfig
 
         return LlavaNextConfig(

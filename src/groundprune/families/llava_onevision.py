@@ -63,7 +63,7 @@ class LlavaOnevision(LlavaNext):
     def project(self, base: nn.Module, hidden: Tensor) -> Tensor:
         raise Unservable(f"{self.name} interpolates what its projector gives; a merge before it cannot run")
 
-    def tiny_config(self, layers: int = 3, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, **options: Any) -> Any:
         from transformers import LlavaOnevisionConfig, Qwen2Config
 
         return LlavaOnevisionConfig(

@@ -33,7 +33,7 @@ class MiniGPTv2(Family):
     def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:
         return list(value[:, 1:].unflatten(1, (-1, PATCHES_PER_TOKEN)).float().mean(2))
 
-    def tiny_config(self, layers: int = 3, side: int = 8, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, side: int = 8, **options: Any) -> Any:
         from transformers import InstructBlipVisionConfig
 
         return MiniGPTv2Config(

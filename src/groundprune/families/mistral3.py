@@ -52,7 +52,7 @@ class Mistral3(Family):
         images = value.flatten(1).split([rows * cols for rows, cols in sizes])
         return [block_mean(image, rows, cols, merge) for image, (rows, cols) in zip(images, sizes, strict=True)]
 
-    def tiny_config(self, layers: int = 3, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, **options: Any) -> Any:
         from transformers import Mistral3Config, PixtralVisionConfig
 
         return Mistral3Config(

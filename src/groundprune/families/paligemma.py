@@ -29,7 +29,7 @@ class PaliGemma(Family):
         normed = self.tower(base).get_submodule("post_layernorm")(hidden)
         return base.get_submodule("multi_modal_projector")(normed)
 
-    def tiny_config(self, layers: int = 3, side: int = 5, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, side: int = 5, **options: Any) -> Any:
         from transformers import PaliGemmaConfig
 
         text = {**text_sizes(layers), "model_type": "gemma", "head_dim": 16}

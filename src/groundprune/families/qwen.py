@@ -59,7 +59,7 @@ class Qwen(Family):
         tokens = value.unflatten(0, (-1, merged)).mean(1)
         return list(tokens.split((grid.prod(-1) // merged).tolist()))
 
-    def tiny_config(self, layers: int = 3, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, **options: Any) -> Any:
         from transformers import AutoConfig
 
         rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(self.mrope_section)}

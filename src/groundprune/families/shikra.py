@@ -26,7 +26,7 @@ class Shikra(Llava):
     def prepare_processor(self, processor: Any) -> Any:
         return processor  # it pads by itself
 
-    def tiny_config(self, layers: int = 3, side: int = 6, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, side: int = 6, **options: Any) -> Any:
         return ShikraConfig(
             vision_config=tiny_clip(side), text_config=tiny_llama(layers), image_token_index=IMAGE,
             image_seq_length=side**2,

@@ -15,7 +15,7 @@ class SmolVLM(Idefics3):
     name = "smolvlm"
     model_types = ("smolvlm",)
 
-    def tiny_config(self, layers: int = 3, side: int = 6, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, side: int = 6, **options: Any) -> Any:
         from transformers import SmolVLMConfig
         from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 

@@ -43,7 +43,7 @@ def square_visuals(config: Any, tokens: list[int]) -> TinyVisuals:
     return TinyVisuals([tokens], encode)
 
 
-def text_sizes(layers: int = 3) -> dict[str, Any]:
+def text_sizes(layers: int = 4) -> dict[str, Any]:
     """Arguments that decoder configs of all kinds take."""
     return {
         "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": layers, "num_attention_heads": 4,
@@ -74,7 +74,7 @@ def tiny_siglip(side: int) -> dict[str, Any]:
     return SiglipVisionConfig(**tower_sizes(side), vision_use_head=False).to_dict()
 
 
-def tiny_llama(layers: int = 3) -> dict[str, Any]:
+def tiny_llama(layers: int = 4) -> dict[str, Any]:
     """Config of the plainest decoder."""
     from transformers import LlamaConfig
 

@@ -60,6 +60,12 @@ def cls_row(call: AttentionCall) -> Tensor:
     return call.rows(slice(0, 1))[:, :, 0].transpose(1, 2)
 
 
+def cls_row_joint(call: AttentionCall) -> Tensor:
+    """[B, L, 1]: as `cls_row`, with the heads side by side as one; scaled by the root of the joint width."""
+    query, key = (x.transpose(1, 2).flatten(2)[:, None] for x in (call.query[:, :, :1], call.key))
+    return cls_row(AttentionCall(query, key, key))
+
+
 def received(call: AttentionCall, chunk: int = 256) -> Tensor:
     """[B, L, H]: attention that each key receives, mean over the queries that may see it; `chunk` at a time."""
     total = torch.zeros(*call.query.shape[:2], call.key.shape[2], device=call.query.device)

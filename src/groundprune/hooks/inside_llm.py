@@ -201,6 +201,7 @@ class InsideLLM:
             run.records[index] = LayerRecord(segments[-1].compaction, states)
         if index in self.stages:
             states = self._prune(run, self.stages[index], layer, states, kwargs)
+            run.records[index] = LayerRecord(segments[-1].compaction, states)  # what a later stage may read
         return states, self._fitted(run, index, states, kwargs)
 
     def _fitted(self, run: _Prefill, index: int, states: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
@@ -284,7 +285,6 @@ class InsideLLM:
         # Rotary embedding and mask as the previous segment has them: the stage's layer is looked at before it prunes.
         ahead = self._fitted(run, stage.layer, states, kwargs)
         record = run.records[stage.layer]
-        looked = False
         chosen: list[Selection | None] = []
         for b, row in enumerate(run.prompt.rows):
             layout, left = row.layout, previous.kept[b]
@@ -293,12 +293,10 @@ class InsideLLM:
             if count >= patches:
                 chosen.append(None)
                 continue
-            if not looked and any(need.signal == "llm" for need in self.pruner.needs):
-                look_ahead(layer, record, ahead)
-                looked = True
             column = layout.column[left]
             last = run.valid[b, : layout.length - run.drafts].nonzero()[-1]
-            seen = RowStates(b, column, last, run.records, self.decoder.norm)
+            complete = functools.partial(look_ahead, layer, record, ahead)
+            seen = RowStates(b, column, last, run.records, self.decoder.norm, complete)
             prompt = self.prompts[b // run.encoded.copies] if self.prompts is not None else None
             signals = Signals(layout, features[b], run.encoded.record, prompt, self.embedder, left, seen)
             share = replace(stage, budget=Budget(share=Fraction(count, patches)))

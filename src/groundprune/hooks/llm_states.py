@@ -7,7 +7,7 @@ the rows that are asked for become attention. Of the stage's own layer they are 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,10 +78,20 @@ class RowStates(LLMStates):
     """The view of one prompt row at a stage.
 
     columns: Long[N], the visual columns that are left. last: Long[1], the column of the prompt's last token.
+    look_ahead: completes the record of the stage's own layer.
     """
 
-    def __init__(self, row: int, columns: Tensor, last: Tensor, records: dict[int, LayerRecord], norm: nn.Module):
+    def __init__(
+        self,
+        row: int,
+        columns: Tensor,
+        last: Tensor,
+        records: dict[int, LayerRecord],
+        norm: nn.Module,
+        look_ahead: Callable[[], None],
+    ):
         self._row, self._columns, self._last, self._records, self._norm = row, columns, last, records, norm
+        self._look_ahead = look_ahead
 
     def read(self, layer: int, kind: str, rows: Tensor | None, rope: bool) -> Tensor:
         record = self._records.get(layer)
@@ -91,6 +101,8 @@ class RowStates(LLMStates):
         if kind in ("hidden", "normed"):
             states = record.hidden[self._row, where]
             return self._norm(states) if kind == "normed" else states
+        if record.call is None:
+            self._look_ahead()
         call = record.call
         assert call is not None
         if kind == "attention":

@@ -6,7 +6,9 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -91,7 +93,7 @@ def _recorded(
         record = TowerRecord(
             units,
             len(output.pooler_output),
-            {need: family.to_tokens(base, value, modality, arguments) for need, value in raw.items()},
+            {need: _of_units(family, base, need, v, len(units), modality, arguments) for need, v in raw.items()},
             [_fingerprint(unit.pixels) for unit in units] if FINGERPRINT in needs else [],
         )
         setattr(output, RECORD_ATTRIBUTE, record)
@@ -128,12 +130,16 @@ def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need,
 def _reader(need: Need, kind: Tower) -> attention.Reader:
     if need.signal == "tower_keys":
         return attention.keys
+    if need.kind == "cls-joint":
+        return attention.cls_row_joint
     by_cls = need.kind == "cls" or (need.kind == "salient" and kind.cls)
     return attention.cls_row if by_cls else attention.received
 
 
 def _block(blocks: Sequence[nn.Module], family: Family, config: Any, need: Need) -> nn.Module:
     index = family.feature_layer(config) if need.layer is None else need.layer
+    if isinstance(index, Fraction):
+        index = max(1, math.floor(index * len(blocks) + Fraction(1, 2))) - 1
     if not -len(blocks) <= index < len(blocks):
         raise GroundPruneError(f"the tower has {len(blocks)} layers; the pruner asks for '{need}'")
     return blocks[index]
@@ -144,6 +150,15 @@ def _keep_output(
 ) -> None:
     value = (output[0] if isinstance(output, tuple) else output).detach()
     raw[need] = value.reshape(-1, value.shape[-1]) if packed else value
+
+
+def _of_units(family: Family, base: Any, need: Need, value: Tensor, units: int, modality: str, arguments: Any) -> Any:
+    """Per unit what a pruner gets of a tower block: over its tokens, or the CLS token's."""
+    if need.kind != "cls" or need.signal != "tower_hidden":
+        return family.to_tokens(base, value, modality, arguments)
+    if len(value) != units:
+        raise Unservable(f"'{need}' is served where the tower sees each image once; this one saw {len(value)} crops")
+    return list(value[:, :1].clone())
 
 
 def _fingerprint(pixels: Tensor) -> int:

@@ -13,6 +13,7 @@ from torch import Tensor
 from groundprune.budget import Budget, allot
 from groundprune.errors import GroundPruneError
 from groundprune.layout import VisualLayout
+from groundprune.pruners.ranking import top
 from groundprune.signals import Need, Signals
 
 
@@ -20,23 +21,39 @@ from groundprune.signals import Need, Signals
 class Stage:
     """Where a pruner acts. layer None = before the LLM; `budget` is of the ORIGINAL number of patches.
 
-    evict_earlier: also drop the dropped tokens' keys and values from the layers before `layer`.
+    evict_earlier: also drop the dropped tokens' keys and values from the layers before `layer`. number: which of the
+    pruner's stages it is, from 0.
     """
 
     layer: int | None
     budget: Budget
     evict_earlier: bool = False
+    number: int = 0
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """weight @ source + extra: a mix that also takes from what is no visual token, such as the tower's CLS token.
+
+    weight: [K, N]. extra: [K, C], zero in the rows that mix visual tokens alone.
+    """
+
+    weight: Tensor
+    extra: Tensor
+
+    def __matmul__(self, source: Tensor) -> Tensor:
+        return self.weight @ source + self.extra
 
 
 @dataclass(frozen=True, eq=False)
 class Merge:
-    """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse).
+    """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse), or an Affine.
 
-    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result), or, of a
-    stage inside of the LLM, "hidden" (the states that enter its layer).
+    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result) or
+    "hidden" (the states that enter the stage's layer of the LLM).
     """
 
-    weight: Tensor
+    weight: Tensor | Affine
     space: str = "projected"
 
     def __post_init__(self) -> None:
@@ -75,6 +92,12 @@ class Pruner:
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset()
     official_positions: ClassVar[str] = "reassigned"  # what the method's authors' code does to position ids
+    # What a catalogue says of the method: its arXiv number, the year of its first version, what it scores by, and
+    # whether it changes the features of the tokens that stay.
+    paper: ClassVar[str] = ""
+    year: ClassVar[int | None] = None
+    scores_by: ClassVar[str] = ""
+    merges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", Budget.parse(self.keep, self.tokens))
@@ -91,12 +114,12 @@ class Pruner:
     def llm_layers(self, stages: Sequence[Stage]) -> frozenset[int]:
         """Decoder layers whose queries, keys and values must be kept until a stage reads them.
 
-        By default the one before each stage, where the pruner declares the signal "llm". The stage's own layer can
-        always be read.
+        By default those that `needs` names, and for a need without a layer the one before each stage. The stage's
+        own layer can always be read.
         """
-        if not any(need.signal == "llm" for need in self.needs):
-            return frozenset()
-        return frozenset(stage.layer - 1 for stage in stages if stage.layer)
+        wanted = [need.layer for need in self.needs if need.signal == "llm"]
+        named = {layer for layer in wanted if isinstance(layer, int)}
+        return frozenset(named | {stage.layer - 1 for stage in stages if stage.layer and None in wanted})
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         """Float[N], larger = more worth keeping. Values at columns that are no patches are ignored."""
@@ -149,11 +172,3 @@ def select_top(score: Tensor, layout: VisualLayout, count: int) -> Selection:
         mask[group[top(score[group], share)]] = True
         chosen.append(mask)
     return Selection(torch.stack(chosen).any(0).nonzero().squeeze(1))
-
-
-def top(score: Tensor, count: int) -> Tensor:
-    """Indices of the `count` largest of score: Float[n], ascending; ties go to the earlier token."""
-    score = score.float()
-    if bool(score.isnan().any()):
-        raise GroundPruneError(f"the pruner's score holds NaN ({int(score.isnan().sum())} of {len(score)} tokens)")
-    return score.sort(descending=True, stable=True).indices[:count].sort().values

@@ -23,6 +23,7 @@ class ClsVisual(Pruner):
     """Served by every tower."""
 
     name = "cls-visual"
+    paper, year, scores_by = "2506.21873", 2025, "CLS attention"
     needs = frozenset({SALIENT})
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:

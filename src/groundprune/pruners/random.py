@@ -26,6 +26,7 @@ class Random(Pruner):
 
     seed: int = 0
     name = "random"
+    scores_by = "chance"
     needs = frozenset({FINGERPRINT})
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
 
-from groundprune.errors import GroundPruneError, first_line, unknown
+from groundprune.errors import GroundPruneError, Unservable, first_line, unknown
 from groundprune.positions import parse_policy
 from groundprune.pruners.base import Pruner
+from groundprune.signals import Need
 
 _PRUNERS: dict[str, type[Pruner]] = {}
 P = TypeVar("P", bound=Pruner)
@@ -44,6 +46,25 @@ def pruner_class(name: str) -> type[Pruner]:
     if colon and path.endswith(".py"):
         return _from_file(Path(path), attribute)
     raise unknown("pruner", name, [*_PRUNERS, "path/to/file.py:Class"])
+
+
+def servable(check: Callable[[Need], None]) -> list[str]:
+    """The registered pruners whose every need passes `check`, which raises GroundPruneError for one that does not."""
+    return [name for name in pruner_names() if not any(_raises(check, need) for need in _PRUNERS[name].needs)]
+
+
+def refusal(pruner: Pruner, error: GroundPruneError, check: Callable[[Need], None]) -> Unservable:
+    """Why a model cannot run a pruner, and which ones it can: those that read the most of the image first."""
+    can = sorted(servable(check), key=lambda name: -len(_PRUNERS[name].needs))
+    return Unservable(f"{pruner.label}: {error}; this model can run: {', '.join(can) or 'none'}")
+
+
+def _raises(check: Callable[[Need], None], need: Need) -> bool:
+    try:
+        check(need)
+    except GroundPruneError:
+        return True
+    return False
 
 
 def make_pruner(

@@ -26,6 +26,7 @@ class Spatial(Pruner):
     """Needs nothing of the image but its grid."""
 
     name = "spatial"
+    scores_by = "an even grid"
 
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         groups = layout.groups()

@@ -25,6 +25,7 @@ class TextVisual(Pruner):
 
     sign: int = 1
     name = "text-visual"
+    paper, year, scores_by = "2506.21873", 2025, "text similarity"
     needs = frozenset({CLIP_PATCHES, CLIP_TEXT})
 
     def __post_init__(self) -> None:

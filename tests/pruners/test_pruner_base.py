@@ -7,8 +7,8 @@ from hypothesis import strategies as st
 
 import groundprune as gp
 from groundprune.layout import VisualLayout, VisualUnit
-from groundprune.pruners import pruner_class, select_spatial, select_top
-from groundprune.signals import Signals, TowerRecord
+from groundprune.pruners import pruner_class, pruner_names, refusal, select_spatial, select_top, servable
+from groundprune.signals import Need, Signals, TowerRecord
 
 
 def make_layout(*grids, newline=False):
@@ -208,3 +208,25 @@ def test_a_class_in_a_file_is_a_pruner_by_its_path(tmp_path):
         pruner_class(f"{broken}:X")
     with pytest.raises(gp.GroundPruneError, match="no pruner file"):
         pruner_class(f"{tmp_path}/none.py:X")
+
+
+def test_a_refusal_names_the_pruners_that_a_model_can_run():
+    def no_cls(need):
+        if need.kind in ("cls", "cls-joint"):
+            raise gp.Unservable("this tower has no CLS token")
+
+    can = servable(no_cls)
+    assert {"hiprune", "divprune", "tome", "random", "spatial"} <= set(can)
+    assert not {"cls-visual", "visionzip", "prumerge", "nuwa", "hired", "coverage"} & set(can)
+    with pytest.raises(gp.GroundPruneError) as reason:
+        no_cls(Need("tower_attention", kind="cls"))
+    said = str(refusal(gp.VisionZip(keep=0.5), reason.value, no_cls))
+    assert said.startswith("visionzip: this tower has no CLS token; this model can run: ")
+    assert all(name in said for name in can)
+
+
+def test_what_the_catalogue_says_of_a_pruner_is_complete():
+    for name in pruner_names():
+        cls = pruner_class(name)
+        assert cls.scores_by
+        assert bool(cls.paper) == bool(cls.year) == (name not in ("random", "spatial", "coverage"))

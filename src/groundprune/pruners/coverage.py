@@ -1,0 +1,90 @@
+"""`coverage`: part of the budget to what the image holds, the rest to the largest gaps between what is kept.
+
+This project's own: attention alone leaves parts of the image empty, and a box needs evidence of its borders.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError
+from groundprune.layout import VisualLayout
+from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
+from groundprune.pruners.registry import register
+from groundprune.pruners.tiles import by_tile
+from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, Need, Signals, cosine
+
+
+@register
+@dataclass(frozen=True)
+class Coverage(Pruner):
+    """spread: the share of the budget that fills gaps, 0 to 1.
+
+    attention: "cls", or "received" for towers without a CLS token. text: True ranks patches by their similarity to
+    the prompt's text as well, which needs a CLIP text tower. anchors: True keeps the corners of the image, whose ids
+    mark its extent.
+    """
+
+    spread: float = 0.25
+    attention: str = "cls"
+    text: bool = False
+    anchors: bool = False
+    name = "coverage"
+    official_positions = "preserved"
+    scores_by = "CLS attention, spatial gaps"
+    needs = frozenset({Need("tower_attention", kind="cls")})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.spread <= 1:
+            raise GroundPruneError(f"spread must be from 0 to 1 (got {self.spread!r})")
+        if self.attention not in ("cls", "received"):
+            raise GroundPruneError(f"attention must be 'cls' or 'received' (got {self.attention!r})")
+        needs = {Need("tower_attention", kind=self.attention)} | ({CLIP_PATCHES, CLIP_TEXT} if self.text else set())
+        object.__setattr__(self, "needs", frozenset(needs))
+
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        attention = signals.tower_attention(kind=self.attention).mean(0)
+        similarity = cosine(signals.clip_patches, signals.clip_text).mean(1) if self.text else None
+
+        def rule(group: Tensor, share: int) -> Tensor:
+            content = _place(attention[group])
+            if similarity is not None:
+                content = content + _place(similarity[group])
+            return select_coverage(
+                content, layout.row[group], layout.col[group], share, round(share * self.spread), self.anchors
+            )
+
+        return by_tile(layout, stage.budget.count(len(layout.patches), layout.n_images), rule)
+
+
+def select_coverage(
+    content: Tensor, row: Tensor, col: Tensor, count: int, gaps: int, anchors: bool = False
+) -> Tensor:
+    """content: Float[..., N]; row, col: Long[N] -> Long[..., count], ascending.
+
+    anchors: the corners come first. Then the largest of `content`, until `gaps` tokens are left (at least one has to
+    come first); each of those goes to the patch that is farthest from all kept ones, the one with more content where
+    several are.
+    """
+    n = content.shape[-1]
+    rank = _place(content)
+    corner = ((row == row.min()) | (row == row.max())) & ((col == col.min()) | (col == col.max()))
+    chosen = mask_of(top_by_tier((corner & anchors).int(), content, max(1, count - gaps)), n)
+    away = (row[:, None] - row).square() + (col[:, None] - col).square()
+    nearest = torch.where(chosen[..., None, :], away, n * n).amin(-1)
+    for _ in range(count - max(1, count - gaps)):
+        # Squared distances are whole numbers and ranks below 1: the rank decides among equals alone.
+        farthest = (nearest + rank).masked_fill(chosen, -1).argmax(-1, keepdim=True)
+        nearest = torch.minimum(nearest, away[farthest.squeeze(-1)])
+        chosen = chosen.scatter(-1, farthest, True)
+    return chosen.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+
+
+def _place(score: Tensor) -> Tensor:
+    """Float[..., n] -> Float[..., n] from 0 to below 1: each token's place in the ranking, the largest highest."""
+    return 1 - (1 + ranked(score).argsort(-1)) / score.shape[-1]

@@ -1,0 +1,83 @@
+"""`hired`: keep the patches that CLS attends to most, with a budget per tile from the whole image's attention.
+
+Paper: "HiRED: Attention-Guided Token Dropping for Efficient Inference of High-Resolution VLMs", arXiv 2408.10945,
+AAAI 2025, section 4. Source: github.com/hasanar1f/HiRED, `HiRED_token_selection`, `HiRED_sub_img_budgets`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from torch import Tensor
+
+from groundprune.budget import allot
+from groundprune.errors import GroundPruneError
+from groundprune.layout import VisualLayout
+from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.ranking import ranked, top
+from groundprune.pruners.registry import register
+from groundprune.pruners.tiles import by_tile, images
+from groundprune.signals import CLS_ATTENTION, Need, Signals
+
+
+@register
+@dataclass(frozen=True)
+class HiRED(Pruner):
+    """Needs a tower with a CLS token. alpha: the share of the budget that the whole image's tile gets.
+
+    An image of one tile gets all of its budget: FasterVLM's rule. What the official code loses by rounding down goes
+    to the tiles with the largest remainders.
+    """
+
+    alpha: float = 0.5
+    name = "hired"
+    paper, year, scores_by = "2408.10945", 2024, "CLS attention, budget per tile"
+    needs = frozenset({CLS_ATTENTION, Need("tower_attention", 0, "cls")})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 < self.alpha <= 1:
+            raise GroundPruneError(f"alpha must be above 0 and at most 1 (got {self.alpha!r})")
+
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        score = signals.tower_attention(kind="cls").sum(0)
+        early = signals.tower_attention(0, "cls").sum(0)
+        groups, shares = layout.groups(), []
+        pools = images(layout)
+        totals = allot(stage.budget.count(len(layout.patches), layout.n_images), [len(pool) for pool in pools])
+        for pool, total in zip(pools, totals, strict=True):
+            tiles = [group for group in groups if layout.image[group[0]] == layout.image[pool[0]]]
+            shares += hired_budgets(early[tiles[0]], [len(tile) for tile in tiles], total, self.alpha)
+        return by_tile(layout, 0, lambda group, share: top(score[group], share), groups=groups, shares=shares)
+
+
+def hired_budgets(
+    early: Tensor, sizes: Sequence[int], total: int, alpha: float = 0.5, exact: bool = True
+) -> list[int]:
+    """Tokens per tile. early: Float[N], layer 0's CLS attention in the whole image's tile, which comes first.
+
+    The other tiles share by how many of the N (1 - alpha) strongest of those lie in each one's run of the raster.
+    Such runs are strips of the image, not the tiles' own regions; the official code has it so. exact: what rounding
+    down loses, and what exceeds a tile's size, goes to the others; False as in the official code.
+    """
+    n, share = sizes[0], Fraction(str(alpha))
+    if len(sizes) == 1:
+        return [min(total, n)]
+    first = min(int(total * share), n)
+    rest, tiles = min(total - first, sum(sizes[1:])), len(sizes) - 1
+    marked = ranked(early, int(n * (1 - share))).tolist()
+    marks = [0] * tiles
+    for index in marked:
+        marks[index * tiles // n] += 1
+    whole = max(1, sum(marks))
+    shares = [min(mark * rest // whole, size) for mark, size in zip(marks, sizes[1:], strict=True)]
+    if exact:
+        by_remainder = sorted(range(tiles), key=lambda i: -(marks[i] * rest % whole))
+        while sum(shares) < rest:
+            for i in by_remainder:
+                if sum(shares) < rest and shares[i] < sizes[1 + i]:
+                    shares[i] += 1
+        first = min(n, total - rest)
+    return [first, *shares]

@@ -1,0 +1,96 @@
+"""`ivc-prune`: keep tokens whose position ids anchor the rotary embedding, and those whose values the text resembles.
+
+Paper: "IVC-Prune: Revealing the Implicit Visual Coordinates in LVLMs for Vision Token Pruning", arXiv 2602.03060,
+ICLR 2026, section 4. Source: github.com/FireRedTeam/IVC-Prune, `IVCP_forward_flashattention`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from groundprune.layout import VisualLayout
+from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.inside import scaled, text_after
+from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
+from groundprune.pruners.registry import register
+from groundprune.pruners.tiles import by_tile, images
+from groundprune.signals import Need, Signals
+
+
+@register
+@dataclass(frozen=True)
+class IVCPrune(Pruner):
+    """One stage in the middle of the LLM that also takes the dropped tokens out of the earlier layers' cache.
+
+    So `keep` is the share of the tokens that every layer's cache holds. coordinates: the share of the budget for each
+    of the two kinds of anchors, seeds: that for seeds; the defaults are those of Qwen2.5-VL's code. theta and
+    rope_dim: of the LLM's rotary embedding. The code for LLaVA takes 20%, 1% and twice 5% of all tokens, whatever
+    the sum, and its softmax runs over the whole prompt.
+    """
+
+    coordinates: float = 0.2
+    seeds: float = 0.02
+    theta: float = 10_000.0
+    rope_dim: int = 128
+    name = "ivc-prune"
+    official_positions = "preserved"
+    paper, year, scores_by = "2602.03060", 2026, "RoPE coordinates, value similarity"
+    needs = frozenset({Need("llm", kind="v")})
+
+    def stages(self, n_layers: int) -> list[Stage]:
+        return [Stage(scaled([16], n_layers)[0], self.budget, evict_earlier=True)]
+
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        assert stage.layer is not None
+        values = signals.llm(stage.layer - 1, "v")
+        after = list(text_after(layout))
+        # Like the official code, without the first two where there are more.
+        text = signals.llm(stage.layer - 1, "v", rows=after[2:] or after)
+        cos, sin = coordinate_scores(layout.position, self.rope_dim, self.theta)
+
+        def rule(group: Tensor, share: int) -> Tensor:
+            anchors = round(share * self.coordinates)
+            seeds = max(1, round(share * self.seeds))
+            return select_ivcprune(values[:, group], text, cos[group], sin[group], share, anchors, seeds)
+
+        count = stage.budget.count(len(layout.patches), layout.n_images)
+        return by_tile(layout, count, rule, groups=images(layout))
+
+
+def coordinate_scores(position: Tensor, rope_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+    """Long[A, N] -> two of Float[N]: the mean cosine and sine of each position id's rotary angles, over axes too.
+
+    Near 1 the rotation is almost the identity, or almost a quarter turn.
+    """
+    frequency = theta ** -(torch.arange(0, rope_dim, 2, device=position.device).float() / rope_dim)
+    angle = position.float()[..., None] * frequency
+    return angle.cos().mean(-1).mean(0), angle.sin().mean(-1).mean(0)
+
+
+def value_attention(rows: Tensor, values: Tensor, chunk: int = 64) -> Tensor:
+    """[H, R, C], [H, L, C] -> [L]: softmax(rows values^T / sqrt(C)), mean over heads and rows, `chunk` at once."""
+    total = values.new_zeros(values.shape[1], dtype=torch.float32)
+    for part in rows.float().split(chunk, dim=1):
+        total += (part @ values.float().transpose(1, 2) * values.shape[-1] ** -0.5).softmax(-1).mean(0).sum(0)
+    return total / rows.shape[1]
+
+
+def select_ivcprune(
+    values: Tensor, text: Tensor, cos: Tensor, sin: Tensor, count: int, anchors: int, seeds: int,
+    beside: Tensor | None = None,
+) -> Tensor:  # fmt: skip
+    """values: Float[H, N, C], of the image; text: Float[H, R, C] -> Long[count], ascending.
+
+    First the `anchors` largest of `cos` and of `sin`, and the `seeds` largest by the text's value attention; the rest
+    by that of text and seeds together. beside: Float[H, M, C], further columns of the softmax.
+    """
+    n = values.shape[1]
+    every = values if beside is None else torch.cat([values, beside], 1)
+    by_text = value_attention(text, every)[:n]
+    chosen = ranked(by_text, seeds)
+    score = value_attention(torch.cat([text, values[:, chosen]], 1), every)[:n]
+    first = mask_of(torch.cat([ranked(cos, anchors), ranked(sin, anchors), chosen]), n)
+    return top_by_tier(first.int(), score, count)

@@ -1,0 +1,87 @@
+"""Ranking in batched torch: what the selection rules are built from.
+
+Leading dimensions are a batch; each row is ranked by itself. Ties go to the earlier token, on every device.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError
+
+
+class Merged(NamedTuple):
+    """What a merging rule gives for n tokens.
+
+    kept: Long[..., K], ascending: the slots that stay. weight: Float[..., K, n]: the features of each slot as a mix
+    of the n tokens. order: Long[..., K], indices into `kept` in the order in which the official code emits them.
+    cls: Long[...] or None, the row of `kept` that holds the tower's CLS token; its weight is zero.
+    """
+
+    kept: Tensor
+    weight: Tensor
+    order: Tensor
+    cls: Tensor | None = None
+
+
+def checked(values: Tensor, what: str = "score") -> Tensor:
+    """The values in fp32. Raises GroundPruneError where one is NaN."""
+    values = values.float()
+    if bool(values.isnan().any()):
+        count = int(values.isnan().sum())
+        raise GroundPruneError(f"the pruner's {what} holds NaN ({count} of {values.numel()} values)")
+    return values
+
+
+def ranked(score: Tensor, count: int | None = None) -> Tensor:
+    """Float[..., n] -> Long[..., count]: the largest, best first (all of them where count is None)."""
+    return checked(score).sort(dim=-1, descending=True, stable=True).indices[..., :count]
+
+
+def top(score: Tensor, count: int) -> Tensor:
+    """Float[..., n] -> Long[..., count]: the largest, ascending."""
+    return ranked(score, count).sort(dim=-1).values
+
+
+def top_by_tier(tier: Tensor, score: Tensor, count: int) -> Tensor:
+    """Long[..., count], ascending: the highest tiers first, the largest scores within a tier."""
+    order = ranked(score)
+    tiers = tier.expand(score.shape).gather(-1, order)
+    best = tiers.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    return order.gather(-1, best).sort(dim=-1).values
+
+
+def mask_of(chosen: Tensor, n: int) -> Tensor:
+    """Long[..., k] -> Bool[..., n]."""
+    return torch.zeros(*chosen.shape[:-1], n, dtype=torch.bool, device=chosen.device).scatter(-1, chosen, True)
+
+
+def others(chosen: Tensor, n: int) -> Tensor:
+    """Long[..., k], distinct -> Long[..., n - k], ascending: the rest of the n tokens."""
+    mask = mask_of(chosen, n)
+    return mask.sort(dim=-1, stable=True).indices[..., : n - chosen.shape[-1]]
+
+
+def rows_of(values: Tensor, chosen: Tensor) -> Tensor:
+    """Float[..., n, C], Long[..., k] -> Float[..., k, C]."""
+    return values.gather(-2, chosen[..., None].expand(*chosen.shape, values.shape[-1]))
+
+
+def one_hot(chosen: Tensor, n: int) -> Tensor:
+    """Long[..., k] -> Float[..., k, n]: the weight of a mix that takes each token as it is."""
+    return torch.nn.functional.one_hot(chosen, n).float()
+
+
+def merged(emitted: Tensor, weight: Tensor, cls: int | None = None) -> Merged:
+    """From the slots and weights in the order of emission. cls: which emitted one is the CLS token."""
+    kept, by_slot = emitted.sort(dim=-1)
+    order = by_slot.argsort(dim=-1)
+    return Merged(kept, rows_of(weight, by_slot), order, None if cls is None else order[..., cls])
+
+
+def unit(values: Tensor) -> Tensor:
+    """Rows of length 1, in fp32."""
+    return torch.nn.functional.normalize(checked(values, "features"), dim=-1)

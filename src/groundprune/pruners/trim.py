@@ -1,0 +1,69 @@
+"""`trim`: keep patches by their similarity to the text in CLIP's joint space, and the mean of the others.
+
+Paper: "Less is More: A Simple yet Effective Token Reduction Method for Efficient Multi-modal LLMs",
+arXiv 2409.10994, COLING 2025, section 3. Source: github.com/FreedomIntelligence/TRIM, `token_reduction`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError
+from groundprune.layout import VisualLayout
+from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.ranking import Merged, mask_of, merged, one_hot, ranked
+from groundprune.pruners.registry import register
+from groundprune.pruners.tiles import at_least, by_tile
+from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TOWER_HIDDEN, Signals
+
+
+@register
+@dataclass(frozen=True)
+class Trim(Pruner):
+    """Needs the prompt's text and a CLIP text tower.
+
+    sign: -1 (the official code) keeps the patches with the LOWEST dot product; 1 the highest, as the paper says it.
+    The appended mean takes the slot and id of the first patch that was dropped: the most relevant of those that it
+    stands for. The official code, which renumbers, puts it last.
+    """
+
+    sign: int = -1
+    name = "trim"
+    official_positions = "reassigned-in-order"
+    paper, year, scores_by, merges = "2409.10994", 2024, "text similarity", True
+    needs = frozenset({CLIP_PATCHES, CLIP_TEXT, TOWER_HIDDEN})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.sign not in (1, -1):
+            raise GroundPruneError(f"sign must be 1 or -1 (got {self.sign!r})")
+
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        score = self.sign * (signals.clip_patches @ signals.clip_text.T).mean(1)
+
+        def rule(group: Tensor, share: int) -> Merged:
+            at_least(self.name, share, 2, len(group), "a patch and the mean of the others")
+            return select_trim(score[group], share)
+
+        return by_tile(layout, stage.budget.count(len(layout.patches), layout.n_images), rule, space="tower")
+
+
+def select_trim(score: Tensor, count: int) -> Merged:
+    """Float[..., N] -> the count - 1 largest, and in the slot of the next largest the mean of all others."""
+    n = score.shape[-1]
+    best = ranked(score, count)
+    kept, slot = best[..., :-1].sort(-1).values, best[..., -1:]
+    mean = (~mask_of(kept, n)).float() / (n - count + 1)
+    return merged(torch.cat([kept, slot], -1), torch.cat([one_hot(kept, n), mean[..., None, :]], -2))
+
+
+def outliers(score: Tensor) -> int:
+    """How many values lie above Q3 + 1.5 (Q3 - Q1): the count that TRIM's and PruMerge's code finds by itself.
+
+    score: Float[N]. What `tokens=` would have to be, less the appended token.
+    """
+    low, high = torch.quantile(score.float(), torch.tensor([0.25, 0.75], device=score.device))
+    return int((score > high + 1.5 * (high - low)).sum())

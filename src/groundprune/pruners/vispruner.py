@@ -1,0 +1,63 @@
+"""`vispruner`: part of the budget to CLS attention, part to patches that no other resembles.
+
+Paper: "Beyond Text-Visual Attention: Exploiting Visual Cues for Effective Token Pruning in VLMs", arXiv 2412.01818,
+ICCV 2025, section 3. Source: github.com/Theia-4869/VisPruner, `encode_images`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError
+from groundprune.layout import VisualLayout
+from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.ranking import ranked, rows_of, unit
+from groundprune.pruners.registry import register
+from groundprune.pruners.tiles import by_tile
+from groundprune.signals import CLS_ATTENTION, TOWER_HIDDEN, Signals
+
+
+@register
+@dataclass(frozen=True)
+class VisPruner(Pruner):
+    """Needs a tower with a CLS token. important: the share of the budget that goes to CLS attention, 0 to 1."""
+
+    important: float = 0.5
+    name = "vispruner"
+    paper, year, scores_by = "2412.01818", 2024, "CLS attention, then feature diversity"
+    needs = frozenset({CLS_ATTENTION, TOWER_HIDDEN})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0 <= self.important <= 1:
+            raise GroundPruneError(f"important must be from 0 to 1 (got {self.important!r})")
+
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        attention, features = signals.tower_attention(kind="cls").mean(0), signals.tower_hidden()
+
+        def rule(group: Tensor, share: int) -> Tensor:
+            return select_vispruner(attention[group], features[group], share, int(share * self.important))
+
+        return by_tile(layout, stage.budget.count(len(layout.patches), layout.n_images), rule)
+
+
+def select_vispruner(attention: Tensor, features: Tensor, count: int, important: int, per_round: int = 8) -> Tensor:
+    """attention: Float[..., N]; features: Float[..., N, C] -> Long[..., count], ascending.
+
+    `important` tokens by attention. Of the rest, in rounds: every second token is compared with the others, and the
+    `per_round` that have the nearest double go, until count - important are left. Where an odd number is left, or
+    fewer than 2 * per_round, the official code fails; here such a round removes as many as it can.
+    """
+    order, features = ranked(attention), unit(features)
+    kept, rest = order[..., :important], order[..., important:]
+    distinct = count - important
+    while distinct and rest.shape[-1] > distinct:
+        even, odd = rest[..., 0::2], rest[..., 1::2]
+        similarity = rows_of(features, even) @ rows_of(features, odd).transpose(-1, -2)
+        gone = min(per_round, rest.shape[-1] - distinct, even.shape[-1])
+        left = even.gather(-1, ranked(similarity.amax(-1)))[..., gone:]
+        rest = torch.cat([left, odd], -1)
+    return torch.cat([kept, rest[..., :distinct]], -1).sort(-1).values

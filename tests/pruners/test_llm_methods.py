@@ -1,0 +1,175 @@
+"""The methods inside of the LLM: their schedules, and their classes on signals that a model would give."""
+
+from itertools import pairwise
+from typing import ClassVar
+
+import pytest
+import torch
+
+import groundprune as gp
+from groundprune.hooks import inside_llm
+from groundprune.pruners.sparsevlm import COUNTS
+from groundprune.pruners.sparsevlm_rule import rope_kernel
+from groundprune.signals import LLMStates
+from groundprune.tiny import tiny_inputs, tiny_model
+
+METHODS = [gp.Dart, gp.FastV, gp.Feather, gp.PyramidDrop, gp.SparseVLM, gp.V2Drop]
+
+
+def counts(pruner, n=576, n_layers=32):
+    return [stage.budget.count(n) for stage in pruner.stages(n_layers)]
+
+
+def average(pruner, n=576, n_layers=32):
+    stages = pruner.stages(n_layers)
+    seen = n
+    per_layer = []
+    for layer in range(n_layers):
+        for stage in stages:
+            if (stage.layer or 0) == layer:
+                seen = stage.budget.count(n)
+        per_layer.append(seen)
+    return sum(per_layer) / n_layers
+
+
+@pytest.mark.parametrize("n_layers", [4, 28, 32])
+@pytest.mark.parametrize("keep", ["0.55", "0.7", "0.85", "1"])
+@pytest.mark.parametrize("method", [*METHODS, lambda keep: gp.Nuwa(keep=keep, second=True)])
+def test_keep_is_the_average_over_the_layers(method, keep, n_layers):
+    pruner = method(keep=keep)
+    left = counts(pruner, n_layers=n_layers)
+    assert average(pruner, n_layers=n_layers) == pytest.approx(576 * float(keep), abs=1)
+    assert all(576 >= a >= b >= 1 for a, b in pairwise(left))
+
+
+@pytest.mark.parametrize(
+    ("pruner", "layers", "wanted"),
+    [
+        (lambda: gp.FastV(keep="17/32"), [2], [288]),
+        (lambda: gp.PyramidDrop(keep="15/32"), [8, 16, 24], [288, 144, 72]),
+        # 22 of 32 layers see 576, 288, 144; the last ten the one token that a ratio of 0 leaves.
+        (lambda: gp.V2Drop(keep="45/128"), [3, 17, 22], [288, 144, 1]),
+        # r = 0.3 beside a grid of a ninth: 64 + 0.3 * 512 in all, then 0.09 of it.
+        (lambda: gp.Feather(keep=0.25 + (8 + 16 * 0.09) / 32 * (64 + 153.6) / 576), [8, 16], [218, 20]),
+        (lambda: gp.Nuwa(keep="2/9", second=True), [None, 16], [224, 32]),
+        (lambda: gp.Nuwa(tokens=64, second=True), [None, 16], [112, 16]),
+        (lambda: gp.IVCPrune(keep=0.5), [16], [288]),
+    ],
+)
+def test_the_papers_own_schedules(pruner, layers, wanted):
+    assert [stage.layer for stage in pruner().stages(32)] == layers
+    assert counts(pruner()) == pytest.approx(wanted, abs=1)
+
+
+@pytest.mark.parametrize("version", ["1.5", "2.0"])
+@pytest.mark.parametrize("budget", [64, 96, 128, 192])
+def test_sparsevlm_passes_through_the_official_counts(version, budget):
+    table = COUNTS[version][budget]
+    mean = (3 * 576 + 4 * table[0] + 9 * table[1] + 16 * table[2]) / 32
+    left = counts(gp.SparseVLM(keep=mean / 576, version=version))
+    assert left == pytest.approx(list(table), abs=2)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_a_keep_below_what_the_first_layers_see_is_refused(method):
+    first = method(keep=0.9).stages(32)[0].layer
+    with pytest.raises(gp.GroundPruneError, match=rf"prunes from layer {first} of 32 on: keep must be above 0\.\d"):
+        method(keep=first / 32 / 2).stages(32)
+    with pytest.raises(gp.GroundPruneError, match=r"tokens=(\d+) or keep=\1/576; 10 asked for") as refused:
+        counts(method(tokens=10))
+    least = int(str(refused.value).partition("tokens=")[2].partition(" ")[0])
+    assert all(count >= 1 for count in counts(method(tokens=least)))
+    with pytest.raises(gp.GroundPruneError):
+        counts(method(tokens=least - 1))
+
+
+def test_stages_need_layers():
+    with pytest.raises(gp.GroundPruneError, match=r"\[5\]; this LLM has 4"):
+        gp.FastV(keep=0.9, layer=5).stages(4)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llava", layers=16)
+
+
+class Asked(LLMStates):
+    """Notes what a stage reads."""
+
+    asked: ClassVar[list] = []
+
+    def __init__(self, states):
+        self.states = states
+
+    def read(self, layer, kind, rows, rope):
+        self.asked.append((layer, kind, rope))
+        return self.states.read(layer, kind, rows, rope)
+
+
+def run(model, pruner, prompts):
+    with gp.prune(model, pruner) as run, torch.no_grad():
+        model(**tiny_inputs(model, prompts))
+    return run
+
+
+@pytest.mark.parametrize(
+    "pruner",
+    [
+        *[method(keep=0.7) for method in METHODS],
+        gp.SparseVLM(keep=0.7, version="2.0"),
+        gp.IVCPrune(keep=0.3),
+        gp.Dart(tokens=26),
+    ],
+)
+@pytest.mark.parametrize("images", [1, 2])
+def test_each_stage_leaves_its_count_of_the_survivors(model, pruner, images):
+    found = run(model, pruner, [(images, 4, 5)])
+    layout = found.layout[0]
+    stages = [stage for stage in pruner.stages(16) if stage.budget.count(36 * images, images) < 36 * images]
+    assert [layer for layer, _ in found.stages[1:]] == [stage.layer for stage in stages]
+    before = set(range(len(layout)))
+    for stage, (_, (kept,)) in zip(stages, found.stages[1:], strict=True):
+        assert len(kept) == stage.budget.count(36 * images, images)
+        assert set(kept.tolist()) < before
+        before = set(kept.tolist())
+        per_image = [int((layout.image[kept] == i).sum()) for i in range(images)]
+        assert max(per_image) - min(per_image) <= 1
+
+
+@pytest.mark.parametrize(
+    ("pruner", "asked"),
+    [
+        (gp.FastV(keep=0.7), {(0, "attention", True)}),
+        (gp.FastV(keep=0.7, layer=3), {(2, "attention", True)}),
+        (gp.PyramidDrop(keep=0.7), {(4, "attention", True), (8, "attention", True), (12, "attention", True)}),
+        (gp.V2Drop(keep=0.5), {(layer, "hidden", True) for layer in (1, 2, 8, 9, 10, 11)}),
+        (gp.Feather(keep=0.7), {(layer, kind, False) for layer in (3, 7) for kind in "qk"}),
+        (gp.Dart(keep=0.7, layer=2), {(1, "k", True), (2, "normed", True)}),
+    ],
+)
+def test_scores_are_of_the_layers_that_the_method_names(model, pruner, asked, monkeypatch):
+    plain = inside_llm.RowStates
+    monkeypatch.setattr(inside_llm, "RowStates", lambda *args: Asked(plain(*args)))
+    Asked.asked.clear()
+    run(model, pruner, [(1, 4, 5)])
+    assert set(Asked.asked) == asked
+
+
+def test_only_the_first_stage_of_feather_holds_the_grid(model):
+    grid = {0, 3, 18, 21}
+    (_, _), (_, (first,)), (_, (second,)) = run(model, gp.Feather(keep=0.5), [(1, 4, 5)]).stages
+    assert grid < set(first.tolist())
+    assert not grid <= set(second.tolist())
+
+
+def test_the_rotary_kernel_never_turns_ranks_round():
+    kernel = rope_kernel(torch.arange(5000), 128, 1e4)
+    assert kernel[0] == pytest.approx(128**0.5)
+    assert (kernel > 0).all()
+
+
+def test_version_2_of_sparsevlm_keeps_position_ids():
+    assert gp.SparseVLM(keep=0.5).official_positions == "reassigned"
+    assert gp.SparseVLM(keep=0.5, version="2.0").official_positions == "preserved"
+    with pytest.raises(gp.GroundPruneError, match="version must be one of"):
+        gp.SparseVLM(keep=0.5, version="3")

@@ -1,0 +1,193 @@
+"""What every selection rule has to hold, whatever the scores; one table of rules."""
+
+from typing import NamedTuple
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import groundprune as gp
+from groundprune.pruners.cdpruner import select_cdpruner
+from groundprune.pruners.coverage import select_coverage
+from groundprune.pruners.dart import select_dart
+from groundprune.pruners.divprune import select_divprune
+from groundprune.pruners.fastervlm import select_fastervlm
+from groundprune.pruners.fastv import select_fastv
+from groundprune.pruners.feather import select_feather
+from groundprune.pruners.hiprune import select_hiprune
+from groundprune.pruners.hired import hired_budgets
+from groundprune.pruners.ivc_prune import select_ivcprune
+from groundprune.pruners.nuwa import select_nuwa
+from groundprune.pruners.prumerge import select_prumerge
+from groundprune.pruners.pyramiddrop import select_pyramiddrop
+from groundprune.pruners.ranking import Merged, ranked, rows_of, top
+from groundprune.pruners.sparsevlm_rule import select_sparsevlm
+from groundprune.pruners.tome import select_tome
+from groundprune.pruners.trim import select_trim
+from groundprune.pruners.v2drop import select_v2drop
+from groundprune.pruners.visionzip import select_visionzip
+from groundprune.pruners.vispruner import select_vispruner
+
+SIDE = 6
+N = SIDE * SIDE
+ROW, COL = torch.arange(N) // SIDE, torch.arange(N) % SIDE
+
+
+class Rule(NamedTuple):
+    """select(score [..., N], features [..., N, 8], count), and the least count that it has."""
+
+    select: object
+    least: int = 1
+    batched: bool = True
+
+
+def by_heads(select):
+    return lambda s, x, k: select(torch.stack([s, s.flip(-1) * 0.1], -2), k)
+
+
+def dart(s, x, k):
+    pivots = ranked(s, min(4, k))
+    return select_dart(x, rows_of(x, pivots), pivots, k)
+
+
+RULES = {
+    "top": Rule(lambda s, x, k: top(s, k)),
+    "cdpruner": Rule(lambda s, x, k: select_cdpruner(x, s.sigmoid(), k)),
+    "coverage": Rule(lambda s, x, k: select_coverage(s, ROW, COL, k, k // 2)),
+    "coverage-anchors": Rule(lambda s, x, k: select_coverage(s, ROW, COL, k, k // 3, anchors=True)),
+    "dart": Rule(dart),
+    "divprune": Rule(lambda s, x, k: select_divprune(x + s[..., None], k).sort(-1).values),
+    "fastervlm": Rule(by_heads(select_fastervlm)),
+    "fastv": Rule(by_heads(select_fastv)),
+    "feather": Rule(lambda s, x, k: select_feather(s[..., None, :], (ROW % 3 == 0) & (COL % 3 == 0), k)),
+    "hiprune": Rule(lambda s, x, k: select_hiprune(x[..., 0], s, SIDE, k, k // 4)),
+    "ivc-prune": Rule(
+        lambda s, x, k: select_ivcprune(x[None], (x[:3] + s[:3, None])[None], x[:, 0], x[:, 1], k, k // 5, 1),
+        batched=False,
+    ),
+    "nuwa": Rule(lambda s, x, k: select_nuwa(s, ROW, COL, k, 1 + 4 * k // N)),
+    "prumerge": Rule(lambda s, x, k: select_prumerge(s, x, k), least=2),
+    "prumerge+": Rule(lambda s, x, k: select_prumerge(s, x, k, (k - 1) * 3 // 4), least=2),
+    "pyramiddrop": Rule(by_heads(select_pyramiddrop)),
+    "sparsevlm": Rule(lambda s, x, k: select_sparsevlm(s, x, k)),
+    "tome": Rule(lambda s, x, k: select_tome(x + s[..., None], k)),
+    "trim": Rule(lambda s, x, k: select_trim(s, k), least=2),
+    "v2drop": Rule(lambda s, x, k: select_v2drop(x, x + s[..., None], k)),
+    "visionzip": Rule(lambda s, x, k: select_visionzip(s, x, k, max(1, k // 6)), least=3),
+    "vispruner": Rule(lambda s, x, k: select_vispruner(s, x, k, k // 2)),
+}
+few = settings(max_examples=15)  # of every rule
+every_rule = pytest.mark.parametrize("name", RULES)
+
+
+def draw(seed, batch=()):
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn(*batch, N, generator=generator), torch.randn(*batch, N, 8, generator=generator)
+
+
+def run(name, score, features, count):
+    """(kept, weight): the weight of a pure selection is None."""
+    found = RULES[name].select(score, features, count)
+    return (found.kept, found.weight) if isinstance(found, Merged) else (found, None)
+
+
+def holds(kept, weight, count):
+    assert kept.dtype == torch.long
+    assert kept.shape[-1] == count
+    assert (kept.diff() > 0).all()
+    assert (kept >= 0).all()
+    assert (kept < N).all()
+    if weight is not None:
+        assert weight.shape[-2:] == (count, N)
+        assert weight.isfinite().all()
+
+
+@every_rule
+@few
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_the_count_is_met_and_the_kept_are_ascending(name, seed, data):
+    count = data.draw(st.integers(RULES[name].least, N - 1))
+    score, features = draw(seed)
+    kept, weight = run(name, score, features, count)
+    holds(kept, weight, count)
+    again, same = run(name, score.clone(), features.clone(), count)
+    assert again.equal(kept)
+    assert (weight is None and same is None) or weight.equal(same)
+
+
+@every_rule
+@few
+@given(seed=st.integers(0, 10_000), levels=st.integers(1, 3), data=st.data())
+def test_ties_and_equal_scores_are_decided_the_same_way_each_time(name, seed, levels, data):
+    count = data.draw(st.integers(RULES[name].least, N - 1))
+    generator = torch.Generator().manual_seed(seed)
+    score = torch.randint(levels, (N,), generator=generator).float()
+    features = torch.randint(1, levels + 1, (N, 1), generator=generator).expand(N, 8).float()
+    kept, weight = run(name, score, features, count)
+    holds(kept, weight, count)
+    assert run(name, score, features, count)[0].equal(kept)
+
+
+@pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.batched])
+@few
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_rows_of_a_batch_do_not_touch_each_other(name, seed, data):
+    count = data.draw(st.integers(RULES[name].least, N - 1))
+    score, features = draw(seed, (3,))
+    kept, weight = run(name, score, features, count)
+    for i in range(3):
+        alone, mixed = run(name, score[i], features[i], count)
+        assert kept[i].equal(alone)
+        assert weight is None or torch.allclose(weight[i], mixed, atol=1e-5)
+
+
+@every_rule
+def test_nan_is_an_error(name):
+    score, features = draw(0)
+    score[5] = torch.nan
+    features[5] = torch.nan
+    with pytest.raises(gp.GroundPruneError, match="NaN"):
+        run(name, score, features, 12)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@every_rule
+def test_a_gpu_keeps_the_same_tokens(name, monkeypatch):
+    score, features = draw(3)
+    kept, _ = run(name, score, features, 12)
+    monkeypatch.setitem(globals(), "ROW", ROW.cuda())
+    monkeypatch.setitem(globals(), "COL", COL.cuda())
+    found, _ = run(name, score.cuda(), features.cuda(), 12)
+    assert found.cpu().equal(kept)
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=6), st.floats(0.1, 1), st.integers(0, 10_000), st.data())
+def test_hired_gives_out_its_whole_budget_and_no_tile_more_than_it_holds(sizes, alpha, seed, data):
+    total = data.draw(st.integers(1, sum(sizes)))
+    early = torch.rand(sizes[0], generator=torch.Generator().manual_seed(seed))
+    budgets = hired_budgets(early, sizes, total, alpha)
+    assert sum(budgets) == total
+    assert all(0 <= budget <= size for budget, size in zip(budgets, sizes, strict=True))
+
+
+def test_coverage_fills_the_largest_gaps():
+    content = torch.zeros(N)
+    content[[0, 1, 2, 3]] = torch.tensor([4.0, 3, 2, 1])
+    kept = select_coverage(content, ROW, COL, 6, 2).tolist()
+    assert kept[:4] == [0, 1, 2, 3]
+    assert kept[-1] == N - 1  # the corner that is farthest from the top left
+    anchored = select_coverage(content, ROW, COL, 6, 0, anchors=True).tolist()
+    assert anchored == [0, 1, 2, 5, 30, 35]
+
+
+def test_coverage_leaves_no_patch_farther_from_a_kept_one_than_attention_alone():
+    content, _ = draw(7)
+    content[:18] += 10  # all attention in the upper half
+
+    def widest(kept):
+        away = (ROW[:, None] - ROW[kept]).square() + (COL[:, None] - COL[kept]).square()
+        return int(away.amin(1).max())
+
+    covered = widest(select_coverage(content, ROW, COL, 12, 6))
+    assert covered <= 5 < widest(top(content, 12))
