@@ -52,7 +52,7 @@ class AttentionCall:
         return allowed.sum(2).clamp(min=1)
 
 
-Reader = Callable[[AttentionCall], Tensor]  # what is kept of one call
+Reader = Callable[[AttentionCall], Any]  # what is kept of one call
 
 
 def cls_row(call: AttentionCall) -> Tensor:
