@@ -17,6 +17,7 @@ from groundprune.pocket import checkpoint_path
 from groundprune.processing import load_processor
 
 POCKET = "pocket"
+_POCKET_FOLDERS = {POCKET: checkpoint_path(), f"{POCKET}-seed1": checkpoint_path(1)}
 
 
 def load(
@@ -25,14 +26,14 @@ def load(
     dtype: torch.dtype | str = "auto",
     **options: Any,
 ) -> tuple[Any, Any]:
-    """(model, processor) of a local folder, a Hub id, or "pocket", the embedded model.
+    """(model, processor) of a local folder, a Hub id, or an embedded model: "pocket", or "pocket-seed1", its twin.
 
     The model is in eval mode; the processor pads images as the family's boxes need (see `Family.prepare_processor`).
     options go to `from_pretrained`. On a CPU, without a dtype given, weights are widened to fp32: faster there.
 
     Raises GroundPruneError where there is no checkpoint, and Unservable for a text-only or unknown model type.
     """
-    folder = checkpoint_path() if str(source) == POCKET else source
+    folder = _POCKET_FOLDERS.get(str(source), source)
     options.setdefault("trust_remote_code", False)
     # Exception: a damaged folder makes the libraries raise nearly anything.
     try:

@@ -30,7 +30,7 @@ class Recipe:
 
 
 def recipe(seed: int, quick: bool = False) -> Recipe:
-    """The plan that the shipped model was trained by; `quick` is a run of seconds that learns nothing."""
+    """The plan of a training; `quick` is a run of seconds that learns nothing."""
     tower, language = TowerPlan(seed), LanguagePlan(seed)
     if not quick:
         return Recipe(tower, language, SPLIT_SIZES)
