@@ -288,6 +288,9 @@ class InsideLLM:
         record = run.records[stage.layer]
         chosen: list[Selection | None] = []
         for b, row in enumerate(run.prompt.rows):
+            if b % run.encoded.copies:
+                chosen.append(chosen[-1])  # beams of one prompt keep the same: `generate` mixes their caches
+                continue
             layout, left = row.layout, previous.kept[b]
             patches = int(layout.is_patch[left].sum())
             count = stage.budget.count(len(layout.patches), layout.n_images)
