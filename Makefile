@@ -7,7 +7,7 @@ BIN := .venv/bin
 
 # The lower bound is read from pyproject.toml, so that the test follows the promise.
 LOWER_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
-LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py)
+LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py tests/test_inside*.py tests/families/test_*.py)
 
 .PHONY: test test-browser test-lower lint format compare readme docs clean help
 
@@ -17,7 +17,7 @@ help:
 
 .venv/.stamp: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[dev,docs]"
 	@touch $@
 
 .venv-lower/.stamp: pyproject.toml constraints.txt
@@ -53,11 +53,7 @@ compare: .venv/.stamp
 readme: .venv/.stamp
 	$(BIN)/python -m groundprune.report.generated
 
-.venv/.docs-stamp: .venv/.stamp
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[docs]"
-	@touch $@
-
-docs: .venv/.docs-stamp
+docs: .venv/.stamp
 	$(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
