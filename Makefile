@@ -54,7 +54,7 @@ readme: .venv/.stamp
 	$(BIN)/python -m groundprune.report.generated
 
 docs: .venv/.stamp
-	$(BIN)/mkdocs build --strict --quiet
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	@echo "site/index.html"
 
 clean:
