@@ -207,10 +207,8 @@ def mosaic(grids: Sequence[np.ndarray], blank: float | bool) -> np.ndarray:
 
 def _draw_score(ax: Axes, scored: Scored, view: _View) -> None:
     if scored.scores is None:
-        reason = (
-            "nothing was dropped" if scored.kept_tokens == scored.total_tokens else "chooses by a rule of its own"
-        )
-        ax.text(0.5, 0.5, f"{NO_SCORE}\n({reason})", ha="center", va="center", transform=ax.transAxes)
+        reason = "nothing was dropped" if scored.kept_tokens == scored.total_tokens else "a rule of its own"
+        ax.text(0.5, 0.5, f"{NO_SCORE}:\n{reason}", ha="center", va="center", transform=ax.transAxes)
         ax.set_facecolor("#f2f2f2")
         return
     values = np.ma.masked_invalid(mosaic(scored.scores, math.nan))
