@@ -336,7 +336,8 @@ class InsideLLM:
         @functools.wraps(original)
         def loss(logits: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Any:
             run = self._running
-            if run is not None and len(run.prompt.segments) > 1 and labels.shape[1] > logits.shape[1]:
+            # Not by the number of columns: a long row that loses nothing keeps it while others move.
+            if run is not None and len(run.prompt.segments) > 1:
                 last = run.prompt.segments[-1].compaction
                 labels = torch.gather(labels, 1, last.slots_in(run.entered).to(labels.device))
                 labels = labels.masked_fill(~last.mask.to(labels.device), -100)
@@ -349,7 +350,7 @@ class InsideLLM:
 
         def process(states: Tensor, mask: Tensor, features: Tensor) -> Tensor:
             run = self._running
-            if run is not None and states.shape[1] != mask.shape[1]:
+            if run is not None and len(run.prompt.segments) > 1:
                 take = run.prompt.segments[-1].compaction.slots_in(run.entered)
                 stay = torch.zeros_like(mask).scatter(1, take, run.prompt.segments[-1].compaction.mask)
                 features, mask = features[stay[mask]], torch.gather(mask, 1, take)

@@ -1,0 +1,43 @@
+"""Corners of the core: where rows, layers or turns differ from each other."""
+
+import pytest
+import torch
+
+import groundprune as gp
+from groundprune.hooks.masked import hidden_columns, hide
+from groundprune.tiny import tiny_inputs, tiny_model
+from groundprune.verification import relative_difference
+from inside import LastRow, Staged
+from test_hooks_before_llm import TOLERANCE
+
+ROWS = [(1, 5, 7), (0, 0, 70)]  # the longest row has no image: the batch stays as long as it was
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_model("llava", layers=4, side=6)
+
+
+def forward(model, inputs, pruner, **options):
+    """A pruned plain forward, and the masked oracle's; and the run."""
+    with torch.no_grad():
+        with gp.prune(model, pruner) as run:
+            pruned = model(**inputs, **options)
+        with hide(model, hidden_columns(run.prompt)):
+            return pruned, model(**inputs, **options), run
+
+
+@pytest.mark.parametrize("pruner", [LastRow(keep=0.4), Staged(keep=0.4)], ids=["one", "staged"])
+def test_deepstack_finds_its_tokens_where_the_batch_gets_no_shorter(pruner):
+    model = tiny_model("qwen3_vl", layers=4)
+    pruned, wanted, _ = forward(model, tiny_inputs(model, ROWS), pruner)
+    assert relative_difference([pruned.logits[:, -1]], [wanted.logits[:, -1]]) < TOLERANCE
+
+
+def test_the_loss_finds_its_labels_where_the_batch_gets_no_shorter(model):
+    inputs = tiny_inputs(model, ROWS)
+    labels = torch.full_like(inputs["input_ids"], -100)
+    labels[:, -47:-43] = inputs["input_ids"][:, -47:-43]  # words before the image of the first row
+    assert model.config.image_token_id not in labels
+    pruned, wanted, _ = forward(model, inputs, LastRow(keep=0.4), labels=labels)
+    assert torch.isclose(pruned.loss, wanted.loss, rtol=1e-5)
