@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import groundprune as gp
 from groundprune.hooks.masked import hidden_columns, hide
@@ -41,3 +42,29 @@ def test_the_loss_finds_its_labels_where_the_batch_gets_no_shorter(model):
     assert model.config.image_token_id not in labels
     pruned, wanted, _ = forward(model, inputs, LastRow(keep=0.4), labels=labels)
     assert torch.isclose(pruned.loss, wanted.loss, rtol=1e-5)
+
+
+def test_a_decode_step_leaves_nothing_for_a_call_of_the_base_model(model):
+    inputs, words = tiny_inputs(model, [(1, 5, 7), (1, 2, 4)]), torch.tensor([[5, 6, 7], [8, 9, 10]])
+    with torch.no_grad():
+        wanted = model.model(input_ids=words).last_hidden_state
+        with gp.prune(model, LastRow(keep=0.4)):
+            cache = model(**inputs).past_key_values
+            model(input_ids=words[:, :1], past_key_values=cache)
+            assert model.model(input_ids=words).last_hidden_state.equal(wanted)
+            model.generate(**inputs, max_new_tokens=3)
+            assert model.model(input_ids=words).last_hidden_state.equal(wanted)
+
+
+def test_a_generation_config_counts_wherever_it_stands(model):
+    """As the second argument too: what is drafted is no prompt, and a prefill in chunks is refused."""
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    inputs["input_ids"][0, -6:] = torch.tensor([11, 12, 13, 11, 12, 13])
+    config = GenerationConfig(prompt_lookup_num_tokens=3, max_new_tokens=3, do_sample=False, pad_token_id=0)
+    with gp.prune(model, LastRow(keep=0.4)) as run:
+        model.generate(**inputs, max_new_tokens=3)
+        wanted = run.kept[0]
+        model.generate(None, config, **inputs)
+        assert run.kept[0].equal(wanted)
+        with pytest.raises(gp.Unservable, match="prefill_chunk_size"):
+            model.generate(None, GenerationConfig(prefill_chunk_size=16), **inputs)
