@@ -9,6 +9,7 @@ from transformers import DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
+from groundprune.families.tiny_parts import IMAGE
 from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.pruning import EncodedImages
 from groundprune.signals import TextEmbedder
@@ -31,7 +32,8 @@ def inputs(model):
 
 
 def generate(model, inputs, **options):
-    return model.generate(**inputs, **{"max_new_tokens": 6, **GREEDY, **options})
+    # A random model may say a placeholder, which a prefill of all columns (no cache) would take for an image.
+    return model.generate(**inputs, **{"max_new_tokens": 6, "suppress_tokens": [IMAGE], **GREEDY, **options})
 
 
 def oracle(model, run, inputs, **options):
