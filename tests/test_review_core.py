@@ -3,6 +3,7 @@
 import pytest
 import torch
 from transformers import GenerationConfig
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 import groundprune as gp
 from groundprune.hooks.masked import hidden_columns, hide
@@ -68,3 +69,31 @@ def test_a_generation_config_counts_wherever_it_stands(model):
         assert run.kept[0].equal(wanted)
         with pytest.raises(gp.Unservable, match="prefill_chunk_size"):
             model.generate(None, GenerationConfig(prefill_chunk_size=16), **inputs)
+
+
+@pytest.mark.parametrize("pruner", [gp.Spatial(keep=0.4), LastRow(keep=0.4)], ids=["before", "inside"])
+def test_gradient_checkpointing_changes_no_gradient(model, pruner):
+    """Or is refused, where the release runs hooks again in the backward pass."""
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    labels = inputs["input_ids"].masked_fill(torch.arange(48) < 45, -100)
+    weight = model.model.multi_modal_projector.linear_1.weight
+
+    def gradient():
+        with gp.prune(model, pruner):
+            model(**inputs, labels=labels, use_cache=False).loss.backward()
+        found, weight.grad = weight.grad, None
+        return found
+
+    wanted = gradient()
+    model.train()
+    model.gradient_checkpointing_enable()
+    try:
+        if "__call__" in vars(GradientCheckpointingLayer) and pruner.inside:
+            with pytest.raises(gp.Unservable, match="gradient checkpointing"):
+                gradient()
+        else:
+            assert gradient().equal(wanted)
+    finally:
+        model.gradient_checkpointing_disable()
+        model.zero_grad()
+        model.eval()

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from groundprune.budget import Budget
 from groundprune.compaction import Compaction
@@ -30,6 +31,9 @@ from groundprune.hooks.state import PrunedPrompt, Segment
 from groundprune.positions import Policy
 from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.signals import Signals, TextEmbedder
+
+# Whether the backward pass runs a layer's hooks again (before transformers 5.23): by then the prefill is over.
+_RECOMPUTES = "__call__" in vars(GradientCheckpointingLayer)
 
 
 @dataclass(eq=False)
@@ -113,6 +117,16 @@ class InsideLLM:
         if too_long and "flash" in self._implementation:
             raise Unservable(
                 "flash attention counts retained tokens in its sliding window: pass window='tokens', or use sdpa"
+            )
+        if (
+            (self.stages or too_long)
+            and _RECOMPUTES
+            and self.decoder.is_gradient_checkpointing
+            and self.model.training
+        ):
+            raise Unservable(
+                "gradient checkpointing recomputes layers without what was pruned: use a newer transformers, or "
+                "model.gradient_checkpointing_disable()"
             )
         self._running = _Prefill(prompt, encoded, position, valid, drafts, prompt.compaction)
         if self._kept_layers and self.stages:
