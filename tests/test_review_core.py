@@ -97,3 +97,34 @@ def test_gradient_checkpointing_changes_no_gradient(model, pruner):
         model.gradient_checkpointing_disable()
         model.zero_grad()
         model.eval()
+
+
+def test_a_tower_may_be_of_another_precision_than_the_llm():
+    model = tiny_model("qwen3_vl", layers=4).to(torch.bfloat16)
+    model.model.visual.float()
+    inputs = tiny_inputs(model, ROWS)
+    with gp.prune(model, LastRow(keep=0.4), "reassigned") as run:
+        model.generate(**inputs, max_new_tokens=3)
+    assert [len(kept) for kept in run.kept] == [6, 0]
+
+
+@pytest.mark.parametrize("pruner", [gp.Spatial(keep=0.4), LastRow(keep=0.4)], ids=["before", "inside"])
+def test_a_step_behind_padding_on_the_right_equals_the_oracle(model, pruner):
+    """Stock code counts the columns of the padding, so the next token's id is the batch's length."""
+    left = tiny_inputs(model, [(1, 5, 7), (1, 2, 4)])
+    ids, mask = left["input_ids"].clone(), left["attention_mask"]
+    ids[1] = ids[1].roll(int(mask[1].sum()))
+    mask = torch.stack([mask[0], mask[1].flip(0)])
+    word = torch.tensor([[5], [6]])
+    grown = torch.cat([mask, torch.ones_like(word)], 1)
+
+    def step():
+        cache = model(**{**left, "input_ids": ids, "attention_mask": mask}).past_key_values
+        return model(input_ids=word, attention_mask=grown, past_key_values=cache).logits
+
+    with torch.no_grad():
+        with gp.prune(model, pruner) as run:
+            pruned = step()
+        with hide(model, hidden_columns(run.prompt)):
+            wanted = step()
+    assert relative_difference([pruned], [wanted]) < TOLERANCE

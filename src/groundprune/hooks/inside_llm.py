@@ -118,12 +118,8 @@ class InsideLLM:
             raise Unservable(
                 "flash attention counts retained tokens in its sliding window: pass window='tokens', or use sdpa"
             )
-        if (
-            (self.stages or too_long)
-            and _RECOMPUTES
-            and self.decoder.is_gradient_checkpointing
-            and self.model.training
-        ):
+        hooked = bool(self.stages) or too_long
+        if hooked and _RECOMPUTES and self.decoder.is_gradient_checkpointing and self.model.training:
             raise Unservable(
                 "gradient checkpointing recomputes layers without what was pruned: use a newer transformers, or "
                 "model.gradient_checkpointing_disable()"
@@ -192,7 +188,7 @@ class InsideLLM:
         allowed = decode_mask(compaction, mask, tail, new, columns, offset, window)
         if new == 1 and bool(allowed.all()):
             return None  # what stock code gives then, and faster kernels take
-        return as_given(allowed, self._implementation, self.model.dtype)
+        return as_given(allowed, self._implementation, self.decoder.dtype)
 
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._running is not None:
@@ -262,7 +258,7 @@ class InsideLLM:
             ids = ids[0]
         elif ids.ndim == 2 and axes == 3:
             ids = ids[None].expand(3, -1, -1)
-        like = torch.empty(0, dtype=self.model.dtype, device=ids.device)
+        like = torch.empty(0, dtype=self.decoder.dtype, device=ids.device)
         return self.decoder.rotary_emb(like, ids, kind) if self._takes_type else self.decoder.rotary_emb(like, ids)
 
     def _prune(self, run: _Prefill, stage: Stage, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
