@@ -162,7 +162,9 @@ class BeforeLLM:
             mine = segment.compaction.mask[b]
             column, new = segment.compaction.index[b, mine], segment.position[:, b, mine]
             rows.append(PrunedRow(layout, selection, column, new, features))
-        next_position = torch.stack([position[:, b, valid[b]].max() + 1 for b in range(len(ids))])
+        # Without ids of the caller's own the model counts columns, those of padding on the right included.
+        counted = valid if inputs.get("position_ids") is not None else torch.ones_like(valid)
+        next_position = torch.stack([position[:, b, counted[b]].max() + 1 for b in range(len(ids))])
         self.last = self._fresh = PrunedPrompt(rows, [segment], next_position)
         self.inside.begin(self.last, encoded, position, valid, self._later(inputs))
         if not self.last.pruned and not self.policy.changes_whole_rows:
