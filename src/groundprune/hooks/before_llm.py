@@ -73,21 +73,24 @@ class BeforeLLM:
             return self._prepare(original, input_ids, **kwargs)
 
         whole_generate = self.model.generate
+        names = list(inspect.signature(whole_generate).parameters)
 
         @functools.wraps(whole_generate)
         def generate(*args: Any, **kwargs: Any) -> Any:
-            config = kwargs.get("generation_config") or self.model.generation_config
-            if kwargs.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)) is not None:
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            config = given.get("generation_config") or self.model.generation_config
+            if given.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None)) is not None:
                 raise Unservable("prefill_chunk_size cuts prompts into pieces before they are pruned: leave it unset")
             if pruned(kwargs.get("past_key_values")):
                 # Stock M-RoPE code would look for new images from the compact cache's length on, and find old ones.
                 kwargs.pop("mm_token_type_ids", None)
             options = ("assistant_model", "prompt_lookup_num_tokens")
-            self._drafting = any(kwargs.get(name, getattr(config, name, None)) is not None for name in options)
+            self._drafting = any(given.get(name, getattr(config, name, None)) is not None for name in options)
             try:
                 return whole_generate(*args, **kwargs)
             finally:
                 self._drafting, self._prompt_length = False, None
+                self.inside.clear()
 
         setattr(prepare, _OWNER, self)
         handles = [
@@ -127,9 +130,10 @@ class BeforeLLM:
     def _after_forward(self, module: Any, args: Any, output: Any) -> None:
         """A prefill's state goes with the cache that holds its keys and values."""
         fresh, self._fresh = self._fresh, None
+        if fresh is not None or self._prompt_length is None:  # steps of `generate` may be compiled: it clears itself
+            self.inside.clear()
         if fresh is None:
             return
-        self.inside.clear()
         if fresh.pruned or fresh.earlier is not None or self.policy.changes_whole_rows:
             remember(output, fresh)
 
@@ -158,7 +162,9 @@ class BeforeLLM:
             mine = segment.compaction.mask[b]
             column, new = segment.compaction.index[b, mine], segment.position[:, b, mine]
             rows.append(PrunedRow(layout, selection, column, new, features))
-        next_position = torch.stack([position[:, b, valid[b]].max() + 1 for b in range(len(ids))])
+        # Without ids of the caller's own the model counts columns, those of padding on the right included.
+        counted = valid if inputs.get("position_ids") is not None else torch.ones_like(valid)
+        next_position = torch.stack([position[:, b, counted[b]].max() + 1 for b in range(len(ids))])
         self.last = self._fresh = PrunedPrompt(rows, [segment], next_position)
         self.inside.begin(self.last, encoded, position, valid, self._later(inputs))
         if not self.last.pruned and not self.policy.changes_whole_rows:

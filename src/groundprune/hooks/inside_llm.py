@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from groundprune.budget import Budget
 from groundprune.compaction import Compaction
@@ -30,6 +31,9 @@ from groundprune.hooks.state import PrunedPrompt, Segment
 from groundprune.positions import Policy
 from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.signals import Signals, TextEmbedder
+
+# Whether the backward pass runs a layer's hooks again (before transformers 5.23): by then the prefill is over.
+_RECOMPUTES = "__call__" in vars(GradientCheckpointingLayer)
 
 
 @dataclass(eq=False)
@@ -114,6 +118,12 @@ class InsideLLM:
             raise Unservable(
                 "flash attention counts retained tokens in its sliding window: pass window='tokens', or use sdpa"
             )
+        hooked = bool(self.stages) or too_long
+        if hooked and _RECOMPUTES and self.decoder.is_gradient_checkpointing and self.model.training:
+            raise Unservable(
+                "gradient checkpointing recomputes layers without what was pruned: use a newer transformers, or "
+                "model.gradient_checkpointing_disable()"
+            )
         self._running = _Prefill(prompt, encoded, position, valid, drafts, prompt.compaction)
         if self._kept_layers and self.stages:
             layers = {index: self.layers[index] for index in self._kept_layers}
@@ -178,7 +188,7 @@ class InsideLLM:
         allowed = decode_mask(compaction, mask, tail, new, columns, offset, window)
         if new == 1 and bool(allowed.all()):
             return None  # what stock code gives then, and faster kernels take
-        return as_given(allowed, self._implementation, self.model.dtype)
+        return as_given(allowed, self._implementation, self.decoder.dtype)
 
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._running is not None:
@@ -249,7 +259,7 @@ class InsideLLM:
             ids = ids[0]
         elif ids.ndim == 2 and axes == 3:
             ids = ids[None].expand(3, -1, -1)
-        like = torch.empty(0, dtype=self.model.dtype, device=ids.device)
+        like = torch.empty(0, dtype=self.decoder.dtype, device=ids.device)
         return self.decoder.rotary_emb(like, ids, kind) if self._takes_type else self.decoder.rotary_emb(like, ids)
 
     def _prune(self, run: _Prefill, stage: Stage, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
@@ -340,7 +350,8 @@ class InsideLLM:
         @functools.wraps(original)
         def loss(logits: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Any:
             run = self._running
-            if run is not None and len(run.prompt.segments) > 1 and labels.shape[1] > logits.shape[1]:
+            # Not by the number of columns: a long row that loses nothing keeps it while others move.
+            if run is not None and len(run.prompt.segments) > 1:
                 last = run.prompt.segments[-1].compaction
                 labels = torch.gather(labels, 1, last.slots_in(run.entered).to(labels.device))
                 labels = labels.masked_fill(~last.mask.to(labels.device), -100)
@@ -353,7 +364,7 @@ class InsideLLM:
 
         def process(states: Tensor, mask: Tensor, features: Tensor) -> Tensor:
             run = self._running
-            if run is not None and states.shape[1] != mask.shape[1]:
+            if run is not None and len(run.prompt.segments) > 1:
                 take = run.prompt.segments[-1].compaction.slots_in(run.entered)
                 stay = torch.zeros_like(mask).scatter(1, take, run.prompt.segments[-1].compaction.mask)
                 features, mask = features[stay[mask]], torch.gather(mask, 1, take)
