@@ -169,7 +169,7 @@ def test_the_rotary_kernel_never_turns_ranks_round():
 
 
 def test_version_2_of_sparsevlm_keeps_position_ids():
-    assert gp.SparseVLM(keep=0.5).official_positions == "reassigned"
+    assert gp.SparseVLM(keep=0.5).official_positions == "reassigned-in-order"
     assert gp.SparseVLM(keep=0.5, version="2.0").official_positions == "preserved"
     with pytest.raises(gp.GroundPruneError, match="version must be one of"):
         gp.SparseVLM(keep=0.5, version="3")

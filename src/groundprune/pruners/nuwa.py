@@ -54,9 +54,8 @@ class Nuwa(Pruner):
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         count = stage.budget.count(len(layout.patches), layout.n_images)
         if stage.layer is not None:
-            inside = signals
-            late = last_row(inside, stage.layer - 1)
-            groups = [group[inside.alive[group]] for group in images(layout)]
+            late = last_row(signals, stage.layer - 1)
+            groups = images(layout)
             return by_tile(layout, count, lambda group, share: select_fastv(late[:, group], share), groups=groups)
         attention = signals.tower_attention(kind="cls").sum(0)
         states = sum((signals.tower_hidden(layer) for layer in _DEEP[1:]), signals.tower_hidden(_DEEP[0])) / len(
