@@ -120,9 +120,9 @@ def scaled(layers: Sequence[int], n_layers: int) -> list[int]:
     return found
 
 
-def text_after(layout: VisualLayout) -> range:
-    """The columns of the unpruned row that follow its last image."""
-    return range(int(layout.column[-1]) + 1, layout.length)
+def text_after(signals: Signals, layout: VisualLayout) -> range:
+    """The columns of the unpruned row that follow its last image, whose end `layout` (the survivors) may lack."""
+    return range(int(signals.layout.column[-1]) + 1, layout.length)
 
 
 def last_row(signals: Signals, layer: int) -> Tensor:

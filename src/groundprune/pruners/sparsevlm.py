@@ -71,7 +71,7 @@ class SparseVLM(InsideLLM):
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         assert stage.layer is not None
-        after = torch.tensor(list(text_after(layout)), device=layout.column.device)
+        after = torch.tensor(list(text_after(signals, layout)), device=layout.column.device)
         words = raters(signals.llm(0, "hidden", rows=after.tolist()), signals.projected)
         rows = after[words]
         attention = signals.llm(stage.layer - 1, "attention", rows=rows.tolist())
