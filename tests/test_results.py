@@ -38,7 +38,7 @@ def test_a_run_is_stored_as_it_is_returned(finished):
     assert summary.complete
     assert read_summary(folder) == read_summary(folder / "summary.json") == summary
     assert len(lines(folder)) == len(summary.settings) * 4
-    assert {"command", "versions", "date", "device", "batch_size"} == set(summary.about)
+    assert {"command", "versions", "date", "device", "batch_size", "llm_layers", "skipped"} == set(summary.about)
 
 
 def test_a_finished_run_is_not_run_again(finished, monkeypatch):

@@ -1,13 +1,16 @@
 """Is pruning exact? The proof that a user can run on a model of their own.
 
 Three facts. keep=1.0 is the stock model, to the bit. Pruning with preserved positions equals the UNPRUNED sequence
-under an attention mask that hides the dropped tokens from all others (`hooks.masked`). And the control: with
-reassigned positions that equality breaks, so the test can fail.
+under an attention mask that hides the dropped tokens from all others (`hooks.masked`); where a pruner merges, the
+oracle's kept slots read the merged features too. And the control: with reassigned positions that equality breaks, so
+the test can fail.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,10 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unproven
+from groundprune.families.base import family_of
 from groundprune.hooks.masked import hidden_columns, hide
+from groundprune.hooks.patching import replaced
+from groundprune.hooks.state import PrunedPrompt, PrunedRow
 from groundprune.pruners.base import Pruner
 from groundprune.pruning import Run, prune
 from groundprune.signals import TextEmbedder
@@ -62,8 +68,8 @@ def verify(
 
     steps: greedy tokens to decode beyond the prefill. The pruner must drop something, or there is nothing to prove.
 
-    Raises Unproven where nothing was dropped or the pruner merges tokens, and GroundPruneError where the model is not
-    in fp32: in half precision rounding alone exceeds the tolerance.
+    Raises Unproven where nothing was dropped, and GroundPruneError where the model is not in fp32: in half precision
+    rounding alone exceeds the tolerance.
     """
     if model.dtype != torch.float32:
         raise GroundPruneError(
@@ -73,15 +79,13 @@ def verify(
     stock = _decode(model, inputs, steps)
     with prune(model, replace(pruner, keep=1, tokens=None), **texts):
         whole = _decode(model, inputs, steps)
-    with prune(model, pruner, **texts) as run:
+    with _entering(model) as entered, prune(model, pruner, **texts) as run, _entering(model) as left:
         pruned = _decode(model, inputs, steps)
     prompt = run.prompt
     if not prompt.pruned:
         raise Unproven(f"{pruner.label} dropped nothing on these inputs; verify with a smaller keep")
-    merges = any(row.selection.merge is not None for row in prompt.rows)
-    if merges or any(segment.merged for segment in prompt.segments):
-        raise Unproven(f"{pruner.label} merges tokens; the masked oracle covers pure selection")
-    with hide(model, hidden_columns(prompt)):
+    merged = _merged_states(prompt, entered, left)
+    with hide(model, hidden_columns(prompt)), _reading(model, inputs, prompt.rows), _joining(model, merged):
         oracle = _decode(model, inputs, steps)
     with prune(model, pruner, "reassigned", **texts):
         control = _decode(model, inputs, steps)
@@ -96,6 +100,98 @@ def verify(
         control=relative_difference(control.logits[:1], oracle.logits[:1]),
         tolerance=tolerance,
     )
+
+
+@contextlib.contextmanager
+def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> Iterator[None]:
+    """While active, the LLM reads in the kept slots of the unpruned prompt what it read in the pruned one."""
+    base = model.base_model
+    with contextlib.ExitStack() as stack:
+        for modality, token in family_of(model.config).token_ids(model.config).items():
+            index, features, start = [], [], 0
+            for ids, row in zip(inputs["input_ids"], rows, strict=True):
+                mine, kept = ids[row.layout.column] == token, row.selection.kept
+                index.append(start + (mine.cumsum(0) - 1)[kept[mine[kept]]])
+                features.append(row.features[mine[kept]])
+                start += int(mine.sum())
+            if start:
+                name = f"get_{modality}_features"
+                encode = _with_features(getattr(base, name), torch.cat(index), torch.cat(features))
+                stack.enter_context(replaced(base, name, encode))
+        yield
+
+
+def _with_features(encoder: Callable[..., Any], index: Tensor, features: Tensor) -> Callable[..., Any]:
+    """The encoder with other features at `index`: Long[K], among all that it gives for a batch."""
+
+    # wraps(): `generate` reads the signature to know which of its arguments go to the encoder.
+    @functools.wraps(encoder)
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        output = encoder(*args, **kwargs)
+        given = output.pooler_output
+        flat = torch.cat([each.flatten(0, -2) for each in given]).index_copy(0, index, features)
+        parts = flat.split([each.shape[:-1].numel() for each in given])
+        output.pooler_output = flat.view_as(given) if torch.is_tensor(given) else list(parts)
+        return output
+
+    return encode
+
+
+@contextlib.contextmanager
+def _entering(model: Any) -> Iterator[dict[int, Tensor]]:
+    """By layer the states [B, S, D] that the first forward inside of the context hands to it."""
+    found: dict[int, Tensor] = {}
+    with _before_layers(model, lambda index, states: found.setdefault(index, states) if index not in found else None):
+        yield found
+
+
+def _merged_states(
+    prompt: PrunedPrompt, entered: dict[int, Tensor], left: dict[int, Tensor]
+) -> list[tuple[int, Tensor, Tensor, Tensor]]:
+    """What stages inside of the LLM merged: (layer, rows, unpruned columns, states [n, D]) of the changed slots.
+
+    entered: what each layer was given before its stage; left: after it.
+    """
+    found = []
+    for previous, segment in zip(prompt.segments, prompt.segments[1:], strict=False):
+        if segment.merged:
+            take = segment.compaction.slots_in(previous.compaction)[..., None]
+            before, after = entered[segment.layer], left[segment.layer]
+            row, slot = (after != before.gather(1, take.expand_as(after))).any(-1).nonzero(as_tuple=True)
+            found.append((segment.layer, row, segment.compaction.index[row, slot], after[row, slot]))
+    return found
+
+
+@contextlib.contextmanager
+def _joining(model: Any, merged: Sequence[tuple[int, Tensor, Tensor, Tensor]]) -> Iterator[None]:
+    """While active, prefills of the unpruned prompt take these states on their way through the layers."""
+    by_layer = {layer: rest for layer, *rest in merged}
+
+    def join(index: int, states: Tensor) -> Tensor | None:
+        if index not in by_layer or states.shape[1] == 1:
+            return None
+        row, column, new = by_layer[index]
+        return states.index_put((row, column), new)
+
+    with _before_layers(model, join):
+        yield
+
+
+@contextlib.contextmanager
+def _before_layers(model: Any, act: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
+    """act(layer, states) before each decoder layer; what it gives takes the place of the states."""
+
+    def hook(index: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        states = args[0] if args else kwargs["hidden_states"]
+        new = act(index, states)
+        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
+        return None if new is None else ((new, *args[1:]), rest)
+
+    with contextlib.ExitStack() as stack:
+        for index, layer in enumerate(model.get_decoder().layers):
+            call = functools.partial(hook, index)
+            stack.callback(layer.register_forward_pre_hook(call, with_kwargs=True).remove)
+        yield
 
 
 def _dropping(run: Run) -> list[int]:

@@ -155,6 +155,26 @@ def test_scores_are_of_the_layers_that_the_method_names(model, pruner, asked, mo
     assert set(Asked.asked) == asked
 
 
+def test_no_token_of_the_image_rates_the_others_at_a_later_stage(model, monkeypatch):
+    """Also where the image's last token was dropped before: words are the columns behind the unpruned image."""
+    plain, rows = inside_llm.RowStates, []
+
+    class Rows(LLMStates):
+        def __init__(self, states):
+            self.states = states
+
+        def read(self, layer, kind, rows_, rope):
+            if rows_ is not None:
+                rows.append(rows_.tolist())
+            return self.states.read(layer, kind, rows_, rope)
+
+    monkeypatch.setattr(inside_llm, "RowStates", lambda *args: Rows(plain(*args)))
+    found = run(model, gp.SparseVLM(keep=0.25), [(1, 4, 5)])
+    assert any(int(kept[0][-1]) < 35 for _, kept in found.stages[1:-1])
+    assert len(rows) == 6
+    assert all(set(asked) <= set(range(40, 45)) for asked in rows)
+
+
 def test_only_the_first_stage_of_feather_holds_the_grid(model):
     grid = {0, 3, 18, 21}
     (_, _), (_, (first,)), (_, (second,)) = run(model, gp.Feather(keep=0.5), [(1, 4, 5)]).stages
@@ -169,7 +189,7 @@ def test_the_rotary_kernel_never_turns_ranks_round():
 
 
 def test_version_2_of_sparsevlm_keeps_position_ids():
-    assert gp.SparseVLM(keep=0.5).official_positions == "reassigned"
+    assert gp.SparseVLM(keep=0.5).official_positions == "reassigned-in-order"
     assert gp.SparseVLM(keep=0.5, version="2.0").official_positions == "preserved"
     with pytest.raises(gp.GroundPruneError, match="version must be one of"):
         gp.SparseVLM(keep=0.5, version="3")

@@ -4,27 +4,14 @@ import re
 
 import pytest
 import torch
+from embedder import Embedder
 
 import groundprune as gp
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
-from groundprune.signals import TextEmbedder
 from groundprune.tiny import tiny_inputs, tiny_model
 
 KEEPS = ["1/6", "0.5", "0.9"]
 BEFORE = [name for name in pruner_names() if not make_pruner(name, 0.9).inside]
-
-
-class Embedder(TextEmbedder):
-    """CLIP's two projections, drawn at random."""
-
-    def __init__(self, width=32):
-        self.projection = torch.randn(width, 16, generator=torch.Generator().manual_seed(5))
-
-    def text(self, text):
-        return torch.randn(1, 16, generator=torch.Generator().manual_seed(len(text)))
-
-    def patches(self, hidden):
-        return hidden.float() @ self.projection
 
 
 @pytest.fixture(scope="module")

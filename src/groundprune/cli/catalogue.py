@@ -24,10 +24,14 @@ def list_pruners(as_json: JsonOption = False) -> None:
     from rich.console import Console
     from rich.table import Table
 
+    from groundprune.families import families as registered
+
     columns = ("pruner", "paper", "year", "scores by", "acts", "merges", "official positions", "families")
     table = Table(*columns, box=None, pad_edge=False)
+    most = len(registered())
     for row in rows:
-        merges, families = "yes" if row["merges"] else "-", ", ".join(row["families"]) or "-"
+        merges = "yes" if row["merges"] else "-"
+        families = "all" if len(row["families"]) == most else ", ".join(row["families"]) or "-"
         told = (row["name"], row["paper"], str(row["year"] or ""), row["scores_by"], row["stage"], merges)
         table.add_row(*told, row["official_positions"], families)
     # A pipe has no width: what follows it wants one line per pruner.
@@ -60,25 +64,28 @@ def catalogue() -> list[dict[str, Any]]:
 def stage_of(cls: type[Pruner]) -> str:
     """Where a pruner acts: "before the LLM", or layers of an LLM of 32."""
     layers = [stage.layer for stage in cls(keep=0.9).stages(32)]
-    inside = ", ".join(str(layer) for layer in layers if layer is not None)
-    before = "before the LLM" if None in layers else ""
-    return " and ".join(part for part in (before, f"layer {inside} of 32" if inside else "") if part)
+    inside = [str(layer) for layer in layers if layer is not None]
+    before = ["before the LLM"] if None in layers else []
+    return " and ".join([*before, *([f"layer{'s' * (len(inside) > 1)} {', '.join(inside)} of 32"] if inside else [])])
 
 
 def families() -> dict[str, list[str]]:
-    """Per family the pruners that a model of it, with the default config of its type, can serve."""
-    from transformers import CONFIG_MAPPING
+    """Per registered family the pruners that a model of it can serve, with a CLIP text tower at hand."""
+    from groundprune.families import families as registered
+    from groundprune.families.base import Family
+    from groundprune.pruners import pruner_class, servable
 
-    from groundprune.families.base import _FAMILIES
-    from groundprune.pruners import servable
+    found: dict[str, list[str]] = {}
+    for name, family in registered().items():
+        names = servable(functools.partial(family.check, family.tiny_config()))
+        if type(family).project is Family.project:  # it cannot project states one by one
+            names = [each for each in names if not _mixes_states(pruner_class(each))]
+        found[name] = names
+    return found
 
-    served: dict[str, set[str]] = {}
-    for model_type, family in _FAMILIES.items():
-        if model_type in CONFIG_MAPPING:
-            config = CONFIG_MAPPING[model_type]()
-            names = servable(functools.partial(family.check, config))
-            served.setdefault(family.name, set()).update(names)
-    return {name: sorted(names) for name, names in served.items()}
+
+def _mixes_states(cls: type[Pruner]) -> bool:
+    return cls.merges and any(need.signal == "tower_hidden" for need in cls.needs)
 
 
 def summary(cls: type[Pruner]) -> str:

@@ -22,7 +22,7 @@ from rich.progress import (
 from rich.text import Text
 
 from groundprune.data.scenes import scene_samples
-from groundprune.errors import GroundPruneError
+from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.results import Results
 from groundprune.evaluation.runner import Runner
@@ -57,8 +57,9 @@ def compare(
     the same folder, only what is missing is run. Ctrl-C leaves there what was found so far, says so in one line,
     and goes on as KeyboardInterrupt.
 
-    Raises GroundPruneError, before any model is loaded, for settings that make no sense; before any work, where the
-    model cannot run one of them or `out` holds another run.
+    Settings that the model or the method cannot serve (a keep below a method's smallest) are skipped, and the
+    summary says why. Raises GroundPruneError, before any model is loaded, for settings that make no sense; before any
+    work, where the model can run none of them or `out` holds another run.
     """
     settings = compare_settings(pruners, keeps, positions, tokens)
     stream = scene_samples(scenes, seed, split)
@@ -67,7 +68,7 @@ def compare(
     model, processor = load(model_source, device=device)
     samples = list(stream)
     runner = Runner(model, processor, samples, batch_size, text_tower)
-    runner.check(settings)
+    skipped = unservable(runner, settings)
     run = {
         "model": str(model_source), "weights": weights_fingerprint(model), "dtype": str(model.dtype),
         "grounding": asdict(runner.grounding), "pruner_files": pruner_files(pruners),
@@ -75,10 +76,12 @@ def compare(
         "data": "scenes", "split": split, "scenes": scenes, "seed": seed, "samples": samples_fingerprint(samples),
     }  # fmt: skip
     console = console or Console(stderr=True)
-    with (
-        _threads_for(model),
-        Results(out, run, about_this_run(model, batch_size), settings, len(samples)) as results,
-    ):
+    about = about_this_run(model, batch_size)
+    about["llm_layers"] = model.config.get_text_config().num_hidden_layers
+    with _threads_for(model), Results(out, run, about, settings, len(samples)) as results:
+        given = {setting.id for setting in settings}
+        before = {id: why for id, why in results.about.get("skipped", {}).items() if id not in given}
+        results.about["skipped"] = before | skipped
         try:
             _run_missing(runner, settings, results, console, progress)
         except KeyboardInterrupt:
@@ -89,6 +92,19 @@ def compare(
             )
             raise
         return results.save()
+
+
+def unservable(runner: Runner, settings: Sequence[Setting]) -> dict[str, str]:
+    """By id of setting, why the model cannot run it. Raises Unservable where that is so of all that prune."""
+    found: dict[str, Unservable] = {}
+    for setting in settings:
+        try:
+            runner.check([setting])
+        except Unservable as error:
+            found[setting.id] = error
+    if found and all(setting.pruner is None or setting.id in found for setting in settings):
+        raise next(iter(found.values()))
+    return {id: str(error) for id, error in found.items()}
 
 
 @contextlib.contextmanager
@@ -106,8 +122,9 @@ def _threads_for(model: Any) -> Iterator[None]:
 def _run_missing(
     runner: Runner, settings: Sequence[Setting], results: Results, console: Console, progress: bool
 ) -> None:
-    missing = {s.id: len(runner.samples) - len(results.done(s)) for s in settings}
-    todo = [setting for setting in settings if missing[setting.id]]
+    skipped = results.about["skipped"]
+    missing = {s.id: len(runner.samples) - len(results.done(s)) for s in settings if s.id not in skipped}
+    todo = [setting for setting in settings if missing.get(setting.id)]
     if not todo:
         return
     with _bars(console, progress) as bars:
@@ -118,9 +135,12 @@ def _run_missing(
         answers = bars.add_task("answers", total=sum(missing.values()))
         for setting in todo:
             bars.update(by_setting, description=setting.label)
-            for rows in runner.run(setting, results.done(setting)):
-                results.add(rows)
-                bars.advance(answers, len(rows))
+            try:
+                for rows in runner.run(setting, results.done(setting)):
+                    results.add(rows)
+                    bars.advance(answers, len(rows))
+            except Unservable as error:  # a count below the method's smallest shows with the first image
+                skipped[setting.id] = str(error)
             results.save()
             bars.advance(by_setting)
 

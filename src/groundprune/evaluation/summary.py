@@ -96,6 +96,10 @@ class Summary:
     settings: list[SettingResult]
     differences: list[Difference] = field(default_factory=list)
 
+    @property
+    def skipped(self) -> dict[str, str]:
+        return self.about.get("skipped", {})
+
     def result(self, setting_id: str) -> SettingResult | None:
         return next((r for r in self.settings if r.setting.id == setting_id), None)
 
@@ -125,7 +129,8 @@ def summarize(
         if row["setting"] in of:
             of[row["setting"]].append(row)
     results = [SettingResult.of(setting, of[setting.id]) for setting in settings]
-    complete = all(len(found) == samples for found in of.values())
+    skipped = about.get("skipped", {})
+    complete = all(len(found) == samples for id, found in of.items() if id not in skipped)
     return Summary(run, about, complete, results, _differences(settings, of, int(run.get("seed", 0))))
 
 

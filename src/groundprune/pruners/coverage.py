@@ -16,7 +16,7 @@ from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
 from groundprune.pruners.registry import register
 from groundprune.pruners.tiles import by_tile
-from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, Need, Signals, cosine
+from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, SALIENT, Signals, cosine
 
 
 @register
@@ -24,31 +24,27 @@ from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, Need, Signals, cosine
 class Coverage(Pruner):
     """spread: the share of the budget that fills gaps, 0 to 1.
 
-    attention: "cls", or "received" for towers without a CLS token. text: True ranks patches by their similarity to
-    the prompt's text as well, which needs a CLIP text tower. anchors: True keeps the corners of the image, whose ids
-    mark its extent.
+    Served by every tower, as `cls-visual`. text: True ranks patches by their similarity to the prompt's text as well,
+    which needs a CLIP text tower. anchors: True keeps the corners of the image, whose ids mark its extent.
     """
 
     spread: float = 0.25
-    attention: str = "cls"
     text: bool = False
     anchors: bool = False
     name = "coverage"
     official_positions = "preserved"
     scores_by = "CLS attention, spatial gaps"
-    needs = frozenset({Need("tower_attention", kind="cls")})
+    needs = frozenset({SALIENT})
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 <= self.spread <= 1:
             raise GroundPruneError(f"spread must be from 0 to 1 (got {self.spread!r})")
-        if self.attention not in ("cls", "received"):
-            raise GroundPruneError(f"attention must be 'cls' or 'received' (got {self.attention!r})")
-        needs = {Need("tower_attention", kind=self.attention)} | ({CLIP_PATCHES, CLIP_TEXT} if self.text else set())
-        object.__setattr__(self, "needs", frozenset(needs))
+        if self.text:
+            object.__setattr__(self, "needs", self.needs | {CLIP_PATCHES, CLIP_TEXT})
 
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        attention = signals.tower_attention(kind=self.attention).mean(0)
+        attention = signals.tower_attention(kind="salient").mean(0)
         similarity = cosine(signals.clip_patches, signals.clip_text).mean(1) if self.text else None
 
         def rule(group: Tensor, share: int) -> Tensor:

@@ -14,7 +14,7 @@ from fractions import Fraction
 from torch import Tensor
 
 from groundprune.budget import Budget
-from groundprune.errors import GroundPruneError
+from groundprune.errors import GroundPruneError, Unservable
 from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.pruners.tiles import Rule, by_tile, images
@@ -63,7 +63,7 @@ class Staged(Budget):
     index: int = 0
 
     def count(self, patches: int, images: int = 1) -> int:
-        """Raises GroundPruneError, naming the smallest, where the average cannot be met."""
+        """Raises Unservable, naming the smallest, where the average cannot be met."""
         assert self.whole is not None
         assert self.shares is not None
         target = self.whole.count(patches, images)
@@ -71,7 +71,7 @@ class Staged(Budget):
             return patches
         least = math.ceil(self.average(patches, 0.0))
         if target < least:
-            raise GroundPruneError(
+            raise Unservable(
                 f"{self.label} prunes from layer {self.layers[0]} of {self.n_layers} on: of {patches} tokens {least} "
                 f"stay on average at least (tokens={least} or keep={least}/{patches}; {target} asked for)"
             )
@@ -99,12 +99,12 @@ def staged(label: str, whole: Budget, shares: Curve, layers: Sequence[int], n_la
     """One budget per stage; layers before the first one see all tokens.
 
     shares: x from 0 to 1 -> the share of the original tokens that each stage leaves; their average rises with x.
-    Raises GroundPruneError for a share that no x gives.
+    Raises Unservable, naming the smallest, for a share that no x gives.
     """
     budgets = [Staged(None, None, label, whole, shares, tuple(layers), n_layers, i) for i in range(len(layers))]
     least = budgets[0].average(10**9, 0.0) / 10**9
     if whole.share is not None and whole.share <= least:
-        raise GroundPruneError(
+        raise Unservable(
             f"{label} prunes from layer {layers[0]} of {n_layers} on: keep must be above {least:.4g}, its average "
             f"over the layers (got {float(whole.share):g})"
         )
@@ -120,9 +120,9 @@ def scaled(layers: Sequence[int], n_layers: int) -> list[int]:
     return found
 
 
-def text_after(layout: VisualLayout) -> range:
-    """The columns of the unpruned row that follow its last image."""
-    return range(int(layout.column[-1]) + 1, layout.length)
+def text_after(signals: Signals, layout: VisualLayout) -> range:
+    """The columns of the unpruned row that follow its last image, whose end `layout` (the survivors) may lack."""
+    return range(int(signals.layout.column[-1]) + 1, layout.length)
 
 
 def last_row(signals: Signals, layer: int) -> Tensor:

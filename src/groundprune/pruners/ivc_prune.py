@@ -46,7 +46,7 @@ class IVCPrune(Pruner):
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         assert stage.layer is not None
         values = signals.llm(stage.layer - 1, "v")
-        after = list(text_after(layout))
+        after = list(text_after(signals, layout))
         # Like the official code, without the first two where there are more.
         text = signals.llm(stage.layer - 1, "v", rows=after[2:] or after)
         cos, sin = coordinate_scores(layout.position, self.rope_dim, self.theta)

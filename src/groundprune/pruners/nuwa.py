@@ -55,11 +55,8 @@ class Nuwa(Pruner):
         count = stage.budget.count(len(layout.patches), layout.n_images)
         if stage.layer is not None:
             late = last_row(signals, stage.layer - 1)
-
-            def by_attention(group: Tensor, share: int) -> Tensor:
-                return select_fastv(late[:, group], share)
-
-            return by_tile(layout, count, by_attention, groups=images(layout))
+            groups = images(layout)
+            return by_tile(layout, count, lambda group, share: select_fastv(late[:, group], share), groups=groups)
         attention = signals.tower_attention(kind="cls").sum(0)
         states = sum((signals.tower_hidden(layer) for layer in _DEEP[1:]), signals.tower_hidden(_DEEP[0])) / len(
             _DEEP

@@ -35,16 +35,17 @@ COUNTS = {
 class SparseVLM(InsideLLM):
     """Stages act on the output of layers 2, 6 and 15 of 32, and between the official budgets in proportion.
 
-    version: "1.5" (the default of the official code) makes a few clusters of what it drops and renumbers; "2.0" makes
-    none, keeps position ids, divides attention by what the rotary embedding alone would give and takes the 14 heads
-    that see most of the image. A cluster takes the slot and id of its centre. Version 1's count, linear in a matrix
-    rank, is `rank_count`. theta and rope_dim: of the LLM's rotary embedding.
+    version: "1.5" (the default of the official code) makes a few clusters of what it drops, emits them last and
+    renumbers; "2.0" makes none, keeps position ids, divides attention by what the rotary embedding alone would give
+    and takes the 14 heads that see most of the image. A cluster takes the slot and id of its centre. Version 1's
+    count, linear in a matrix rank, is `rank_count`. theta and rope_dim: of the LLM's rotary embedding.
     """
 
     version: str = "1.5"
     theta: float = 10_000.0
     rope_dim: int = 128
     name = "sparsevlm"
+    official_positions = "reassigned-in-order"
     paper, year, scores_by, merges = "2410.04417", 2024, "visual words' attention", True
     needs = frozenset({Need("llm", kind="attention"), Need("llm", kind="hidden"), Need("llm", 0, "hidden")})
 
@@ -70,7 +71,7 @@ class SparseVLM(InsideLLM):
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         assert stage.layer is not None
-        after = torch.tensor(list(text_after(layout)), device=layout.column.device)
+        after = torch.tensor(list(text_after(signals, layout)), device=layout.column.device)
         words = raters(signals.llm(0, "hidden", rows=after.tolist()), signals.projected)
         rows = after[words]
         attention = signals.llm(stage.layer - 1, "attention", rows=rows.tolist())

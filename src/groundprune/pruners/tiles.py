@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from groundprune.budget import allot
-from groundprune.errors import GroundPruneError
+from groundprune.errors import Unservable
 from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Affine, Merge, Selection
 from groundprune.pruners.ranking import Merged, one_hot
@@ -73,9 +73,9 @@ def images(layout: VisualLayout) -> list[Tensor]:
 
 
 def at_least(name: str, count: int, least: int, n: int, what: str) -> None:
-    """Raises GroundPruneError where fewer than `least` of n tokens are asked for; `what` they are."""
+    """Raises Unservable where fewer than `least` of n tokens are asked for; `what` they are."""
     if count < least:
-        raise GroundPruneError(
+        raise Unservable(
             f"{name} keeps at least {least} of the {n} tokens of an image ({what}); {count} asked for: the smallest "
             f"are tokens={least} and keep={least}/{n}"
         )

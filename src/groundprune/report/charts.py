@@ -57,9 +57,11 @@ def headline(shown: Shown) -> Chart:
         ax.set_xticks([g * (bars + 1) + (bars - 1) / 2 for g in range(len(TASKS))], list(TASKS.values()))
         ax.set_xlim(-0.7, len(TASKS) * (bars + 1) - 1.3)  # also where the last bars have no answers yet
         ax.tick_params(axis="x", length=0)
-        _percent_axis(ax, "right answers (%)")
+        percent_axis(ax, "right answers (%)")
 
-    told = [f"{TASKS[kind]}: " + ", ".join(f"{n} {_told(s)}" for n, s in shares) for kind, shares in groups.items()]
+    told = [
+        f"{TASKS[kind]}: " + ", ".join(f"{n} {share_told(s)}" for n, s in shares) for kind, shares in groups.items()
+    ]
     return Chart("headline", f"Unpruned and pruned ({shown.title})", ". ".join(told) + ".", (4.0, 2.9), draw)
 
 
@@ -110,7 +112,7 @@ def _curve(summary: Summary, pruner: str, kind: str, key: str) -> Chart:
     for result in summary.settings:
         share = share_of(result, kind)
         if result.setting.pruner == pruner and share is not None:
-            lines.setdefault(result.setting.positions, []).append((_kept_percent(result, whole), share))
+            lines.setdefault(result.setting.positions, []).append((kept_percent(result, whole), share))
     for points in lines.values():
         points.sort(key=lambda point: point[0])
     above = None if whole is None else share_of(whole, kind)
@@ -130,18 +132,18 @@ def _curve(summary: Summary, pruner: str, kind: str, key: str) -> Chart:
         ax.set_xlim(0, 103)
         ax.set_xticks(range(0, 101, 25))
         ax.set_xlabel("visual tokens kept (%)")
-        _percent_axis(ax, f"{TASKS[kind]} (%)")
+        percent_axis(ax, f"{TASKS[kind]} (%)")
         ax.set_ylim(_BELOW, _TOP)
 
-    told = [f"unpruned {_told(above)}"] if above is not None else []
+    told = [f"unpruned {share_told(above)}"] if above is not None else []
     told += [
-        f"{name} " + ", ".join(f"{_told(share)} at {x:.3g}% of the tokens" for x, share in points)
+        f"{name} " + ", ".join(f"{share_told(share)} at {x:.3g}% of the tokens" for x, share in points)
         for name, points in lines.items()
     ]
     return Chart(key, short_name(pruner), "; ".join(told) + ".", (2.75, 2.35), draw)
 
 
-def _kept_percent(result: SettingResult, whole: SettingResult | None) -> float:
+def kept_percent(result: SettingResult, whole: SettingResult | None) -> float:
     """Measured where it can be: budgets that count tokens stand on the same axis as shares."""
     if whole is not None and whole.kept and result.kept is not None:
         return 100 * result.kept / whole.kept
@@ -192,7 +194,8 @@ def _cell(value: float, signed: bool) -> str:
     return f"{100 * value:+.1f}".replace("-", _MINUS) if signed else percent(value)
 
 
-def _percent_axis(ax: Axes, label: str) -> None:
+def percent_axis(ax: Axes, label: str) -> None:
+    """A y axis from 0 to 100%."""
     ax.set_ylim(0, _TOP)
     ax.set_yticks(range(0, 101, 20))
     ax.set_ylabel(label)
@@ -205,5 +208,6 @@ def _reach(shares: Sequence[Share]) -> list[list[float]]:
     return [below, [max(0.0, 100 * (s.interval[1] - s.accuracy)) for s in shares]]
 
 
-def _told(share: Share) -> str:
+def share_told(share: Share) -> str:
+    """An accuracy with its interval, in words."""
     return f"{percent(share.accuracy)}% ({percent(share.interval[0])} to {percent(share.interval[1])})"

@@ -14,7 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from groundprune.evaluation.summary import Summary
+from groundprune.report import overview
 from groundprune.report.charts import TASKS, Chart, curves, headline, heatmaps
+from groundprune.report.pruner_charts import pruner_charts
 from groundprune.report.shown import Shown
 from groundprune.report.style import PAGE_GRID, PAGE_INK, PRINT_DPI, PRINT_GRID, PRINT_INK, settings
 
@@ -51,7 +53,9 @@ def inline_svg(chart: Chart) -> str:
 
 
 def write_figures(summary: Summary, shown: Shown, folder: str | Path) -> list[Path]:
-    """headline, curves and heatmaps as PNG (300 dpi) and SVG (text as outlines, so that it looks the same anywhere).
+    """headline, curves, heatmaps, and pruners where they are many, as PNG (300 dpi) and SVG.
+
+    The text of an SVG is outlines, so that it looks the same anywhere.
 
     folder: made where it is missing. Figures of which the run holds nothing are not written.
     """
@@ -63,6 +67,8 @@ def write_figures(summary: Summary, shown: Shown, folder: str | Path) -> list[Pa
         written += _save(folder / "curves", _rows(by_kind), legend=True)
     if cells := heatmaps(summary):
         written += _save(folder / "heatmaps", [cells], legend=False)
+    if overview.many(summary):
+        written += _save(folder / "pruners", [pruner_charts(summary)], legend=True)
     return written
 
 

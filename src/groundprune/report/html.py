@@ -136,7 +136,8 @@ def _layers(shown: Shown) -> dict[str, Look]:
 
 def _behind(summary: Summary) -> list[str]:
     """Settings that have fewer answers than the one with the most."""
-    counts = {r.setting.label: r.rec.total.n + r.vqa.total.n for r in summary.settings}
+    asked = [r for r in summary.settings if r.setting.id not in summary.skipped]
+    counts = {r.setting.label: r.rec.total.n + r.vqa.total.n for r in asked}
     most = max(counts.values(), default=0)
     return [f"{label} ({count} of {most})" for label, count in counts.items() if count < most]
 
@@ -153,7 +154,7 @@ def _settings(summary: Summary) -> list[tuple[str, str]]:
     """What made the numbers, one line each, the command first."""
     about, run = summary.about, summary.run
     first = [(key, about[key]) for key in ("command", "date", "device", "batch_size") if key in about]
-    last = [(key, value) for key, value in about.items() if key not in dict(first)]
+    last = [(key, value) for key, value in about.items() if key not in dict(first) and key != "skipped"]
     told = [(key.replace("_", " "), _flat(value)) for key, value in [*first, *run.items(), *last]]
     return [(key, value) for key, value in told if value]
 

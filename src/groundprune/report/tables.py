@@ -18,6 +18,7 @@ from rich.text import Text
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.settings import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import Difference, Share, Summary
+from groundprune.report import overview
 
 DETAILED = ("cls-visual", "0.5")  # the pruner and keep shown by type of question, where they were run
 EMPTY = "-"
@@ -65,13 +66,20 @@ def grids(results: Sequence[Summary]) -> list[Grid]:
     if any(set(other) != set(ids[0]) for other in ids[1:]):
         raise GroundPruneError("the results to average have different settings")
     settings = [r.setting for r in results[0].settings]
-    found = [
-        _main(results, settings),
-        _gains(results),
-        _types(results, settings),
-        _others(results, settings),
-        _whole(results, settings),
-    ]
+    if len(results) == 1 and overview.many(results[0]):
+        found = [
+            *(Grid(f"{task} by position policy and keep", *overview.overview(results[0], kind), left=2)
+              for kind, task in _TASKS),
+            _whole(results, settings),
+        ]  # fmt: skip
+    else:
+        found = [
+            _main(results, settings),
+            _gains(results),
+            _types(results, settings),
+            _others(results, settings),
+            _whole(results, settings),
+        ]
     return [grid for grid in found if grid.rows]
 
 
@@ -83,7 +91,13 @@ def notes(results: Sequence[Summary]) -> list[str]:
         reach = f"mean ± standard deviation over {len(results)} training seeds; {samples} each"
     else:
         reach = f"± half of the 95% Wilson interval; {samples}, seed {first.run.get('seed', '?')}"
-    found = [f"Percent (REC: Acc@0.5), {reach}."]
+    if len(results) == 1 and overview.many(first):
+        found = [*overview.leaders(first), *overview.schedules(first)]
+        found.append(f"Percent (REC: Acc@0.5); {samples}, seed {first.run.get('seed', '?')}.")
+    else:
+        found = [f"Percent (REC: Acc@0.5), {reach}."]
+        found += [line for result in results for line in overview.schedules(result)][:1]
+    found += overview.skipped(first)
     malformed = [
         (r.rec.malformed / r.rec.total.n, r.setting.label)
         for result in results
