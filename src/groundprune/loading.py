@@ -17,7 +17,7 @@ from groundprune.pocket import checkpoint_path
 from groundprune.processing import load_processor
 
 POCKET = "pocket"
-_POCKET_FOLDERS = {POCKET: checkpoint_path(), f"{POCKET}-seed1": checkpoint_path(1)}
+_POCKET_FOLDERS = {POCKET: checkpoint_path(), f"{POCKET}-seed0": checkpoint_path(0)}
 
 
 def load(
@@ -26,7 +26,7 @@ def load(
     dtype: torch.dtype | str = "auto",
     **options: Any,
 ) -> tuple[Any, Any]:
-    """(model, processor) of a local folder, a Hub id, or an embedded model: "pocket", or "pocket-seed1", its twin.
+    """(model, processor) of a local folder, a Hub id, or an embedded model: "pocket", or "pocket-seed0", its twin.
 
     The model is in eval mode; the processor pads images as the family's boxes need (see `Family.prepare_processor`).
     options go to `from_pretrained`. On a CPU, without a dtype given, weights are widened to fp32: faster there.
