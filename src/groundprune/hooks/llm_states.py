@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -126,13 +126,8 @@ class RowStates(LLMStates):
         else:
             allowed = (record.compaction.mask[self._row] & (slots <= queries[:, None]))[None]
         mine = slice(self._row, self._row + 1)
-        part = AttentionCall(
-            call.query[mine][:, :, queries],
-            call.key[mine][:, :, : len(slots)],
-            call.value,
-            call.scaling,
-            allowed[None],
-        )
+        query, key = call.query[mine][:, :, queries], call.key[mine][:, :, : len(slots)]
+        part = replace(call, query=query, key=key, mask=allowed[None])
         return part.rows(slice(None))[0]
 
     def _slots(self, record: LayerRecord, columns: Tensor) -> Tensor:
