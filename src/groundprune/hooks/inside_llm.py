@@ -195,9 +195,10 @@ class InsideLLM:
             states = args[0] if args else kwargs.pop("hidden_states")
             states, kwargs = self._on_prefill(self._running, index, layer, states, kwargs)
             return (states, *args[1:]), kwargs
-        if self._step is None or self._step[index] is None:
+        step = None if self._step is None else self._step[index]
+        if step is None:
             return None
-        mask, embedding = self._step[index]  # pyright: ignore[reportOptionalSubscript]
+        mask, embedding = step
         kwargs = {**kwargs, "attention_mask": mask, "position_ids": None}
         if embedding is not None:
             kwargs["position_embeddings"] = embedding

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def kept(records: dict[int, LayerRecord], layers: dict[int, nn.Module]) -> Itera
 def look_ahead(layer: nn.Module, record: LayerRecord, kwargs: dict[str, Any]) -> None:
     """Run a layer up to its attention, for the queries, keys and values that it will use; its cache stays."""
 
-    def stop(call: AttentionCall) -> None:
+    def stop(call: AttentionCall) -> NoReturn:
         record.call = call
         raise _Enough
 
