@@ -2,12 +2,13 @@
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import Gemma2Config, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import groundprune as gp
+from groundprune.families.tiny_parts import text_sizes
 from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.tiny import tiny_inputs, tiny_model
+from groundprune.tiny import tiny_inputs, tiny_model, tiny_of
 from groundprune.verification import relative_difference
 from inside import LastRow, Staged
 from test_hooks_before_llm import TOLERANCE
@@ -128,3 +129,26 @@ def test_a_step_behind_padding_on_the_right_equals_the_oracle(model, pruner):
         with hide(model, hidden_columns(run.prompt)):
             wanted = step()
     assert relative_difference([pruned], [wanted]) < TOLERANCE
+
+
+def test_attention_is_read_as_a_soft_cap_leaves_it():
+    """Gemma 2, the LLM of PaliGemma 2."""
+    config = tiny_model("paligemma").config
+    sizes = {**text_sizes(4), "head_dim": 16, "query_pre_attn_scalar": 16}
+    config.text_config = Gemma2Config(**sizes, attn_logit_softcapping=3.0)
+    config.text_config.num_image_tokens = 25
+    model = tiny_of(config)
+    model.set_attn_implementation("eager")
+    inputs, found = tiny_inputs(model, [(1, 5, 7), (1, 2, 4)]), []
+
+    class Reads(LastRow):
+        def score(self, signals, layout, stage):
+            found.append(signals.llm(1, "attention"))
+            return found[-1].mean((0, 1))
+
+    with torch.no_grad():
+        with gp.prune(model, Reads(layer=2, keep=0.5)) as run:
+            model(**inputs)
+        wanted = model(**inputs, output_attentions=True).attentions[1]
+    for b, rows in enumerate(found):
+        assert torch.allclose(rows, wanted[b, :, -1:, run.layout[b].column], atol=1e-6)

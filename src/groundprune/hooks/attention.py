@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -25,6 +25,7 @@ class AttentionCall:
 
     query [B, H, Q, C]; key, value [B, H', L, C], H' divides H (grouped heads), rotary embedding applied.
     mask: Bool (True = may attend) or an additive float, [B or 1, 1, Q, L]; None = every query sees every key.
+    softcap: logits are squeezed to within it (Gemma 2, arXiv 2408.00118, section 2), None = as they are.
     """
 
     query: Tensor
@@ -32,6 +33,7 @@ class AttentionCall:
     value: Tensor
     scaling: float | None = None
     mask: Tensor | None = None
+    softcap: float | None = None
 
     def rows(self, queries: slice) -> Tensor:
         """[B, H, Q, L]: attention of these queries over all keys, softmaxed in fp32."""
@@ -39,6 +41,8 @@ class AttentionCall:
         key = self.key.repeat_interleave(groups, dim=1) if groups > 1 else self.key
         scale: float = self.query.shape[-1] ** -0.5 if self.scaling is None else self.scaling
         logits = self.query[:, :, queries].float() @ key.float().transpose(-1, -2) * scale
+        if self.softcap is not None:
+            logits = (logits / self.softcap).tanh() * self.softcap
         mask = None if self.mask is None else self.mask[:, :, queries, : logits.shape[-1]]
         if mask is not None:
             logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask.float()
@@ -111,10 +115,10 @@ def _reading(
     ) -> Any:
         readers = targets.get(module)
         if readers:
+            given = kwargs.get("scaling"), attention_mask, kwargs.get("softcap")
+            whole = AttentionCall(query, key, value, *given)
             with torch.no_grad():
-                for call in _sequences(
-                    AttentionCall(query, key, value, kwargs.get("scaling"), attention_mask), kwargs
-                ):
+                for call in _sequences(whole, kwargs):
                     for name, reader in readers.items():
                         found[name].append(reader(call))
         return function(module, query, key, value, attention_mask, **kwargs)
@@ -129,7 +133,7 @@ def _sequences(call: AttentionCall, kwargs: dict[str, Any]) -> list[AttentionCal
         return [call]
     lengths = ends.diff().tolist()
     parts = zip(*(x.split(lengths, dim=2) for x in (call.query, call.key, call.value)), strict=True)
-    return [AttentionCall(query, key, value, call.scaling) for query, key, value in parts]
+    return [replace(call, query=query, key=key, value=value, mask=None) for query, key, value in parts]
 
 
 def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> Any:

@@ -36,6 +36,9 @@ from groundprune.signals import Signals, TextEmbedder
 _RECOMPUTES = "__call__" in vars(GradientCheckpointingLayer)
 
 
+_FLASH_WINDOW = "flash attention counts retained tokens in its sliding window: pass window='tokens', or use sdpa"
+
+
 @dataclass(eq=False)
 class _Prefill:
     """A prefill on its way through the layers. position: Long[A, B, L], valid: Bool[B, L], of the unpruned prompt."""
@@ -115,9 +118,7 @@ class InsideLLM:
         """A prefill starts; `clear` ends it. drafts: how many drafted tokens stand behind the prompt."""
         too_long = any(window is not None and valid.shape[1] > window for window in self.windows)
         if too_long and "flash" in self._implementation:
-            raise Unservable(
-                "flash attention counts retained tokens in its sliding window: pass window='tokens', or use sdpa"
-            )
+            raise Unservable(_FLASH_WINDOW)
         hooked = bool(self.stages) or too_long
         if hooked and _RECOMPUTES and self.decoder.is_gradient_checkpointing and self.model.training:
             raise Unservable(
@@ -156,6 +157,8 @@ class InsideLLM:
         far = [w is not None and compaction.length + tail > w for w in self.windows]
         if len(state.segments) == 1 and not any(far):
             return
+        if any(far) and "flash" in self._implementation:
+            raise Unservable(_FLASH_WINDOW)
         memo: dict[Any, Any] = {}
         self._step = []
         segment = 0
@@ -195,7 +198,7 @@ class InsideLLM:
             states = args[0] if args else kwargs.pop("hidden_states")
             states, kwargs = self._on_prefill(self._running, index, layer, states, kwargs)
             return (states, *args[1:]), kwargs
-        step = self._step[index] if self._step is not None else None
+        step = None if self._step is None else self._step[index]
         if step is None:
             return None
         mask, embedding = step

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NoReturn
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +59,7 @@ def kept(records: dict[int, LayerRecord], layers: dict[int, nn.Module]) -> Itera
 def look_ahead(layer: nn.Module, record: LayerRecord, kwargs: dict[str, Any]) -> None:
     """Run a layer up to its attention, for the queries, keys and values that it will use; its cache stays."""
 
-    def stop(call: AttentionCall) -> None:
+    def stop(call: AttentionCall) -> NoReturn:
         record.call = call
         raise _Enough
 
@@ -126,13 +126,8 @@ class RowStates(LLMStates):
         else:
             allowed = (record.compaction.mask[self._row] & (slots <= queries[:, None]))[None]
         mine = slice(self._row, self._row + 1)
-        part = AttentionCall(
-            call.query[mine][:, :, queries],
-            call.key[mine][:, :, : len(slots)],
-            call.value,
-            call.scaling,
-            allowed[None],
-        )
+        query, key = call.query[mine][:, :, queries], call.key[mine][:, :, : len(slots)]
+        part = replace(call, query=query, key=key, mask=allowed[None])
         return part.rows(slice(None))[0]
 
     def _slots(self, record: LayerRecord, columns: Tensor) -> Tensor:

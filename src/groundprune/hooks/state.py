@@ -126,7 +126,11 @@ def untouched(rows: int, past: int, mask: Tensor | None) -> PrunedPrompt:
 
 
 def remember(output: Any, state: PrunedPrompt) -> None:
-    """Keep the state with the cache in a forward's output; copies of the cache carry it too."""
+    """Keep the state with the cache in a forward's output; copies of the cache carry it too.
+
+    Without the features, which decoding does not need: they would stay in memory as long as the cache.
+    """
+    state = replace(state, rows=[replace(row, features=row.features[:0]) for row in state.rows])
     found = output if isinstance(output, tuple) else [getattr(output, "past_key_values", None)]
     for cache in found:
         if isinstance(cache, Cache):
