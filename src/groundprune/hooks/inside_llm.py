@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import inspect
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
@@ -23,19 +22,19 @@ from groundprune.budget import Budget
 from groundprune.compaction import Compaction
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.hooks.encoded import Encoded
+from groundprune.hooks.eviction import evict
+from groundprune.hooks.layer_inputs import LayerInputs
 from groundprune.hooks.llm_states import LayerRecord, RowStates, kept, look_ahead
-from groundprune.hooks.masks import as_given, decode_mask, layer_windows, prefill_mask
+from groundprune.hooks.masks import layer_windows
 from groundprune.hooks.patching import replaced
 from groundprune.hooks.segments import make_segment
-from groundprune.hooks.state import PrunedPrompt, Segment
+from groundprune.hooks.state import PrunedPrompt
 from groundprune.positions import Policy
 from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.signals import Signals, TextEmbedder
 
 # Whether the backward pass runs a layer's hooks again (before transformers 5.23): by then the prefill is over.
 _RECOMPUTES = "__call__" in vars(GradientCheckpointingLayer)
-
-
 _FLASH_WINDOW = "flash attention counts retained tokens in its sliding window: pass window='tokens', or use sdpa"
 
 
@@ -83,16 +82,11 @@ class InsideLLM:
                 f"this model allows 1 to {count - 1}, each once"
             )
         self.windows = layer_windows(config) if exact_windows else [None] * count
-        self._types = getattr(config, "layer_types", None)
-        self._takes_type = "layer_type" in inspect.signature(self.decoder.rotary_emb.forward).parameters
+        self.inputs = LayerInputs(self.decoder, config)
         self._kept_layers = sorted(pruner.llm_layers(stages))
         self._running: _Prefill | None = None
         self._closing = contextlib.ExitStack()
         self._step: list[tuple[Tensor | None, Any] | None] | None = None  # per layer: mask, rotary embedding
-
-    @property
-    def _implementation(self) -> str:
-        return self.model.config.get_text_config()._attn_implementation or "eager"
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -100,7 +94,7 @@ class InsideLLM:
         if not self.stages and not any(self.windows):
             yield
             return
-        if self.stages and self._implementation == "flex_attention":
+        if self.stages and self.inputs.implementation == "flex_attention":
             raise Unservable("pruning inside of the LLM serves sdpa, eager and flash attention, not flex_attention")
         with contextlib.ExitStack() as stack:
             for index, layer in enumerate(self.layers):
@@ -117,7 +111,7 @@ class InsideLLM:
     def begin(self, prompt: PrunedPrompt, encoded: Encoded, position: Tensor, valid: Tensor, drafts: int) -> None:
         """A prefill starts; `clear` ends it. drafts: how many drafted tokens stand behind the prompt."""
         too_long = any(window is not None and valid.shape[1] > window for window in self.windows)
-        if too_long and "flash" in self._implementation:
+        if too_long and "flash" in self.inputs.implementation:
             raise Unservable(_FLASH_WINDOW)
         hooked = bool(self.stages) or too_long
         if hooked and _RECOMPUTES and self.decoder.is_gradient_checkpointing and self.model.training:
@@ -157,7 +151,7 @@ class InsideLLM:
         far = [w is not None and compaction.length + tail > w for w in self.windows]
         if len(state.segments) == 1 and not any(far):
             return
-        if any(far) and "flash" in self._implementation:
+        if any(far) and "flash" in self.inputs.implementation:
             raise Unservable(_FLASH_WINDOW)
         memo: dict[Any, Any] = {}
         self._step = []
@@ -172,26 +166,18 @@ class InsideLLM:
             columns, offset = (int(x) for x in cache.get_mask_sizes(new, index))
             key = (segment, columns, offset, window)
             if key not in memo:
-                memo[key] = self._decode_mask(mine.compaction, mask, tail, new, columns, offset, window)
-            kind = self._types[index] if self._types and self._takes_type else None
+                memo[key] = self.inputs.decode(mine.compaction, mask, tail, new, columns, offset, window)
+            kind = self.inputs.kind(index)
             shifted = segment and not mine.shift.equal(state.shift)
             if shifted and (segment, kind) not in memo:
                 if position is None:
                     start = state.next_position + tail - new
                     position = start[:, None] + torch.arange(new, device=start.device)
                 ids = position[-3:] if position.ndim == 3 else position
-                memo[segment, kind] = self._rotary(ids + mine.shift[:, None], len(state.segments[0].position), kind)
+                memo[segment, kind] = self.inputs.rotary(
+                    ids + mine.shift[:, None], len(state.segments[0].position), kind
+                )
             self._step.append((memo[key], memo[segment, kind] if shifted else None))
-
-    def _decode_mask(self, compaction: Compaction, mask: Tensor | None, tail: int, new: int, columns: int,
-                     offset: int, window: int | None) -> Tensor | None:  # fmt: skip
-        if "flash" in self._implementation:
-            grown = compaction.grown_mask(mask, tail)
-            return None if bool(grown.all()) else grown.long()
-        allowed = decode_mask(compaction, mask, tail, new, columns, offset, window)
-        if new == 1 and bool(allowed.all()):
-            return None  # what stock code gives then, and faster kernels take
-        return as_given(allowed, self._implementation, self.decoder.dtype)
 
     def _before_layer(self, index: int, layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         if self._running is not None:
@@ -216,9 +202,9 @@ class InsideLLM:
         if index in self.stages:
             states = self._prune(run, self.stages[index], layer, states, kwargs)
             run.records[index] = LayerRecord(segments[-1].compaction, states)  # what a later stage may read
-        return states, self._fitted(run, index, states, kwargs)
+        return states, self._fitted(run, index, kwargs)
 
-    def _fitted(self, run: _Prefill, index: int, states: Tensor, kwargs: dict[str, Any]) -> dict[str, Any]:
+    def _fitted(self, run: _Prefill, index: int, kwargs: dict[str, Any]) -> dict[str, Any]:
         """A layer's arguments, fitted to the slots that are left."""
         segment, whole = run.prompt.segments[-1], len(run.prompt.segments) == 1
         window = self.windows[index]
@@ -233,37 +219,16 @@ class InsideLLM:
             columns = max(columns, int(cache.get_mask_sizes(columns, index)[0]))
         key = (segment.layer, id(stock), columns, window)
         if key not in run.masks:
-            run.masks[key] = self._prefill_mask(run, stock, columns, window, states.dtype)
+            run.masks[key] = self.inputs.prefill(segment.compaction, run.entered, stock, columns, window)
         new = {**kwargs, "attention_mask": run.masks[key], "position_ids": None}
         if not whole:
-            kind = self._types[index] if self._types and self._takes_type else None
+            kind = self.inputs.kind(index)
             if (segment.layer, kind) not in run.embeddings:
-                run.embeddings[segment.layer, kind] = self._rotary(segment.position, len(segment.position), kind)
+                run.embeddings[segment.layer, kind] = self.inputs.rotary(
+                    segment.position, len(segment.position), kind
+                )
             new["position_embeddings"] = run.embeddings[segment.layer, kind]
         return new
-
-    def _prefill_mask(
-        self, run: _Prefill, stock: Tensor | None, columns: int, window: int | None, dtype: torch.dtype
-    ) -> Tensor | None:
-        segment = run.prompt.segments[-1]
-        if "flash" in self._implementation:
-            return None if bool(segment.compaction.mask.all()) else segment.compaction.mask.long()
-        take = None if len(run.prompt.segments) == 1 else segment.compaction.slots_in(run.entered)
-        given = stock if stock is not None and stock.ndim == 4 else None
-        plain = given is None and window is None and columns == segment.compaction.slots
-        if plain and bool(segment.compaction.mask.all()):
-            return None  # stock code left it to the kernel, which is causal by itself
-        allowed = prefill_mask(segment.compaction, given, take, columns, window)
-        return as_given(allowed, self._implementation, dtype)
-
-    def _rotary(self, ids: Tensor, axes: int, kind: str | None) -> Any:
-        """The decoder's own (cos, sin) of ids: [B, S], or [A, B, S]."""
-        if ids.ndim == 3 and axes == 1:
-            ids = ids[0]
-        elif ids.ndim == 2 and axes == 3:
-            ids = ids[None].expand(3, -1, -1)
-        like = torch.empty(0, dtype=self.decoder.dtype, device=ids.device)
-        return self.decoder.rotary_emb(like, ids, kind) if self._takes_type else self.decoder.rotary_emb(like, ids)
 
     def _prune(self, run: _Prefill, stage: Stage, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """The states of what a stage leaves; the prompt gets one more segment."""
@@ -286,7 +251,7 @@ class InsideLLM:
                 states[b, where] = new.to(states.dtype)
         segment = replace(segment, merged=any(new is not None for new in merged))
         if stage.evict_earlier:
-            self._evict(run, segment, kwargs.get("past_key_values"))
+            evict(run.prompt.segments, segment, kwargs.get("past_key_values"))
         run.prompt.segments.append(segment)
         return states
 
@@ -297,7 +262,7 @@ class InsideLLM:
         assert stage.layer is not None
         previous, features = run.prompt.segments[-1], run.encoded.features
         # Rotary embedding and mask as the previous segment has them: the stage's layer is looked at before it prunes.
-        ahead = self._fitted(run, stage.layer, states, kwargs)
+        ahead = self._fitted(run, stage.layer, kwargs)
         record = run.records[stage.layer]
         chosen: list[Selection | None] = []
         for b, row in enumerate(run.prompt.rows):
@@ -332,23 +297,6 @@ class InsideLLM:
         where = previous.compaction.mask[row] & torch.isin(previous.compaction.index[row], column)
         return selection.merge.weight @ states[row, where].float()
 
-    def _evict(self, run: _Prefill, segment: Segment, cache: Any) -> None:
-        """Drop from the layers before a stage what it drops, so that decoding does not read it."""
-        if cache is None:
-            return
-        segments = run.prompt.segments
-        for i, earlier in enumerate(segments):
-            take = segment.compaction.slots_in(earlier.compaction)
-            end = segments[i + 1].layer if i + 1 < len(segments) else segment.layer
-            for index in range(earlier.layer, end):
-                _shorten(cache.layers[index], take, earlier.compaction.slots)
-            where = take.expand(len(earlier.position), -1, -1)
-            segments[i] = replace(
-                earlier,
-                compaction=segment.compaction,
-                position=torch.gather(earlier.position, 2, where),
-            )
-
     def _loss(self, original: Any) -> Any:
         @functools.wraps(original)
         def loss(logits: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Any:
@@ -375,27 +323,3 @@ class InsideLLM:
             return original(states, mask, features)
 
         return process
-
-
-def _shorten(layer: Any, take: Tensor, slots: int) -> None:
-    """Keep of a cache layer's `slots` filled ones those of take: Long[B, S]."""
-    if layer.get_seq_length() != layer.keys.shape[2] and not layer.is_compileable:
-        raise Unservable("evict_earlier cannot drop tokens from a sliding cache that is full: use a shorter prompt")
-    if layer.is_compileable and layer.keys.shape[2] < slots:
-        raise Unservable("evict_earlier cannot drop tokens from a sliding cache that is full: use a dynamic cache")
-    count = take.shape[1]
-    for name in ("keys", "values"):
-        tensor = getattr(layer, name)
-        index = take[:, None, :, None].to(tensor.device).expand(-1, tensor.shape[1], -1, tensor.shape[-1])
-        chosen = torch.gather(tensor, 2, index)
-        if layer.is_compileable:
-            tensor[:, :, :count] = chosen  # in place: compiled code holds the address
-        else:
-            setattr(layer, name, chosen)
-    length = getattr(layer, "cumulative_length", None)
-    if isinstance(length, Tensor):
-        length.fill_(count)
-    elif length is not None:
-        layer.cumulative_length = count
-    if hasattr(layer, "cumulative_length_int"):
-        layer.cumulative_length_int = count

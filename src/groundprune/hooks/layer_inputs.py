@@ -1,0 +1,63 @@
+"""Masks and rotary embeddings of decoder layers that see fewer tokens than entered the LLM."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundprune.compaction import Compaction
+from groundprune.hooks.masks import as_given, decode_mask, prefill_mask
+
+
+class LayerInputs:
+    """Makes them as the decoder and its attention implementation take them. config: of the text model."""
+
+    def __init__(self, decoder: Any, config: Any):
+        self._decoder, self._config = decoder, config
+        self._types = getattr(config, "layer_types", None)
+        self._takes_type = "layer_type" in inspect.signature(decoder.rotary_emb.forward).parameters
+
+    @property
+    def implementation(self) -> str:
+        return self._config._attn_implementation or "eager"
+
+    def kind(self, layer: int) -> str | None:
+        """What a layer's rotary embedding depends on: its type, where the model has one for each."""
+        return self._types[layer] if self._types and self._takes_type else None
+
+    def rotary(self, ids: Tensor, axes: int, kind: str | None) -> Any:
+        """The decoder's own (cos, sin) of ids: [B, S], or [A, B, S]."""
+        if ids.ndim == 3 and axes == 1:
+            ids = ids[0]
+        elif ids.ndim == 2 and axes == 3:
+            ids = ids[None].expand(3, -1, -1)
+        like = torch.empty(0, dtype=self._decoder.dtype, device=ids.device)
+        return self._decoder.rotary_emb(like, ids, kind) if self._takes_type else self._decoder.rotary_emb(like, ids)
+
+    def prefill(
+        self, compaction: Compaction, entered: Compaction, stock: Tensor | None, columns: int, window: int | None
+    ) -> Tensor | None:
+        """See `prefill_mask`. entered: of what entered the LLM, which the stock mask is for."""
+        whole = bool(compaction.mask.all())
+        if "flash" in self.implementation:
+            return None if whole else compaction.mask.long()
+        given = stock if stock is not None and stock.ndim == 4 else None
+        if given is None and window is None and columns == compaction.slots and whole:
+            return None  # stock code left it to the kernel, which is causal by itself
+        take = None if compaction is entered else compaction.slots_in(entered)
+        allowed = prefill_mask(compaction, given, take, columns, window)
+        return as_given(allowed, self.implementation, self._decoder.dtype)
+
+    def decode(self, compaction: Compaction, mask: Tensor | None, tail: int, new: int, columns: int, offset: int,
+               window: int | None) -> Tensor | None:  # fmt: skip
+        """See `decode_mask`."""
+        if "flash" in self.implementation:
+            grown = compaction.grown_mask(mask, tail)
+            return None if bool(grown.all()) else grown.long()
+        allowed = decode_mask(compaction, mask, tail, new, columns, offset, window)
+        if new == 1 and bool(allowed.all()):
+            return None  # what stock code gives then, and faster kernels take
+        return as_given(allowed, self.implementation, self._decoder.dtype)
