@@ -25,7 +25,7 @@ from groundprune.tiny import tiny_inputs, tiny_of
 
 IMAGES, SIDE, LAYERS, LAYER, QUARTER = 5, 24, 8, 2, 0.25
 KEEP = (LAYER + (LAYERS - LAYER) * QUARTER) / LAYERS
-REPETITIONS = 7
+REPETITIONS = 5
 
 
 def llava() -> Any:

@@ -93,9 +93,11 @@ def layout_of(n: int) -> tuple[VisualUnit, VisualLayout]:
     ]
 
 
-def chosen(pruner: Pruner, layout: VisualLayout, stage: Stage, given: tuple[Any, ...]) -> Selection:
+def chosen(
+    pruner: Pruner, layout: VisualLayout, stage: Stage, given: tuple[Any, ...], found: list[Selection]
+) -> None:
     """One call of a pruner. given: what Signals are made of; each call makes them anew, for they remember."""
-    return pruner(Signals(*given), layout, stage)
+    found.append(pruner(Signals(*given), layout, stage))
 
 
 def measured(pruner: Pruner, n: int, projected: Tensor, tower: Tower, repetitions: int) -> tuple[list[int], float]:
@@ -112,9 +114,10 @@ def measured(pruner: Pruner, n: int, projected: Tensor, tower: Tower, repetition
         states = None if stage.layer is None else States(len(left), TEXT)
         share = replace(stage, budget=Budget(share=Fraction(count, len(left))))
         given = (layout, projected[:n], record, "the red mug", tower, left, states)
-        choose = functools.partial(chosen, pruner, layout.subset(left), share, given)
+        found: list[Selection] = []
+        choose = functools.partial(chosen, pruner, layout.subset(left), share, given, found)
         total += statistics.median(seconds(choose) for _ in range(repetitions))
-        left = left[choose().kept]
+        left = left[found[-1].kept]
     return counts, total
 
 

@@ -28,7 +28,7 @@ class Coverage(Pruner):
     which needs a CLIP text tower. anchors: True keeps the corners of the image, whose ids mark its extent.
     """
 
-    spread: float = 0.25
+    spread: float = 0.3
     text: bool = False
     anchors: bool = False
     name = "coverage"
