@@ -50,7 +50,7 @@ def about_this_run(model: Any, batch_size: int) -> dict[str, Any]:
     device = torch.device(model.device)
     on_gpu = device.type == "cuda"
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": shlex.join([*_program(), *sys.argv[1:]]),
         "versions": {
             "groundprune": groundprune.__version__,
             "torch": torch.__version__,
@@ -61,3 +61,8 @@ def about_this_run(model: Any, batch_size: int) -> dict[str, Any]:
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device}, {torch.get_num_threads()} threads",
         "batch_size": batch_size,
     }
+
+
+def _program() -> list[str]:
+    name = Path(sys.argv[0]).name
+    return ["python", "-m", "groundprune"] if name == "__main__.py" else [name]
