@@ -69,7 +69,9 @@ def verify(
             except (Unservable, Unproven) as error:
                 if pruner != "all":
                     raise
-                complain(f"{name}: skipped {each.label}: {error}")
+                # Without the pruners that the model can run instead: they are all tried here.
+                reason = str(error).partition("; this model can run")[0].removeprefix(f"{each.label}: ")
+                complain(f"{name}: skipped {each.label}: {reason}")
     if as_json:
         print_json([{"model": n, **asdict(v), "passed": v.passed} for n, all_of in results.items() for v in all_of])
     else:
