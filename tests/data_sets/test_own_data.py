@@ -45,7 +45,7 @@ def test_jsonl(tmp_path):
     [
         ({"image": "a.jpg", "expression": "a"}, "request 1, is not in the format of a request"),
         ({"image": "a.jpg", "expression": "a", "bbox": [1, 2]}, "request 1"),
-        ({"image": "../a.jpg", "question": "a", "answer": "b"}, r"'\.\./a\.jpg': must be a path inside"),
+        ({"image": "../a.jpg", "question": "a", "answer": "b"}, r"'\.\./a\.jpg' must be a path inside"),
         ({"image": 3, "question": "a", "answer": "b"}, "request 1"),
         ({}, "request 1"),
     ],
