@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from groundprune.cli import catalogue, checks, convert, data, evaluate, one_image, pocket, report, studies
+from groundprune.cli import catalogue, checks, convert, data, evaluate, one_image, paper, pocket, report, studies
 from groundprune.cli.console import complain
 from groundprune.errors import GroundPruneError
 
@@ -38,6 +38,7 @@ app.command("list")(catalogue.list_pruners)
 app.add_typer(pocket.app, name="pocket")
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")
+app.add_typer(paper.app, name="paper")
 
 
 @app.callback(invoke_without_command=True)

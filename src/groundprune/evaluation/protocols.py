@@ -10,6 +10,7 @@ Questions are asked as each checkpoint asks them (native), or with GQA's usual s
 
 from __future__ import annotations
 
+import math
 import re
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,7 +62,8 @@ class Protocol:
             if found is None:
                 return None
             x1, y1, x2, y2 = (float(number) for number in found.groups())
-            return Box(x1 * width, y1 * height, x2 * width, y2 * height)
+            box = Box(x1 * width, y1 * height, x2 * width, y2 * height)
+            return box if all(map(math.isfinite, box)) else None
         unit = box_codec(self.processor, self.grounding, width, height).decode(answer)
         return None if unit is None else make_frame(self.grounding.frame, width, height).to_pixels(unit)
 
