@@ -40,7 +40,7 @@ def table1(
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Five models, six pruners, both position policies, on RefCOCO, RefCOCO+, RefCOCOg and GQA: ours and the published.
+    """Five models, six pruners, both position policies, on RefCOCO, RefCOCO+, RefCOCOg and GQA: ours and published.
 
     [dim]groundprune paper table1 --plan[/]
     [dim]groundprune paper table1 --checkpoints checkpoints.toml --model llava-1.5-7b --data refcoco:val
@@ -70,7 +70,7 @@ def _print_plan(cells: list[Cell]) -> None:
     from groundprune.studies.table1 import BASIS
 
     for cell in cells:
-        hours = "   ?" if cell.hours is None else f"{cell.hours:4.1f}"
+        hours = "   ?" if cell.hours is None else f"{cell.hours:.2f}"
         typer.echo(f"{_named(cell)}  {hours} h  {'ready' if cell.missing is None else f'missing: {cell.missing}'}")
     ready = sum(cell.missing is None for cell in cells)
     known = [cell.hours for cell in cells if cell.hours is not None]

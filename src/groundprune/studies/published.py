@@ -28,6 +28,6 @@ PUBLISHED: dict[tuple[str, str, str], float] = {
 }
 NOTES = (
     "LLaVA-1.5-7B's 15.34 and 51.42: that the paper's pruner was CLS-visual is not verified.",
-    "MiniGPT-v2 on RefCOCO val: the paper has 2.73 (reassigned) and 68.91 (preserved), of a pruner and a share that are "
-    "not known here.",
+    "MiniGPT-v2 on RefCOCO val: the paper has 2.73 (reassigned) and 68.91 (preserved), of a pruner and a share that "
+    "are not known here.",
 )  # fmt: skip

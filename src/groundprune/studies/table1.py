@@ -25,8 +25,9 @@ KEEP = "0.5"
 # Of an estimate of time: sustained by one large GPU in half precision, prompts 64 at a time.
 FLOPS, BANDWIDTH, BATCH = 200e12, 2e12, 64
 BASIS = (
-    "hours are an estimate, nothing was measured: 2 x parameters x tokens of a prompt at 200 TFLOP/s, and one reading "
-    "of 16-bit weights per 64 answers and new token (30 of a box, 4 of an answer) at 2 TB/s; 60 tokens of text"
+    "hours are an estimate, nothing was measured: 2 x parameters x tokens of a prompt at 200 TFLOP/s, and one "
+    "reading of 16-bit weights per 64 answers and new token (30 of a box, 4 of an answer) at 2 TB/s; 60 tokens of "
+    "text; the vision tower, which runs once per image, and the loading of models are left out"
 )
 
 
@@ -81,7 +82,9 @@ class Cell:
 def read_checkpoints(path: str | Path) -> dict[str, Checkpoint]:
     """From TOML: a table per model of MODELS, with `checkpoint` and, where needed, `text_tower`; folders.
 
-    Relative ones are below the file's own. Raises GroundPruneError for a file that is not so.
+    Relative ones are below the file's own; a name with a dot is quoted: ["llava-1.5-7b"].
+
+    Raises GroundPruneError for a file that is not so.
     """
     path = Path(path)
     try:
@@ -110,16 +113,17 @@ def plan(
 
     Raises GroundPruneError for unknown models or data.
     """
-    cells, root = [], Path(root)
+    cells, models, data = [], list(models), list(data)
+    for kind, given, known in (("model", models, MODELS), ("data", data, DATA)):
+        for name in given:
+            if name not in known:
+                raise unknown(f"{kind} of table 1", name, known)
+    counts = {spec: _count(spec, Path(root)) for spec in data}
     for name in models:
-        if name not in MODELS:
-            raise unknown("model of table 1", name, MODELS)
-        for spec in data:
-            if spec not in DATA:
-                raise unknown("data of table 1", spec, DATA)
-            count, lacking = _count(spec, root)
-            for setting in settings():
-                missing = _missing(name, checkpoints.get(name), setting) or lacking
+        without = {setting: _missing(name, checkpoints.get(name), setting) for setting in settings()}
+        for spec, (count, lacking) in counts.items():
+            for setting, lack in without.items():
+                missing = lack or lacking
                 hours = None if count is None else _hours(MODELS[name], setting, count, spec.startswith("gqa"))
                 cells.append(Cell(name, spec, setting.id, missing, hours, PUBLISHED.get((name, spec, setting.id))))
     return cells
@@ -183,10 +187,6 @@ def _count(spec: str, root: Path) -> tuple[int | None, str | None]:
 
 
 def _missing(name: str, place: Checkpoint | None, setting: Setting) -> str | None:
-    if place is None:
-        return f"a checkpoint of {name} in the TOML file"
-    if not place.path.is_dir():
-        return f"the folder {place.path}"
     needs = pruner_class(setting.pruner).needs if setting.pruner else frozenset()
     family = families()[MODELS[name].family]
     try:
@@ -194,6 +194,10 @@ def _missing(name: str, place: Checkpoint | None, setting: Setting) -> str | Non
             family.check(family.tiny_config(), need)
     except Unservable as error:
         return str(error)
+    if place is None:
+        return f"a checkpoint of {name} in the TOML file"
+    if not place.path.is_dir():
+        return f"the folder {place.path}"
     if needs & {CLIP_TEXT, CLIP_PATCHES} and place.text_tower is None and not (place.path / "clip").is_dir():
         return f"text_tower of {name} in the TOML file: {setting.pruner} reads the text"
     return None
