@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -133,26 +134,37 @@ def _check_needs(
 class EncodedImages:
     """Prompts whose images went through tower and projector once, to be pruned many times.
 
-    `select(rows)` gives what `model.generate(mm_encoder_outputs=...)` takes for these prompt rows.
+    `select(rows)` gives what `model.generate(mm_encoder_outputs=...)` takes for these prompt rows. They are held on
+    the CPU: a GPU has better use for its memory, and a batch is there in a moment.
     """
 
-    def __init__(self, rows: Sequence[tuple[Tensor, list[Tensor], TowerRecord]], output_type: type, stacked: bool):
-        self._rows, self._output_type, self._stacked = list(rows), output_type, stacked
+    def __init__(
+        self,
+        rows: Sequence[tuple[Tensor, list[Tensor], TowerRecord]],
+        output_type: type,
+        stacked: bool,
+        device: torch.device | str,
+    ):
+        self._rows, self._output_type, self._stacked, self._device = list(rows), output_type, stacked, device
 
     def __len__(self) -> int:
         return len(self._rows)
 
-    def select(self, rows: Sequence[int]) -> dict[str, Any]:
-        """A fresh `mm_encoder_outputs` of these prompts, in this order; `generate` may change it freely."""
+    def select(self, rows: Sequence[int], device: torch.device | str | None = None) -> dict[str, Any]:
+        """A fresh `mm_encoder_outputs` of these prompts, in this order; `generate` may change it freely.
+
+        device: where to, by default where the images were encoded.
+        """
+        device = self._device if device is None else device
         chosen = [self._rows[i] for i in rows]
-        record = TowerRecord.join([record for _, _, record in chosen])
+        record = _moved(TowerRecord.join([record for _, _, record in chosen]), device)
         sizes = [len(unit) for unit in record.units]
-        features = list(torch.cat([features for features, _, _ in chosen]).split(sizes))
+        features = list(torch.cat([features for features, _, _ in chosen]).to(device).split(sizes))
         record.entries = len(features)
         output = self._output_type(pooler_output=torch.stack(features) if self._stacked else features)
         if chosen[0][1]:
             levels = zip(*(levels for _, levels, _ in chosen), strict=True)
-            output.deepstack_features = [list(torch.cat(level).split(sizes)) for level in levels]
+            output.deepstack_features = [list(torch.cat(level).to(device).split(sizes)) for level in levels]
         setattr(output, RECORD_ATTRIBUTE, record)
         return {"image": output}
 
@@ -160,7 +172,7 @@ class EncodedImages:
     def join(parts: Sequence[EncodedImages]) -> EncodedImages:
         """One batch after another, as one."""
         rows = [row for part in parts for row in part._rows]
-        return EncodedImages(rows, parts[0]._output_type, parts[0]._stacked)
+        return EncodedImages(rows, parts[0]._output_type, parts[0]._stacked, parts[0]._device)
 
 
 @torch.no_grad()
@@ -185,6 +197,14 @@ def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> Enc
     levels = [torch.cat(list(level)) for level in getattr(output, "deepstack_features", None) or []]
     for features, layout in zip(encoded.features, encoded.layouts, strict=True):
         mine = [level[start : start + len(layout)] for level in levels]
-        rows.append((features, mine, encoded.record.select(layout.unit, len(layout.unit))))
+        record = _moved(encoded.record.select(layout.unit, len(layout.unit)), "cpu")
+        # Their fingerprints are taken; on their own the pixels would outweigh the features.
+        record.units = [replace(unit, pixels=unit.pixels.new_empty(0)) for unit in record.units]
+        rows.append((features.cpu(), [level.cpu() for level in mine], record))
         start += len(layout)
-    return EncodedImages(rows, type(output), torch.is_tensor(output.pooler_output))
+    return EncodedImages(rows, type(output), torch.is_tensor(output.pooler_output), inputs["input_ids"].device)
+
+
+def _moved(record: TowerRecord, device: torch.device | str) -> TowerRecord:
+    values = {need: [value.to(device) for value in of] for need, of in record.values.items()}
+    return replace(record, values=values)

@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from groundprune.cli import catalogue, checks, convert, one_image, pocket, report, studies
+from groundprune.cli import catalogue, checks, convert, data, evaluate, one_image, paper, pocket, report, studies
 from groundprune.cli.console import complain
 from groundprune.errors import GroundPruneError
 
@@ -31,11 +31,14 @@ app.command("ground")(one_image.ground)
 app.command("ask")(one_image.ask)
 app.command("scene")(pocket.scene)
 app.command("compare")(studies.compare)
+app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("verify")(checks.verify)
 app.command("list")(catalogue.list_pruners)
 app.add_typer(pocket.app, name="pocket")
 app.add_typer(convert.app, name="convert")
+app.add_typer(data.app, name="data")
+app.add_typer(paper.app, name="paper")
 
 
 @app.callback(invoke_without_command=True)

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from groundprune.cli.console import pick_device, print_json, quieten
 from groundprune.cli.options import DeviceOption, JsonOption, ModelOption, TextTowerOption, comma_separated
+
+if TYPE_CHECKING:
+    from groundprune.evaluation import Summary
 
 
 def compare(
@@ -55,9 +58,18 @@ def compare(
     """
     quieten()
     from groundprune.evaluation import compare as run
+
+    summary = run(
+        model, scenes, seed, out=out, batch_size=batch_size, text_tower=text_tower, split=split,
+        device=pick_device(device), **grid_of(pruner, keep, tokens, positions),
+    )  # fmt: skip
+    show(summary, out, device, as_json)
+
+
+def grid_of(pruner: str | None, keep: str | None, tokens: str | None, positions: str | None) -> dict[str, Any]:
+    """The arguments of `compare_settings` that are given; the rest is left to it, which has reasons of its own."""
     from groundprune.pruners import pruner_names
 
-    # What is not given is left to `compare`, whose grid has good reasons of its own.
     chosen: dict[str, Any] = {}
     if pruner is not None:
         chosen["pruners"] = pruner_names() if pruner == "all" else comma_separated(pruner)
@@ -67,10 +79,11 @@ def compare(
         chosen["tokens"] = comma_separated(tokens)
     if positions is not None:
         chosen["positions"] = comma_separated(positions)
-    summary = run(
-        model, scenes, seed, out=out, batch_size=batch_size, text_tower=text_tower, split=split,
-        device=pick_device(device), **chosen,
-    )  # fmt: skip
+    return chosen
+
+
+def show(summary: Summary, out: Path | None, device: str | None, as_json: bool) -> None:
+    """Print what a run found, and write its report where there is a folder for it."""
     page = None
     if out is not None:
         from groundprune.report.html import write_report

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from PIL import Image
 
 from groundprune.boxes import Box
+from groundprune.data.pictures import Picture
 from groundprune.errors import GroundPruneError
 
 KINDS = ("rec", "vqa")
@@ -16,22 +18,34 @@ KINDS = ("rec", "vqa")
 class Sample:
     """A referring expression ("rec", answered by a box) or a visual question ("vqa", answered by words).
 
-    id: unique in its data set. type: the kind of expression or question, for results per type.
-    text: the expression or question alone, without a prompt around it. box: pixels of the image.
+    id: unique in its data set. picture: an image, or where to read one. type: the kind of expression or question, for
+    results per type. text: the expression or question alone, without a prompt around it. box: pixels of the image.
+    mask: the object's outline as its source gives it, polygons or run lengths; no metric reads it yet.
     Raises GroundPruneError where the answer that the kind calls for is missing.
     """
 
     id: str
-    image: Image.Image
+    picture: Image.Image | Picture
     kind: str
     type: str
     text: str
     box: Box | None
     answer: str | None
     split: str
+    mask: Any = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise GroundPruneError(f"sample {self.id}: kind must be one of {', '.join(KINDS)} (got {self.kind!r})")
         if (self.box if self.kind == "rec" else self.answer) is None:
             raise GroundPruneError(f"sample {self.id} has no {'box' if self.kind == 'rec' else 'answer'}")
+
+    @property
+    def image(self) -> Image.Image:
+        """Read anew at every call where it lies on a disk. Raises ImageError where it cannot be read."""
+        return self.picture if isinstance(self.picture, Image.Image) else self.picture.open()
+
+    @property
+    def image_key(self) -> str:
+        """The same for two samples about one stored image; an image in memory is the sample's own."""
+        return f"sample {self.id}" if isinstance(self.picture, Image.Image) else self.picture.key

@@ -1,6 +1,7 @@
 """Compare pruners and position policies on the same samples: encode once, prune many, resume where it stopped."""
 
 from groundprune.evaluation.compare import compare
+from groundprune.evaluation.evaluate import evaluate
 from groundprune.evaluation.results import Results, read_rows, read_summary
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.settings import Setting, compare_settings
@@ -14,6 +15,7 @@ __all__ = [
     "Summary",
     "compare",
     "compare_settings",
+    "evaluate",
     "paired_difference",
     "read_rows",
     "read_summary",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -68,22 +69,37 @@ def compare(
     model, processor = load(model_source, device=device)
     samples = list(stream)
     runner = Runner(model, processor, samples, batch_size, text_tower)
-    skipped = unservable(runner, settings)
     run = {
         "model": str(model_source), "weights": weights_fingerprint(model), "dtype": str(model.dtype),
         "grounding": asdict(runner.grounding), "pruner_files": pruner_files(pruners),
         "text_tower": None if text_tower is None else str(getattr(text_tower, "source", text_tower)),
         "data": "scenes", "split": split, "scenes": scenes, "seed": seed, "samples": samples_fingerprint(samples),
     }  # fmt: skip
+    return answer_all(model, [runner], settings, run, batch_size, out, progress, console)
+
+
+def answer_all(
+    model: Any,
+    runners: Sequence[Runner],
+    settings: Sequence[Setting],
+    run: Mapping[str, Any],
+    batch_size: int,
+    out: str | Path | None = None,
+    progress: bool = True,
+    console: Console | None = None,
+) -> Summary:
+    """Give every sample of the runners its missing answers, one runner after the other. See `Results`, `compare`."""
     console = console or Console(stderr=True)
     about = about_this_run(model, batch_size)
     about["llm_layers"] = model.config.get_text_config().num_hidden_layers
-    with _threads_for(model), Results(out, run, about, settings, len(samples)) as results:
+    skipped = unservable(runners[0], settings)
+    samples = sum(len(runner.samples) for runner in runners)
+    with _threads_for(model), Results(out, run, about, settings, samples) as results:
         given = {setting.id for setting in settings}
         before = {id: why for id, why in results.about.get("skipped", {}).items() if id not in given}
         results.about["skipped"] = before | skipped
         try:
-            _run_missing(runner, settings, results, console, progress)
+            _run_missing(runners, settings, results, console, progress)
         except KeyboardInterrupt:
             results.save()
             where = f"are in {out}; the same command goes on from there" if out else "are lost: no folder was given"
@@ -120,29 +136,39 @@ def _threads_for(model: Any) -> Iterator[None]:
 
 
 def _run_missing(
-    runner: Runner, settings: Sequence[Setting], results: Results, console: Console, progress: bool
+    runners: Sequence[Runner], settings: Sequence[Setting], results: Results, console: Console, progress: bool
 ) -> None:
     skipped = results.about["skipped"]
-    missing = {s.id: len(runner.samples) - len(results.done(s)) for s in settings if s.id not in skipped}
-    todo = [setting for setting in settings if missing.get(setting.id)]
-    if not todo:
-        return
+    done = {s.id: results.done(s) for s in settings}
+    total = sum(len(runner.samples) for runner in runners)
     with _bars(console, progress) as bars:
-        images = bars.add_task("images", total=len(runner.samples))
-        runner.prepare(todo, lambda n: bars.advance(images, n))
-        bars.remove_task(images)
-        by_setting = bars.add_task("", total=len(settings), completed=len(settings) - len(todo))
-        answers = bars.add_task("answers", total=sum(missing.values()))
-        for setting in todo:
-            bars.update(by_setting, description=setting.label)
-            try:
-                for rows in runner.run(setting, results.done(setting)):
-                    results.add(rows)
-                    bars.advance(answers, len(rows))
-            except Unservable as error:  # a count below the method's smallest shows with the first image
-                skipped[setting.id] = str(error)
-            results.save()
-            bars.advance(by_setting)
+        by_setting = bars.add_task("", total=len(settings) * len(runners))
+        answers = bars.add_task("answers", total=total * (len(settings) - len(skipped.keys() & done.keys())))
+        for runner in runners:
+            asked = {s.id for s in runner.samples}
+            able = [s for s in settings if s.id not in skipped]
+            missing = {s: asked - done[s.id] for s in able if asked - done[s.id]}
+            bars.advance(answers, sum(len(asked & done[s.id]) for s in able))
+            if any(len(left) < len(asked) for left in missing.values()):
+                runner.leave_out_unreadable(set().union(*missing.values()))
+            todo = [s for s in missing if missing[s] - set(runner.unreadable)]
+            if todo:
+                images = bars.add_task("images", total=len(runner.samples))
+                runner.prepare(todo, functools.partial(bars.advance, images))
+                bars.remove_task(images)
+            results.leave_out(runner.unreadable)
+            bars.advance(by_setting, len(settings) - len(todo))
+            for setting in todo:
+                bars.update(by_setting, description=setting.label)
+                try:
+                    for rows in runner.run(setting, done[setting.id]):
+                        results.add(rows)
+                        bars.advance(answers, len(rows))
+                except Unservable as error:  # a count below the method's smallest shows with the first image
+                    skipped[setting.id] = str(error)
+                results.save()
+                bars.advance(by_setting)
+            runner.free()
 
 
 def _bars(console: Console, shown: bool) -> Progress:

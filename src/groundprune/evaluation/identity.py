@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 import transformers
+from PIL import Image
 
 import groundprune
 from groundprune.data.samples import Sample
@@ -30,12 +31,16 @@ def weights_fingerprint(model: Any) -> str:
 
 
 def samples_fingerprint(samples: Sequence[Sample]) -> str:
-    """16 hex digits over every sample: its words, its box, its pixels."""
+    """16 hex digits over every sample: its words, its box, and its pixels or, of an image that is not in memory, its
+    name and its size in bytes."""
     digest = hashlib.blake2b(digest_size=8)
     for s in samples:
         box = None if s.box is None else [float(edge) for edge in s.box]
-        digest.update(repr((s.id, s.kind, s.type, s.text, box, s.answer, s.image.size, s.image.mode)).encode())
-        digest.update(s.image.tobytes())
+        about = (s.id, s.kind, s.type, s.text, box, s.answer)
+        if isinstance(s.picture, Image.Image):
+            digest.update(repr((*about, s.picture.size, s.picture.mode)).encode() + s.picture.tobytes())
+        else:
+            digest.update(repr((*about, s.picture.key, s.picture.size)).encode())
     return digest.hexdigest()
 
 

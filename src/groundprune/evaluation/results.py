@@ -4,15 +4,16 @@ samples.jsonl, one JSON object per setting and sample, appended and flushed batc
     setting   id of the setting: "unpruned", "cls-visual/keep=0.5/preserved", "unpruned/shifted:8"
     sample    id of the sample; kind: "rec" or "vqa"; type: its type of question
     answer    the model's text, without special tokens
-    correct   rec: IoU >= 0.5; vqa: exact match ignoring case and punctuation
+    correct   rec: IoU >= 0.5 (Shikra and MiniGPT-v2 in their own protocol: above 0.5); vqa: exact match ignoring case
+              and punctuation
     iou, box  rec: 0..1, and [x1, y1, x2, y2] in pixels of the image, or null where the answer holds no box; vqa: null
     kept      visual tokens that the LLM read
 No line holds a time: after sorting, two runs can be compared line by line. No (setting, sample) is there twice.
 
 summary.json, replaced as a whole after every setting: format, complete, run (model, weights, data, seed ...; what
 must be equal for a run to be resumed), about (command, versions, date, device, batch size; resumed: the same of each
-run that went on), settings (accuracy, interval, mean IoU, malformed answers, shares per type), differences (preserved
-minus reassigned). See `summary.py`.
+run that went on; unreadable: samples left out, and why their images cannot be read), settings (accuracy, interval,
+mean IoU, malformed answers, shares per type), differences (preserved minus reassigned). See `summary.py`.
 """
 
 from __future__ import annotations
@@ -52,6 +53,7 @@ class Results:
         self.run, self.about, self.samples = dict(run), dict(about), samples
         self.settings = list(settings)
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
+        self._left_out: dict[str, str] = {}
         self._file: TextIO | None = None
         self._resuming: dict[str, Any] | None = None  # about the run that goes on, until it adds a row
         if self.folder is not None:
@@ -78,6 +80,19 @@ class Results:
         if self._file is not None:
             self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
             self._file.flush()
+
+    def leave_out(self, unreadable: Mapping[str, str]) -> None:
+        """Samples that can have no answer, by id, and why: named in the summary, and not waited for.
+
+        Raises GroundPruneError where none is left.
+        """
+        new = {sample: reason for sample, reason in unreadable.items() if sample not in self._left_out}
+        if new:
+            self._left_out |= new
+            self.samples -= len(new)
+            if self.samples == 0:
+                raise GroundPruneError(f"no image can be read; the first: {next(iter(new.values()))}")
+            self.about["unreadable"] = {"samples": len(self._left_out), "images": sorted({*self._left_out.values()})}
 
     def summary(self) -> Summary:
         return summarize(self.run, self.about, self.settings, self.rows.values(), self.samples)

@@ -6,9 +6,10 @@ import contextlib
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
@@ -16,9 +17,11 @@ from groundprune.asking import box_codec, model_inputs, prompt_for
 from groundprune.boxes import Box
 from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.protocols import PAPER_TOKENS
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.settings import Setting
 from groundprune.families.base import family_of
+from groundprune.images import ImageError
 from groundprune.loading import grounding_of
 from groundprune.pruning import EncodedImages, Run, encode, prune
 from groundprune.signals import TextEmbedder
@@ -28,24 +31,33 @@ VQA_TOKENS = 16  # new tokens, as GQA is evaluated
 BOX_MARGIN = 4  # new tokens beyond those of a box: the end of the answer, and a blank or two before the box
 _ANY_BOX = Box(0.12, 0.34, 0.56, 0.78)
 
+T = TypeVar("T")
+
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """The samples as the model reads them. ids: per sample Long[L], image placeholders expanded, no padding.
+class Words:
+    """What a sample's prompt is to the model, its image aside.
 
-    visual: per sample its number of visual tokens. encoded: one entry per sample.
+    columns: by the argument's name, [L] each, without padding: ids, and what some families say of every column.
+    image: [1, ...] by name: what some families say of the image beside its pixels. size: of the image, width and
+    height. visual: number of visual tokens. entry: of the image among those that are encoded.
     """
 
-    ids: list[Tensor]
-    visual: list[int]
-    encoded: EncodedImages
+    columns: dict[str, Tensor]
+    image: dict[str, Tensor]
+    size: tuple[int, int]
+    visual: int
+    entry: int
 
 
 class Runner:
     """Runs one model over the same samples under many settings.
 
-    samples: one image each; held in memory, encoded, for the whole comparison. text_tower: see `gp.prune`.
-    Raises GroundPruneError for repeated sample ids or a batch size below 1.
+    samples: one image each; the encoded images are held in memory (not on the GPU) for as long as the runner is, so
+    give it a part of a large data set (`groundprune.evaluation.evaluate` does). A sample whose image cannot be read
+    is left out of `samples` by `prepare`, and named in `unreadable`. text_tower: see `gp.prune`.
+
+    Raises GroundPruneError for repeated sample ids, a batch size below 1, or an unknown protocol.
     """
 
     def __init__(
@@ -55,17 +67,20 @@ class Runner:
         samples: Sequence[Sample],
         batch_size: int = 64,
         text_tower: str | Path | TextEmbedder | None = None,
+        protocol: str = "native",
     ):
         if batch_size < 1:
             raise GroundPruneError(f"batch size must be a whole number of at least 1 (got {batch_size})")
         if len({s.id for s in samples}) != len(samples):
             raise GroundPruneError("two samples share an id")
-        self.model, self.processor, self.samples = model, processor, samples
+        self.model, self.processor, self.samples = model, processor, list(samples)
         self.batch_size = batch_size
-        self.grounding = grounding_of(model)
-        self._scorer = Scorer(self.grounding, processor)
+        self._scorer = Scorer(grounding_of(model), processor, protocol)
+        self.protocol, self.grounding = protocol, self._scorer.reader.grounding
+        self.unreadable: dict[str, str] = {}  # by sample id: why its image cannot be read
         self._tower = text_tower
-        self._prepared: Prepared | None = None
+        self._prepared: tuple[list[Words], EncodedImages | None] | None = None
+        self._fits: int | None = None  # rows that fit into memory, once it ran out
 
     def check(self, settings: Iterable[Setting]) -> None:
         """Raises GroundPruneError (Unservable) for the first setting that this model cannot run; runs nothing."""
@@ -73,88 +88,147 @@ class Runner:
             with self._context(setting, [""]):
                 pass
 
+    def leave_out_unreadable(self, among: Collection[str]) -> None:
+        """Drop the samples with these ids whose image cannot be read; encodes nothing."""
+        for sample in self.samples:
+            if sample.id in among:
+                self._open([sample])
+        self.samples = [s for s in self.samples if s.id not in self.unreadable]
+
     def prepare(self, settings: Iterable[Setting], advance: Callable[[int], None] = lambda images: None) -> None:
-        """Tokenize and encode every sample, recording what the settings' pruners score by.
+        """Tokenize every sample, and encode every image once, recording what the settings' pruners score by.
 
         advance: called with the number of samples after each batch.
         """
         pruners = [setting.make_pruner() for setting in settings]
-        ids: list[Tensor] = []
-        parts: list[EncodedImages] = []
-        for start in range(0, len(self.samples), ENCODE_BATCH):
-            chunk = self.samples[start : start + ENCODE_BATCH]
-            prompts = [prompt_for(self.processor, self.grounding, s.kind, s.text) for s in chunk]
-            images = [s.image for s in chunk]
-            inputs = model_inputs(self.processor, self.grounding, images, prompts).to(self.model.device)
-            parts.append(encode(self.model, inputs, pruners))
-            rows = zip(inputs["input_ids"], inputs["attention_mask"].bool(), strict=True)
-            ids += [row[valid].cpu() for row, valid in rows]
-            advance(len(chunk))
-        placeholders = torch.tensor(list(family_of(self.model.config).token_ids(self.model.config).values()))
-        visual = [int(torch.isin(row, placeholders).sum()) for row in ids]
-        self._prepared = Prepared(ids, visual, EncodedImages.join(parts))
+        by_image: dict[str, list[Sample]] = {}
+        for sample in self.samples:
+            by_image.setdefault(sample.image_key, []).append(sample)
+        groups, words, parts = list(by_image.values()), dict[str, Words](), list[EncodedImages]()
+        images = 0
+        for start in range(0, len(groups), ENCODE_BATCH):
+            chunk = groups[start : start + ENCODE_BATCH]
+            opened = [(group, image) for group in chunk if (image := self._open(group)) is not None]
+            first = [(group[0], image) for group, image in opened]
+            # What a prompt says does not change what the tower sees of its image.
+            parts += _halving(first, lambda some: [encode(self.model, self._inputs(some), pruners)])
+            asked = [(sample, image, images + i) for i, (group, image) in enumerate(opened) for sample in group]
+            for at in range(0, len(asked), ENCODE_BATCH):
+                words |= self._words(asked[at : at + ENCODE_BATCH])
+            images += len(opened)
+            advance(sum(map(len, chunk)))
+        self.samples = [s for s in self.samples if s.id not in self.unreadable]
+        self._prepared = [words[s.id] for s in self.samples], EncodedImages.join(parts) if parts else None
+
+    def free(self) -> None:
+        """Give back the memory of the encoded images; `prepare` encodes them again."""
+        self._prepared = None
 
     def run(self, setting: Setting, done: Collection[str] = ()) -> Iterator[list[dict[str, Any]]]:
         """Yields the result rows of one batch after another (see `groundprune.evaluation.results`).
 
         done: ids of samples that need no answer. A batch with a sample that does runs whole, so that a resumed run
-        computes exactly what an uninterrupted one would have.
+        computes exactly what an uninterrupted one would have. A batch that does not fit into memory is halved, and so
+        are all that come after it.
         """
         for batch in self.batches():
             missing = {i for i in batch if self.samples[i].id not in done}
             if missing:
-                answered = zip(batch, *self._answer(setting, batch), strict=True)
-                yield [self._row(setting, i, text, kept) for i, text, kept in answered if i in missing]
+                answered = zip(batch, self._answers(setting, batch), strict=True)
+                yield [self._row(setting, i, text, kept) for i, (text, kept) in answered if i in missing]
 
     def batches(self) -> list[list[int]]:
         """Sample indices of one kind and of similar length; a function of the samples and the batch size alone."""
-        ids = self._ready.ids
+        words, _ = self._ready
         found: list[list[int]] = []
         for kind in ("rec", "vqa"):
             of_kind = [i for i, s in enumerate(self.samples) if s.kind == kind]
-            by_length = sorted(of_kind, key=lambda i: len(ids[i]))
+            by_length = sorted(of_kind, key=lambda i: len(words[i].columns["input_ids"]))
             found += [by_length[i : i + self.batch_size] for i in range(0, len(by_length), self.batch_size)]
         return found
 
     def max_new_tokens(self, kind: str) -> int:
         if kind == "vqa":
             return VQA_TOKENS
-        samples = [s for s in self.samples if s.kind == kind]
-        codecs = {box_codec(self.processor, self.grounding, *s.image.size) for s in samples}
-        said = [codec.encode(_ANY_BOX) for codec in codecs]
-        named = {s.text for s in samples} if any(getattr(codec, "names_object", False) for codec in codecs) else set()
-        return self._longest(said) + self._longest(named) + BOX_MARGIN
+        if self.protocol == "paper":
+            return PAPER_TOKENS
+        texts = {s.text for s in self.samples if s.kind == kind}
+        sizes = {w.size for s, w in zip(self.samples, self._ready[0], strict=True) if s.kind == kind}
+        codecs = {box_codec(self.processor, self.grounding, *size) for size in sizes}
+        named = texts if any(getattr(codec, "names_object", False) for codec in codecs) else set()
+        return self._longest(codec.encode(_ANY_BOX) for codec in codecs) + self._longest(named) + BOX_MARGIN
 
     def _longest(self, texts: Iterable[str]) -> int:
         tokenizer = self.processor.tokenizer
         return max((len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts), default=0)
 
     @property
-    def _ready(self) -> Prepared:
+    def _ready(self) -> tuple[list[Words], EncodedImages | None]:
         if self._prepared is None:
             raise GroundPruneError("call prepare() before run(): the images are not encoded yet")
         return self._prepared
 
+    def _open(self, group: list[Sample]) -> Image.Image | None:
+        try:
+            return group[0].image
+        except ImageError as error:
+            self.unreadable |= {sample.id: str(error) for sample in group}
+            return None
+
+    def _inputs(self, asked: Sequence[tuple[Sample, Image.Image]]) -> dict[str, Any]:
+        prompts = [prompt_for(self.processor, self.grounding, s.kind, s.text) for s, _ in asked]
+        inputs = model_inputs(self.processor, self.grounding, [image for _, image in asked], prompts)
+        return dict(inputs.to(self.model.device, self.model.dtype))
+
+    def _words(self, asked: Sequence[tuple[Sample, Image.Image, int]]) -> dict[str, Words]:
+        inputs = self._inputs([(sample, image) for sample, image, _ in asked])
+        valid = inputs.pop("attention_mask").bool()
+        shape = inputs["input_ids"].shape
+        placeholders = torch.tensor(list(family_of(self.model.config).token_ids(self.model.config).values()))
+        # Pixels, and what else is as large, are for the tower alone.
+        rest = {k: v.cpu() for k, v in inputs.items() if torch.is_tensor(v) and v.ndim <= 2 and "pixel" not in k}
+        found = {}
+        for row, (sample, image, entry) in enumerate(asked):
+            columns = {name: value[row, valid[row].cpu()] for name, value in rest.items() if value.shape == shape}
+            about = {k: v[row : row + 1] for k, v in rest.items() if v.shape != shape and len(v) == len(asked)}
+            visual = int(torch.isin(columns["input_ids"], placeholders).sum())
+            found[sample.id] = Words(columns, about, image.size, visual, entry)
+        return found
+
+    def _answers(self, setting: Setting, batch: list[int]) -> list[tuple[str, int]]:
+        """The text of each sample, and how many visual tokens the LLM read."""
+        found: list[tuple[str, int]] = []
+        step = self._fits or len(batch)
+        for start in range(0, len(batch), step):
+            found += _halving(batch[start : start + step], lambda some: self._answer(setting, some), self._ran_out)
+        return found
+
+    def _ran_out(self, rows: int) -> None:
+        self._fits = (rows + 1) // 2
+
     @torch.inference_mode()
-    def _answer(self, setting: Setting, batch: list[int]) -> tuple[list[str], list[int]]:
-        """The texts of a batch, and per sample how many visual tokens the LLM read."""
-        prepared, tokenizer = self._ready, self.processor.tokenizer
-        rows = [prepared.ids[i] for i in batch]
+    def _answer(self, setting: Setting, batch: Sequence[int]) -> list[tuple[str, int]]:
+        prepared, encoded = self._ready
+        assert encoded is not None  # there is a batch
+        words, tokenizer, device = [prepared[i] for i in batch], self.processor.tokenizer, self.model.device
         pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-        ids = pad_sequence(rows, batch_first=True, padding_value=pad, padding_side="left")
-        mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True, padding_side="left")
+        inputs = {
+            name: _padded([w.columns[name] for w in words], pad if name == "input_ids" else 0)
+            for name in words[0].columns
+        }
+        inputs["attention_mask"] = _padded([torch.ones_like(w.columns["input_ids"]) for w in words], 0)
+        inputs |= {name: torch.cat([w.image[name] for w in words]) for name in words[0].image}
         with self._context(setting, [self.samples[i].text for i in batch]) as run:
             output = self.model.generate(
-                input_ids=ids.to(self.model.device),
-                attention_mask=mask.to(self.model.device),
-                mm_encoder_outputs=prepared.encoded.select(batch),
+                **{name: value.to(device) for name, value in inputs.items()},
+                mm_encoder_outputs=encoded.select([w.entry for w in words], device),
                 max_new_tokens=self.max_new_tokens(self.samples[batch[0]].kind),
                 do_sample=False,
                 num_beams=1,
             )
-            kept = [prepared.visual[i] for i in batch] if run is None else [len(k) for k in run.kept]
-        texts = tokenizer.batch_decode(output[:, ids.shape[1] :], skip_special_tokens=True)
-        return [text.strip() for text in texts], kept
+            kept = [w.visual for w in words] if run is None else [len(k) for k in run.kept]
+        texts = tokenizer.batch_decode(output[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        return [(text.strip(), count) for text, count in zip(texts, kept, strict=True)]
 
     def _context(self, setting: Setting, text: list[str]) -> contextlib.AbstractContextManager[Run | None]:
         if setting.plain:
@@ -165,4 +239,31 @@ class Runner:
     def _row(self, setting: Setting, index: int, answer: str, kept: int) -> dict[str, Any]:
         sample = self.samples[index]
         about = {"setting": setting.id, "sample": sample.id, "kind": sample.kind, "type": sample.type}
-        return {**about, "answer": answer, **self._scorer.score(sample, answer), "kept": kept}
+        scored = self._scorer.score(sample, answer, self._ready[0][index].size)
+        return {**about, "answer": answer, **scored, "kept": kept}
+
+
+def _padded(rows: Sequence[Tensor], value: int) -> Tensor:
+    return pad_sequence(list(rows), batch_first=True, padding_value=value, padding_side="left")
+
+
+def _halving(
+    items: Sequence[T], work: Callable[[Sequence[T]], list[Any]], ran_out: Callable[[int], None] = lambda rows: None
+) -> list[Any]:
+    """work(items); where memory runs out, the halves one after the other.
+
+    Raises GroundPruneError where a single one does not fit.
+    """
+    if not items:
+        return []
+    try:
+        return work(items)
+    except torch.OutOfMemoryError as error:
+        if len(items) == 1:
+            raise GroundPruneError("out of memory with a single prompt: the model needs a larger GPU") from error
+    # Outside of `except`, whose traceback holds on to what did not fit.
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+    ran_out(len(items))
+    middle = (len(items) + 1) // 2
+    return _halving(items[:middle], work, ran_out) + _halving(items[middle:], work, ran_out)

@@ -4,38 +4,45 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
-from groundprune.asking import box_codec
-from groundprune.boxes import iou, make_frame
+from groundprune.boxes import iou
 from groundprune.data.samples import Sample
+from groundprune.evaluation.protocols import Protocol
 from groundprune.families.base import Grounding
 
-IOU_THRESHOLD = 0.5
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 
 
 @dataclass(frozen=True)
 class Scorer:
-    """Scores answers in the box language and frame of one checkpoint, whose processor a language in pixels needs.
+    """Scores answers as a protocol reads those of a checkpoint. grounding, processor: its own.
 
     A box that cannot be read is wrong, and marked by `box` None; never is the better of two readings taken.
     """
 
     grounding: Grounding
     processor: Any = None
+    protocol: str = "native"
 
-    def score(self, sample: Sample, answer: str) -> dict[str, Any]:
-        """correct; for rec also iou (0..1) and box (pixels of the image, or None), both None for vqa."""
+    @cached_property
+    def reader(self) -> Protocol:
+        return Protocol.of(self.protocol, self.grounding, self.processor)
+
+    def score(self, sample: Sample, answer: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
+        """correct; for rec also iou (0..1) and box (pixels of the image, or None), both None for vqa.
+
+        size: width and height of the image where they are known; else it is opened.
+        """
         if sample.box is None:
             return {"correct": same_words(answer, sample.answer or ""), "iou": None, "box": None}
-        unit = box_codec(self.processor, self.grounding, *sample.image.size).decode(answer)
-        if unit is None:
+        box = self.reader.read(answer, *(sample.image.size if size is None else size))
+        if box is None:
             return {"correct": False, "iou": 0.0, "box": None}
-        box = make_frame(self.grounding.frame, *sample.image.size).to_pixels(unit)
         overlap = iou(box, sample.box)
         return {
-            "correct": overlap >= IOU_THRESHOLD,
+            "correct": self.reader.is_right(overlap),
             "iou": round(overlap, 4),
             "box": [round(edge, 2) for edge in box],
         }

@@ -1,0 +1,103 @@
+"""What a folder of benchmarks holds, what it lacks, and where that is to be had."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from groundprune.data import gqa, refcoco
+from groundprune.data.pictures import Picture
+from groundprune.data.refcoco import REFCOCO
+from groundprune.data.samples import Sample
+from groundprune.data.sources import open_data
+from groundprune.errors import GroundPruneError
+from groundprune.images import ImageError
+
+HOW = {
+    refcoco.IMAGES: "unpack http://images.cocodataset.org/zips/train2014.zip into coco/",
+    gqa.FILE: "unpack questions1.2.zip of https://cs.stanford.edu/people/dorarad/gqa/download.html into gqa/",
+    gqa.IMAGES: "unpack images.zip of the same page into gqa/",
+}
+REFER = "unpack {}.zip of https://github.com/lichengunc/refer"
+
+
+@dataclass(frozen=True)
+class Found:
+    """One split. error: why it cannot be read; then all else is empty.
+
+    samples, official: how many there are, and how many are published. images: different ones; absent: how many of
+    them are not there. damaged: what is wrong with images that were opened.
+    """
+
+    spec: str
+    error: str | None = None
+    samples: int = 0
+    official: int | None = None
+    images: int = 0
+    absent: int = 0
+    damaged: list[str] = field(default_factory=list)
+
+    @property
+    def wrong(self) -> bool:
+        """True: what is there is not what it should be. What is not there is only missing."""
+        return bool(self.error or self.damaged) or self.official not in (None, self.samples)
+
+
+@dataclass(frozen=True)
+class Report:
+    """missing: files and folders below the root that are not there, and how to get each."""
+
+    found: list[Found]
+    missing: dict[str, str]
+
+    @property
+    def wrong(self) -> bool:
+        return any(split.wrong for split in self.found)
+
+
+def check_data(root: str | Path, open_images: bool = False) -> Report:
+    """Look through the layout of docs/evaluation.md. open_images: also decode every image, which takes long.
+
+    Raises GroundPruneError where root is no folder.
+    """
+    root = Path(root)
+    if not root.is_dir():
+        raise GroundPruneError(f"{root}: no such folder")
+    wanted = {file: REFER.format(data.name) for data in REFCOCO.values() for file in data.files} | HOW
+    missing = {str(file): how for file, how in wanted.items() if not (root / file).exists()}
+    splits = [(f"{name}:{split}", data.files) for name, data in REFCOCO.items() for split in data.counts]
+    splits += [(f"gqa:{split}", (gqa.FILE,)) for split in gqa.SPLITS]
+    opened: dict[str, str | None] = {}
+    there = [spec for spec, files in splits if all((root / file).exists() for file in files)]
+    return Report([_check(spec, root, open_images, opened) for spec in there], missing)
+
+
+def _check(spec: str, root: Path, open_images: bool, opened: dict[str, str | None]) -> Found:
+    try:
+        data = open_data(spec, root)
+    except GroundPruneError as error:
+        return Found(spec, str(error))
+    pictures = _pictures(data.samples)
+    present = [picture for picture in pictures if picture.size >= 0]
+    damaged: list[str] = []
+    for picture in present if open_images else []:
+        key = f"{spec.partition(':')[0] == 'gqa'} {picture.key}"
+        if key not in opened:
+            opened[key] = _damage(picture)
+        damaged += [found for found in [opened[key]] if found]
+    absent = len(pictures) - len(present)
+    return Found(spec, None, len(data.samples), data.official, len(pictures), absent, damaged)
+
+
+def _pictures(samples: Iterable[Sample]) -> list[Picture]:
+    by_key = {s.image_key: s.picture for s in samples}
+    return [picture for picture in by_key.values() if isinstance(picture, Picture)]
+
+
+def _damage(picture: Picture) -> str | None:
+    try:
+        picture.open()
+    except ImageError as error:
+        return str(error)
+    return None

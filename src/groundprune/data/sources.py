@@ -1,0 +1,79 @@
+"""What `--data` names: a benchmark and its split, a file or folder of one's own, or the pocket's scenes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from groundprune.data.columns import table_samples
+from groundprune.data.gqa import SOURCE as GQA_SOURCE
+from groundprune.data.gqa import gqa_samples
+from groundprune.data.lines import line_samples
+from groundprune.data.refcoco import REFCOCO
+from groundprune.data.samples import Sample
+from groundprune.data.scenes import scene_samples
+from groundprune.errors import GroundPruneError, unknown
+
+HUB = "hub:"
+FORMS = (
+    "scenes, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, FILE.jsonl, "
+    "FILE.parquet:SPLIT, FOLDER:SPLIT, hub:OWNER/NAME:SPLIT"
+)
+DEFAULT_ROOT = Path("data")
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """name, split: as asked for. source: which files it was read from. official: the published count, or None."""
+
+    name: str
+    split: str
+    source: str
+    samples: list[Sample]
+    official: int | None = None
+
+
+def open_data(
+    spec: str, root: str | Path | None = None, limit: int | None = None, scenes: int = 500, seed: int = 0
+) -> DataSet:
+    """The data set that `spec` (one of FORMS) names; images are not opened.
+
+    root: folder of the benchmarks (see docs/evaluation.md), by default `data`; for files of one's own the folder of
+    their images. limit: the first so many samples; of scenes, expressions and as many questions. scenes, seed: of
+    the pocket's scenes alone.
+
+    Raises GroundPruneError for a spec that names nothing, and whatever its reader refuses.
+    """
+    if limit is not None and limit < 1:
+        raise GroundPruneError(f"limit must be a whole number of at least 1 (got {limit})")
+    if spec.partition(":")[0] == "scenes":
+        split = spec.partition(":")[2] or "held-out"
+        count = scenes if limit is None else min(limit, scenes)
+        return DataSet("scenes", split, f"drawn scenes, seed {seed}", list(scene_samples(count, seed, split)))
+    found = _open(spec, None if root is None else Path(root))
+    if not found.samples:
+        raise GroundPruneError(f"{spec} holds no samples")
+    return found if limit is None else DataSet(found.name, found.split, found.source, found.samples[:limit])
+
+
+def _open(spec: str, given: Path | None) -> DataSet:
+    root = DEFAULT_ROOT if given is None else given
+    name, _, split = spec.partition(":")
+    if name in REFCOCO:
+        data = REFCOCO[name]
+        return DataSet(name, split, data.source, data.samples(split, root), data.counts.get(split))
+    if name == "gqa":
+        return DataSet(name, split, GQA_SOURCE, gqa_samples(split, root))
+    if spec.endswith(".jsonl"):
+        return DataSet(Path(spec).stem, Path(spec).stem, spec, line_samples(Path(spec), given))
+    hub = spec.startswith(HUB)
+    place, _, split = spec.removeprefix(HUB).rpartition(":")
+    if not place:  # a local file or folder without a split
+        place, split = spec.removeprefix(HUB), "val"
+    if hub or Path(place).exists():
+        folder = Path(place).parent if Path(place).is_file() else Path(place)
+        about = f"Hub data set {place}" if hub else f"local data set {place}"
+        return DataSet(place, split, about, table_samples(place, split, folder if given is None else given))
+    if "/" in spec:
+        raise GroundPruneError(f"no data at {spec!r} (allowed: {FORMS})")
+    raise unknown("data", spec, ["scenes", "gqa", *REFCOCO])
