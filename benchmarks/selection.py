@@ -1,6 +1,6 @@
 """How long each pruner takes to choose, as a share of the prefill of an LLM of LLaMA-7B's shape.
 
-    python benchmarks/selection.py results/benchmarks/selection.json
+    python benchmarks/selection.py results/benchmarks/selection.json [576,2880,10000]
 
 Prefill: its FLOPs (32 layers, width 4,096, MLP 11,008; N visual tokens and 64 of text) over the FLOP/s of this
 machine's matrix product, measured in the same run; both in processor time of one thread. Choosing: the pruner's own
@@ -133,17 +133,17 @@ def reachable(name: str, n: int) -> Pruner:
 
 
 @torch.no_grad()
-def main(path: Path) -> None:
+def main(path: Path, sizes: list[int]) -> None:
     """Measure every pruner at every size."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    tower, projected = Tower(), torch.randn(max(GRIDS), WIDTH)
+    tower, projected = Tower(), torch.randn(max(sizes), WIDTH)
     flops = matmul_flops()
-    prefill = {n: prefill_flops(n) / flops for n in GRIDS}
+    prefill = {n: prefill_flops(n) / flops for n in sizes}
     rows = []
     for name in pruner_names():
         row: dict[str, Any] = {"pruner": name, "of": {}}
-        for n in GRIDS:
+        for n in sizes:
             pruner = reachable(name, n)
             counts, taken = measured(pruner, n, projected, tower, 3 if n < 5000 else 1)
             row["of"][n] = {"keep": str(pruner.keep), "left": counts, "seconds": round(taken, 5),
@@ -155,4 +155,4 @@ def main(path: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[1]), [int(n) for n in sys.argv[2].split(",")] if sys.argv[2:] else list(GRIDS))

@@ -82,9 +82,9 @@ def schedules(summary: Summary) -> list[str]:
     pairs = dict.fromkeys((r.setting.pruner, r.setting.budget, r.setting.keep) for r in summary.settings)
     found = []
     for name, budget, keep in pairs:
-        made = None if name is None else _made(name, keep or "0.9")
-        if made is None or keep is None or not made.inside or _skipped(summary, name, budget):
+        if name is None or keep is None or knows(name) != INSIDE or _skipped(summary, name, budget):
             continue
+        made = make_pruner(name, keep)
         steps = schedule(made, layers, round(whole.kept))
         found.append(f"{name} at {budget}: " + ", ".join(f"{n} from layer {layer} on" for layer, n in steps))
     heading = f"Inside of the LLM ({layers} layers) keep is the average over the layers, so of {whole.kept:g} tokens"

@@ -57,7 +57,9 @@ def markdown_table(results: Sequence[Summary]) -> str:
     if not results:
         raise GroundPruneError("a table needs at least one result")
     parts = [f"**{grid.title}**\n\n{_markdown(grid)}" for grid in grids(results)]
-    return "\n\n".join([*parts, " ".join(notes(results))]) + "\n"
+    said = notes(results)
+    told = "\n".join(f"- {note}" for note in said) if len(said) > 4 else " ".join(said)
+    return "\n\n".join([*parts, told]) + "\n"
 
 
 def grids(results: Sequence[Summary]) -> list[Grid]:
