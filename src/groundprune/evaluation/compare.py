@@ -123,15 +123,14 @@ def _run_missing(
     runners: Sequence[Runner], settings: Sequence[Setting], results: Results, console: Console, progress: bool
 ) -> None:
     done = {s.id: results.done(s) for s in settings}
-    total = sum(len(runner.samples) for runner in runners)
+    left = sum(s.id not in done[of.id] for runner in runners for s in runner.samples for of in settings)
     with _bars(console, progress) as bars:
         by_setting = bars.add_task("", total=len(settings) * len(runners))
-        answers = bars.add_task("answers", total=total * len(settings))
+        answers = bars.add_task("answers", total=left)
         for runner in runners:
             asked = {s.id for s in runner.samples}
             missing = {s: asked - done[s.id] for s in settings if asked - done[s.id]}
-            bars.advance(answers, sum(len(asked & done[s.id]) for s in settings))
-            if any(len(left) < len(asked) for left in missing.values()):
+            if any(len(some) < len(asked) for some in missing.values()):
                 runner.leave_out_unreadable(set().union(*missing.values()))
             todo = [s for s in missing if missing[s] - set(runner.unreadable)]
             if todo:
