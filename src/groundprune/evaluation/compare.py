@@ -140,16 +140,16 @@ def _run_missing(
 ) -> None:
     skipped = results.about["skipped"]
     done = {s.id: results.done(s) for s in settings}
-    total = sum(len(runner.samples) for runner in runners)
+    able = [setting for setting in settings if setting.id not in skipped]
+    left = sum(s.id not in done[of.id] for runner in runners for s in runner.samples for of in able)
     with _bars(console, progress) as bars:
         by_setting = bars.add_task("", total=len(settings) * len(runners))
-        answers = bars.add_task("answers", total=total * (len(settings) - len(skipped.keys() & done.keys())))
+        answers = bars.add_task("answers", total=left)
         for runner in runners:
             asked = {s.id for s in runner.samples}
             able = [s for s in settings if s.id not in skipped]
             missing = {s: asked - done[s.id] for s in able if asked - done[s.id]}
-            bars.advance(answers, sum(len(asked & done[s.id]) for s in able))
-            if any(len(left) < len(asked) for left in missing.values()):
+            if any(len(some) < len(asked) for some in missing.values()):
                 runner.leave_out_unreadable(set().union(*missing.values()))
             todo = [s for s in missing if missing[s] - set(runner.unreadable)]
             if todo:

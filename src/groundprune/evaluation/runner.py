@@ -80,6 +80,7 @@ class Runner:
         self.unreadable: dict[str, str] = {}  # by sample id: why its image cannot be read
         self._tower = text_tower
         self._prepared: tuple[list[Words], EncodedImages | None] | None = None
+        self._limits: dict[str, int] = {}  # what max_new_tokens found, by kind
         self._fits: int | None = None  # rows that fit into memory, once it ran out
 
     def check(self, settings: Iterable[Setting]) -> None:
@@ -118,6 +119,7 @@ class Runner:
             images += len(opened)
             advance(sum(map(len, chunk)))
         self.samples = [s for s in self.samples if s.id not in self.unreadable]
+        self._limits.clear()
         self._prepared = [words[s.id] for s in self.samples], EncodedImages.join(parts) if parts else None
 
     def free(self) -> None:
@@ -157,6 +159,11 @@ class Runner:
         codecs = {box_codec(self.processor, self.grounding, *size) for size in sizes}
         named = texts if any(getattr(codec, "names_object", False) for codec in codecs) else set()
         return self._longest(codec.encode(_ANY_BOX) for codec in codecs) + self._longest(named) + BOX_MARGIN
+
+    def _limit(self, kind: str) -> int:
+        if kind not in self._limits:
+            self._limits[kind] = self.max_new_tokens(kind)
+        return self._limits[kind]
 
     def _longest(self, texts: Iterable[str]) -> int:
         tokenizer = self.processor.tokenizer
@@ -222,7 +229,7 @@ class Runner:
             output = self.model.generate(
                 **{name: value.to(device) for name, value in inputs.items()},
                 mm_encoder_outputs=encoded.select([w.entry for w in words], device),
-                max_new_tokens=self.max_new_tokens(self.samples[batch[0]].kind),
+                max_new_tokens=self._limit(self.samples[batch[0]].kind),
                 do_sample=False,
                 num_beams=1,
             )

@@ -85,10 +85,21 @@ def grids(results: Sequence[Summary]) -> list[Grid]:
     return [grid for grid in found if grid.rows]
 
 
+def _samples(result: Summary) -> str:
+    """How many, and of what."""
+    run = result.run
+    if run.get("data") == "scenes":
+        return f"{run.get('scenes', '?')} expressions and as many questions"
+    asked = result.settings[0]
+    counts = [f"{asked.rec.total.n:,} expressions"] * bool(asked.rec.total.n)
+    counts += [f"{asked.vqa.total.n:,} questions"] * bool(asked.vqa.total.n)
+    return f"{' and '.join(counts)} of {run.get('data')} {run.get('split')}, protocol {run.get('protocol')}"
+
+
 def notes(results: Sequence[Summary]) -> list[str]:
     """One sentence each: what a number is, how many samples, and what is missing."""
     first = results[0]
-    samples = f"{first.run.get('scenes', '?')} expressions and as many questions"
+    samples = _samples(first)
     if len(results) > 1:
         reach = f"mean ± standard deviation over {len(results)} training seeds; {samples} each"
     else:
