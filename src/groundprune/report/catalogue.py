@@ -60,8 +60,8 @@ def _refusal(model: object, name: str) -> str | None:
         with prune(model, make_pruner(name, keep=0.5), text=["the mug"], text_tower=TextEmbedder()):
             return None
     except GroundPruneError as error:
-        # Without the name, which stands before it here, and without what the model can run, which is listed.
-        return _cell(str(error).partition("; this model can run")[0].removeprefix(f"{name}: "))
+        # What the model can run instead is the line above it.
+        return _cell(str(error).removeprefix(f"{name}: ").partition("; this model can run")[0])
 
 
 def _paragraph(text: str) -> str:
