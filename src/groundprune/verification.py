@@ -106,6 +106,7 @@ def verify(
 def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> Iterator[None]:
     """While active, the LLM reads in the kept slots of the unpruned prompt what it read in the pruned one."""
     base = model.base_model
+    running: list[str] = []
     with contextlib.ExitStack() as stack:
         for modality, token in family_of(model.config).token_ids(model.config).items():
             index, features, start = [], [], 0
@@ -116,18 +117,29 @@ def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> I
                 start += int(mine.sum())
             if start:
                 name = f"get_{modality}_features"
-                encode = _with_features(getattr(base, name), torch.cat(index), torch.cat(features))
+                encode = _with_features(getattr(base, name), torch.cat(index), torch.cat(features), running)
                 stack.enter_context(replaced(base, name, encode))
         yield
 
 
-def _with_features(encoder: Callable[..., Any], index: Tensor, features: Tensor) -> Callable[..., Any]:
-    """The encoder with other features at `index`: Long[K], among all that it gives for a batch."""
+def _with_features(
+    encoder: Callable[..., Any], index: Tensor, features: Tensor, running: list[str]
+) -> Callable[..., Any]:
+    """The encoder with other features at `index`: Long[K], among all that it gives for a batch.
+
+    running: not empty while an encoder runs; Qwen3-VL's for videos calls the one for images.
+    """
 
     # wraps(): `generate` reads the signature to know which of its arguments go to the encoder.
     @functools.wraps(encoder)
     def encode(*args: Any, **kwargs: Any) -> Any:
-        output = encoder(*args, **kwargs)
+        if running:
+            return encoder(*args, **kwargs)
+        running.append(encoder.__name__)
+        try:
+            output = encoder(*args, **kwargs)
+        finally:
+            running.clear()
         given = output.pooler_output
         flat = torch.cat([each.flatten(0, -2) for each in given]).index_copy(0, index, features)
         parts = flat.split([each.shape[:-1].numel() for each in given])
