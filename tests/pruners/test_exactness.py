@@ -176,7 +176,7 @@ def drawn(family, given, seed, **options):
 
 @pytest.mark.parametrize("name", [name for name in pruner_names() if pruner_class(name).merges])
 def test_the_oracle_of_a_merger_fails_without_the_merged_features(name, monkeypatch):
-    monkeypatch.setattr(verification, "_with_features", lambda encoder, index, features: encoder)
+    monkeypatch.setattr(verification, "_with_features", lambda encoder, *_: encoder)
     monkeypatch.setattr(verification, "_merged_states", lambda *_: [])
     found = verify("llava", make_pruner(name, 0.6))
     assert found.keep_all_exact
