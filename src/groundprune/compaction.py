@@ -36,6 +36,10 @@ class Compaction:
         x = x.expand(*x.shape[:-2], self.index.shape[0], x.shape[-1])
         return torch.gather(x, -1, index).masked_fill(~self.mask, fill)
 
+    def holds(self, row: int, columns: Tensor) -> Tensor:
+        """Bool[S]: which slots of a row stand for one of these columns."""
+        return self.mask[row] & torch.isin(self.index[row], columns)
+
     def slots_in(self, earlier: Compaction) -> Tensor:
         """Long[B, S]: where each slot's column stands among the slots of an earlier, longer compaction."""
         where = torch.zeros(len(self.index), self.length, dtype=torch.long, device=self.index.device)

@@ -21,7 +21,7 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, Unproven
 from groundprune.families.base import family_of
 from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.hooks.patching import replaced
+from groundprune.hooks.patching import outermost, replaced
 from groundprune.hooks.state import PrunedPrompt, PrunedRow
 from groundprune.pruners.base import Pruner
 from groundprune.pruning import Run, prune
@@ -106,7 +106,7 @@ def verify(
 def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> Iterator[None]:
     """While active, the LLM reads in the kept slots of the unpruned prompt what it read in the pruned one."""
     base = model.base_model
-    running: list[str] = []
+    running: list[Any] = []
     with contextlib.ExitStack() as stack:
         for modality, token in family_of(model.config).token_ids(model.config).items():
             index, features, start = [], [], 0
@@ -123,30 +123,19 @@ def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> I
 
 
 def _with_features(
-    encoder: Callable[..., Any], index: Tensor, features: Tensor, running: list[str]
+    encoder: Callable[..., Any], index: Tensor, features: Tensor, running: list[Any]
 ) -> Callable[..., Any]:
-    """The encoder with other features at `index`: Long[K], among all that it gives for a batch.
+    """The encoder with other features at `index`: Long[K], among all that it gives for a batch."""
 
-    running: not empty while an encoder runs; Qwen3-VL's for videos calls the one for images.
-    """
-
-    # wraps(): `generate` reads the signature to know which of its arguments go to the encoder.
-    @functools.wraps(encoder)
     def encode(*args: Any, **kwargs: Any) -> Any:
-        if running:
-            return encoder(*args, **kwargs)
-        running.append(encoder.__name__)
-        try:
-            output = encoder(*args, **kwargs)
-        finally:
-            running.clear()
+        output = encoder(*args, **kwargs)
         given = output.pooler_output
         flat = torch.cat([each.flatten(0, -2) for each in given]).index_copy(0, index, features)
         parts = flat.split([each.shape[:-1].numel() for each in given])
         output.pooler_output = flat.view_as(given) if torch.is_tensor(given) else list(parts)
         return output
 
-    return encode
+    return outermost(encode, encoder, running)
 
 
 @contextlib.contextmanager

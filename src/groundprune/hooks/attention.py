@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from groundprune.errors import Unservable
+from groundprune.hooks.masks import allowed_by
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,8 +53,7 @@ class AttentionCall:
         """How many queries may see each key: [B or 1, 1, L], or a number where it is all of them."""
         if self.mask is None:
             return self.query.shape[2]
-        allowed = self.mask if self.mask.dtype == torch.bool else self.mask > torch.finfo(self.mask.dtype).min / 2
-        return allowed.sum(2).clamp(min=1)
+        return allowed_by(self.mask).sum(2).clamp(min=1)
 
 
 Reader = Callable[[AttentionCall], Any]  # what is kept of one call

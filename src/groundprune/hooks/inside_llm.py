@@ -246,9 +246,7 @@ class InsideLLM:
         states = torch.gather(states, 1, take[..., None].expand(-1, -1, states.shape[-1]))
         for b, new in enumerate(merged):
             if new is not None:
-                columns = layouts[b].column[left[b]]
-                where = segment.compaction.mask[b] & torch.isin(segment.compaction.index[b], columns)
-                states[b, where] = new.to(states.dtype)
+                states[b, segment.compaction.holds(b, layouts[b].column[left[b]])] = new.to(states.dtype)
         segment = replace(segment, merged=any(new is not None for new in merged))
         if stage.evict_earlier:
             evict(run.prompt.segments, segment, kwargs.get("past_key_values"))
@@ -294,8 +292,7 @@ class InsideLLM:
             raise GroundPruneError(f"a stage inside of the LLM merges 'hidden' states, not {selection.merge.space!r}")
         previous = run.prompt.segments[-1]
         column = run.prompt.rows[row].layout.column[previous.kept[row]]
-        where = previous.compaction.mask[row] & torch.isin(previous.compaction.index[row], column)
-        return selection.merge.weight @ states[row, where].float()
+        return selection.merge.weight @ states[row, previous.compaction.holds(row, column)].float()
 
     def _loss(self, original: Any) -> Any:
         @functools.wraps(original)

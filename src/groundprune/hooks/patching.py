@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -20,3 +21,23 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, before)
+
+
+def outermost(function: Callable[..., Any], original: Callable[..., Any], running: list[Any]) -> Callable[..., Any]:
+    """`function`, but `original` while another that shares `running` is under way.
+
+    Qwen3-VL's encoder of videos calls that of images, and only the call from outside is to be changed. What is
+    returned has the signature of `original`: `generate` reads it to know which of its arguments go to the encoder.
+    """
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        if running:
+            return original(*args, **kwargs)
+        running.append(original)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            running.clear()
+
+    return call

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.hooks import attention
-from groundprune.hooks.patching import replaced
+from groundprune.hooks.patching import outermost, replaced
 from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need, TowerRecord
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def recording(base: Any, family: Family, needs: frozenset[Need]) -> Iterator[Non
     The attribute travels with the output object: `generate` encodes before prefill, hands the object on and
     expands it for beams.
     """
-    running: list[str] = []
+    running: list[Any] = []
     with contextlib.ExitStack() as stack:
         for modality in MODALITIES:
             name = f"get_{modality}_features"
@@ -72,24 +72,16 @@ def _recorded(
     family: Family,
     modality: str,
     needs: frozenset[Need],
-    running: list[str],
+    running: list[Any],
 ) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
-    # wraps(): `generate` reads the signature to know which of its arguments go to the encoder.
-    @functools.wraps(original)
     def get_features(*args: Any, **kwargs: Any) -> Any:
-        if running:
-            return original(*args, **kwargs)  # Qwen3-VL's get_video_features calls get_image_features
         arguments = signature.bind_partial(*args, **kwargs).arguments
         units = family.units(base, modality, arguments)
         raw: dict[Need, Tensor] = {}
-        running.append(modality)
-        try:
-            with _recorder(base, family, needs, raw):
-                output = original(*args, **kwargs)
-        finally:
-            running.clear()
+        with _recorder(base, family, needs, raw):
+            output = original(*args, **kwargs)
         record = TowerRecord(
             units,
             len(output.pooler_output),
@@ -99,7 +91,7 @@ def _recorded(
         setattr(output, RECORD_ATTRIBUTE, record)
         return output
 
-    return get_features
+    return outermost(get_features, original, running)
 
 
 @contextlib.contextmanager
