@@ -1,7 +1,8 @@
 """`random`: a uniform subset without replacement, the baseline that every method has to beat.
 
-The choice is a function of (seed, pixels, index of the image in its prompt), never of the batch row: beams and
-num_return_sequences expand rows before prefill, and must see the same tokens.
+The choice is a function of (seed, pixels) alone. Not of the batch row: beams and num_return_sequences expand rows
+before prefill, and must see the same tokens. Nor of the image's place in its prompt: a server keeps what it made of an
+image and hands it to other prompts.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ class Random(Pruner):
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         score = torch.zeros(len(layout))
         for index, fingerprint in enumerate(signals.fingerprint):
-            mixed = (fingerprint * 1_000_003 + self.seed * 8_191 + index) % _MODULUS
-            draws = torch.rand(len(layout), generator=torch.Generator().manual_seed(mixed))
-            score = torch.where(layout.image.cpu() == index, draws, score)
+            mine = layout.image.cpu() == index
+            generator = torch.Generator().manual_seed((fingerprint * 1_000_003 + self.seed * 8_191) % _MODULUS)
+            score[mine] = torch.rand(int(mine.sum()), generator=generator)
         return score.to(layout.column.device)
