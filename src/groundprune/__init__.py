@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from groundprune.errors import GroundPruneError, Unservable
+    from groundprune.integrations.vllm import vllm_overrides
     from groundprune.layout import VisualLayout
     from groundprune.loading import load
     from groundprune.positions import Policy
@@ -50,6 +51,7 @@ __version__ = "0.1.0"
 # Imported when first asked for: torch and transformers take seconds, and `groundprune --help` needs neither.
 _MODULES = {
     "errors": ("GroundPruneError", "Unservable"),
+    "integrations.vllm": ("vllm_overrides",),
     "layout": ("VisualLayout",),
     "loading": ("load",),
     "positions": ("Policy",),
@@ -110,6 +112,7 @@ __all__ = [
     "pruner_names",
     "register",
     "verify",
+    "vllm_overrides",
 ]
 
 

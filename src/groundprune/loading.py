@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import cached_file
 
@@ -18,6 +19,34 @@ from groundprune.processing import load_processor
 
 POCKET = "pocket"
 _POCKET_FOLDERS = {POCKET: checkpoint_path(), f"{POCKET}-seed0": checkpoint_path(0)}
+
+
+def source_of(source: str | Path) -> str | Path:
+    """What `from_pretrained` takes: the folder of an embedded model for its name, anything else as it is."""
+    return _POCKET_FOLDERS.get(str(source), source)
+
+
+def checkpoint_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint; of one on the Hub, that of its cache, downloaded as a whole where it is not there.
+
+    Raises GroundPruneError where there is none.
+    """
+    folder = Path(source_of(source))
+    if folder.is_dir():
+        return folder
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"]))
+    except Exception as error:  # whatever the network makes of it
+        raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
+
+
+def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
+    """The config of a checkpoint, see `load`. Raises GroundPruneError where there is none."""
+    # Exception: a damaged folder makes the libraries raise nearly anything.
+    try:
+        return AutoConfig.from_pretrained(source_of(source), trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
 
 
 def load(
@@ -33,13 +62,9 @@ def load(
 
     Raises GroundPruneError where there is no checkpoint, and Unservable for a text-only or unknown model type.
     """
-    folder = _POCKET_FOLDERS.get(str(source), source)
+    folder = source_of(source)
     options.setdefault("trust_remote_code", False)
-    # Exception: a damaged folder makes the libraries raise nearly anything.
-    try:
-        config: Any = AutoConfig.from_pretrained(folder, trust_remote_code=options["trust_remote_code"])
-    except Exception as error:
-        raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
+    config = read_config(source, options["trust_remote_code"])
     family = family_of(config)
     on_cpu = torch.device(device or "cpu").type == "cpu" and "device_map" not in options
     if dtype == "auto" and on_cpu:

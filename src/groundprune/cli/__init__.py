@@ -12,7 +12,19 @@ from typing import Annotated
 
 import typer
 
-from groundprune.cli import catalogue, checks, convert, data, evaluate, one_image, paper, pocket, report, studies
+from groundprune.cli import (
+    catalogue,
+    checks,
+    convert,
+    data,
+    evaluate,
+    one_image,
+    paper,
+    pocket,
+    report,
+    serve,
+    studies,
+)
 from groundprune.cli.console import complain
 from groundprune.errors import GroundPruneError
 
@@ -33,6 +45,7 @@ app.command("scene")(pocket.scene)
 app.command("compare")(studies.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
+app.command("serve", context_settings=serve.SETTINGS)(serve.serve)
 app.command("verify")(checks.verify)
 app.command("list")(catalogue.list_pruners)
 app.add_typer(pocket.app, name="pocket")

@@ -2,14 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
+from enum import StrEnum, auto
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from groundprune.cli.console import pick_device, quieten
 from groundprune.cli.options import DeviceOption, JsonOption, ModelOption, TextTowerOption
 from groundprune.cli.studies import grid_of, show
+from groundprune.errors import GroundPruneError
+
+
+class Engine(StrEnum):
+    """Of `evaluate`."""
+
+    transformers = auto()
+    vllm = auto()
 
 
 def evaluate(
@@ -51,25 +62,48 @@ def evaluate(
         int, typer.Option("--batch-size", "-b", help="Prompts that run together; halved where memory runs out.")
     ] = 64,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which scenes, where they are the data.")] = 0,
+    engine: Annotated[
+        Engine, typer.Option("--engine", help="What runs the model; vllm is your own installation of it.")
+    ] = Engine.transformers,
+    tensor_parallel: Annotated[
+        int | None,
+        typer.Option("--tensor-parallel-size", min=1, help="vllm: over how many devices a model is split."),
+    ] = None,
+    data_parallel: Annotated[
+        int | None, typer.Option("--data-parallel-size", min=1, help="vllm: how many copies of the model answer.")
+    ] = None,
+    engine_args: Annotated[
+        str | None, typer.Option("--engine-args", help="vllm: further arguments of its engine, as a JSON object.")
+    ] = None,
     text_tower: TextTowerOption = None,
     device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what pruning costs on a benchmark: RefCOCO, RefCOCO+, RefCOCOg, GQA, data of your own, or drawn scenes.
 
-    Every image goes through the vision tower once. Results name protocol, source and split.
+    Every image goes through the vision tower once (in vLLM once per setting). Results name protocol, source and
+    split.
 
     [dim]groundprune evaluate --limit 50 --pruner cls-visual --keep 0.5[/]
     [dim]groundprune evaluate --model llava-hf/llava-1.5-7b-hf --data refcoco:val --protocol paper
     --positions preserved,reassigned --out runs/llava[/]
     """
     quieten()
-    from groundprune.evaluation.evaluate import evaluate as run
+    chosen: dict[str, Any] = {
+        "protocol": protocol, "limit": limit, "data_root": data_root, "out": out, "batch_size": batch_size,
+        "seed": seed, **grid_of(pruner, keep, tokens, positions),
+    }  # fmt: skip
+    of_vllm = _engine_args(tensor_parallel, data_parallel, engine_args)
+    if engine is Engine.vllm:
+        _refuse("--engine transformers", {"--text-tower": text_tower, "--device": device})
+        from groundprune.integrations.vllm.evaluation import evaluate as run_in_vllm
 
-    summary = run(
-        model, data, protocol=protocol, limit=limit, data_root=data_root, out=out, batch_size=batch_size,
-        text_tower=text_tower, seed=seed, device=pick_device(device), **grid_of(pruner, keep, tokens, positions),
-    )  # fmt: skip
+        summary = run_in_vllm(model, data, engine=of_vllm, **chosen)
+    else:
+        _refuse("--engine vllm", dict.fromkeys((f"--{key.replace('_', '-')}" for key in of_vllm), True))
+        from groundprune.evaluation.evaluate import evaluate as run
+
+        summary = run(model, data, text_tower=text_tower, device=pick_device(device), **chosen)
     if not as_json:
         about = summary.run
         typer.echo(f"data     {about['data']}, {about['split']} ({about['source']}); protocol: {protocol}")
@@ -77,3 +111,20 @@ def evaluate(
         if unreadable:
             typer.echo(f"warning  {unreadable['samples']} samples left out: {unreadable['images'][0]}")
     show(summary, out, device, as_json)
+
+
+def _engine_args(tensor_parallel: int | None, data_parallel: int | None, engine_args: str | None) -> dict[str, Any]:
+    try:
+        further = json.loads(engine_args or "{}")
+    except ValueError:
+        further = None
+    if not isinstance(further, dict):
+        raise GroundPruneError(f"--engine-args takes a JSON object (got {engine_args})")
+    sizes = {"tensor_parallel_size": tensor_parallel, "data_parallel_size": data_parallel}
+    return {**further, **{key: size for key, size in sizes.items() if size is not None}}
+
+
+def _refuse(needed: str, options: Mapping[str, object]) -> None:
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise GroundPruneError(f"{given[0]} needs {needed}")

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from rich.console import Console
@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from groundprune.data.samples import Sample
 from groundprune.data.scenes import scene_samples
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
@@ -75,26 +76,38 @@ def compare(
         "text_tower": None if text_tower is None else str(getattr(text_tower, "source", text_tower)),
         "data": "scenes", "split": split, "scenes": scenes, "seed": seed, "samples": samples_fingerprint(samples),
     }  # fmt: skip
-    return answer_all(model, [runner], settings, run, batch_size, out, progress, console)
+    about = about_this_run(model.device, batch_size, model.config.get_text_config().num_hidden_layers)
+    with threads_for(model):
+        return answer_all([runner], settings, run, about, out, progress, console)
+
+
+class AnyRunner(Protocol):
+    """What answers: `Runner`, or the runner of another engine. Its methods are those of `Runner`."""
+
+    samples: list[Sample]
+    unreadable: dict[str, str]
+
+    def check(self, settings: Iterable[Setting]) -> None: ...
+    def leave_out_unreadable(self, among: Collection[str]) -> None: ...
+    def prepare(self, settings: Iterable[Setting], advance: Callable[[int], None]) -> None: ...
+    def run(self, setting: Setting, done: Collection[str]) -> Iterator[list[dict[str, Any]]]: ...
+    def free(self) -> None: ...
 
 
 def answer_all(
-    model: Any,
-    runners: Sequence[Runner],
+    runners: Sequence[AnyRunner],
     settings: Sequence[Setting],
     run: Mapping[str, Any],
-    batch_size: int,
+    about: dict[str, Any],
     out: str | Path | None = None,
     progress: bool = True,
     console: Console | None = None,
 ) -> Summary:
     """Give every sample of the runners its missing answers, one runner after the other. See `Results`, `compare`."""
     console = console or Console(stderr=True)
-    about = about_this_run(model, batch_size)
-    about["llm_layers"] = model.config.get_text_config().num_hidden_layers
     skipped = unservable(runners[0], settings)
     samples = sum(len(runner.samples) for runner in runners)
-    with _threads_for(model), Results(out, run, about, settings, samples) as results:
+    with Results(out, run, about, settings, samples) as results:
         given = {setting.id for setting in settings}
         before = {id: why for id, why in results.about.get("skipped", {}).items() if id not in given}
         results.about["skipped"] = before | skipped
@@ -110,7 +123,7 @@ def answer_all(
         return results.save()
 
 
-def unservable(runner: Runner, settings: Sequence[Setting]) -> dict[str, str]:
+def unservable(runner: AnyRunner, settings: Sequence[Setting]) -> dict[str, str]:
     """By id of setting, why the model cannot run it. Raises Unservable where that is so of all that prune."""
     found: dict[str, Unservable] = {}
     for setting in settings:
@@ -124,7 +137,7 @@ def unservable(runner: Runner, settings: Sequence[Setting]) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _threads_for(model: Any) -> Iterator[None]:
+def threads_for(model: Any) -> Iterator[None]:
     """One thread for a small model on a CPU: on its matrices two wait for each other more than they compute."""
     before = torch.get_num_threads()
     small = torch.device(model.device).type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL
@@ -136,7 +149,7 @@ def _threads_for(model: Any) -> Iterator[None]:
 
 
 def _run_missing(
-    runners: Sequence[Runner], settings: Sequence[Setting], results: Results, console: Console, progress: bool
+    runners: Sequence[AnyRunner], settings: Sequence[Setting], results: Results, console: Console, progress: bool
 ) -> None:
     skipped = results.about["skipped"]
     done = {s.id: results.done(s) for s in settings}

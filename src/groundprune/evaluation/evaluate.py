@@ -6,13 +6,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
 from groundprune.data import DataSet, Sample, open_data
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation.compare import answer_all
-from groundprune.evaluation.identity import pruner_files, samples_fingerprint, weights_fingerprint
+from groundprune.evaluation.compare import answer_all, threads_for
+from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.settings import KEEPS, PRUNERS, compare_settings
 from groundprune.evaluation.summary import Summary
@@ -60,18 +61,31 @@ def evaluate(
     model, processor = load(model_source, device=device)
     parts = windows(found, window)
     runners = [Runner(model, processor, part, batch_size, text_tower, protocol) for part in parts]
-    if len({s.id for s in found.samples}) != len(found.samples):
-        raise GroundPruneError(f"{data}: two samples share an id")
+    refuse_repeated(found)
     run = {
         "model": str(model_source), "weights": weights_fingerprint(model), "dtype": str(model.dtype),
         "grounding": asdict(runners[0].grounding), "pruner_files": pruner_files(pruners),
         "text_tower": None if text_tower is None else str(getattr(text_tower, "source", text_tower)),
-        "protocol": protocol, "data": found.name, "split": found.split, "source": found.source,
-        "seed": seed, "limit": limit, "samples": samples_fingerprint(found.samples),
+        **asked(found, protocol, seed, limit),
     }  # fmt: skip
-    if found.name == "scenes":
-        run["scenes"] = len(found.samples) // 2
-    return answer_all(model, runners, settings, run, batch_size, out, progress, console)
+    about = about_this_run(model.device, batch_size, model.config.get_text_config().num_hidden_layers)
+    with threads_for(model):
+        return answer_all(runners, settings, run, about, out, progress, console)
+
+
+def refuse_repeated(data: DataSet) -> None:
+    """Raises GroundPruneError where two samples share an id."""
+    if len({s.id for s in data.samples}) != len(data.samples):
+        raise GroundPruneError(f"{data.name}: two samples share an id")
+
+
+def asked(data: DataSet, protocol: str, seed: int, limit: int | None) -> dict[str, Any]:
+    """What of a run says which questions were asked, and how they were read."""
+    about = {
+        "protocol": protocol, "data": data.name, "split": data.split, "source": data.source,
+        "seed": seed, "limit": limit, "samples": samples_fingerprint(data.samples),
+    }  # fmt: skip
+    return about | {"scenes": len(data.samples) // 2} if data.name == "scenes" else about
 
 
 def windows(data: DataSet, images: int) -> list[list[Sample]]:

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from PIL import Image
 import groundprune
 from groundprune.data.samples import Sample
 
+_BEGINNING = 2**20  # bytes of a file: the header of safetensors, which names every weight, and the first weights
 _LEADING = 64  # values per weight: training changes all of them, and a large model is not read as a whole
 
 
@@ -50,9 +51,23 @@ def pruner_files(pruners: Sequence[str]) -> dict[str, str]:
     return {file: hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest() for file in files}
 
 
-def about_this_run(model: Any, batch_size: int) -> dict[str, Any]:
-    """Command, versions, date (UTC), device and batch size: what may differ between two runs of one comparison."""
-    device = torch.device(model.device)
+def files_fingerprint(folder: Path) -> str:
+    """16 hex digits over the weight files of a checkpoint that is never loaded here: names, sizes and beginnings."""
+    digest = hashlib.blake2b(digest_size=8)
+    for file in sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin")):
+        with file.open("rb") as content:
+            digest.update(f"{file.name} {file.stat().st_size} ".encode() + content.read(_BEGINNING))
+    return digest.hexdigest()
+
+
+def about_this_run(
+    device: str | torch.device, batch_size: int, layers: int, versions: Mapping[str, str] | None = None
+) -> dict[str, Any]:
+    """Command, versions, date (UTC), device, batch size: what may differ between two runs of one comparison.
+
+    layers: of the LLM. versions: of further software.
+    """
+    device = torch.device(device)
     on_gpu = device.type == "cuda"
     return {
         "command": shlex.join([*_program(), *sys.argv[1:]]),
@@ -61,10 +76,12 @@ def about_this_run(model: Any, batch_size: int) -> dict[str, Any]:
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),
+            **(versions or {}),
         },
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": torch.cuda.get_device_name(device) if on_gpu else f"{device}, {torch.get_num_threads()} threads",
         "batch_size": batch_size,
+        "llm_layers": layers,
     }
 
 

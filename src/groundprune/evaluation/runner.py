@@ -20,7 +20,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.evaluation.protocols import PAPER_TOKENS
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.settings import Setting
-from groundprune.families.base import family_of
+from groundprune.families.base import Grounding, family_of
 from groundprune.images import ImageError
 from groundprune.loading import grounding_of
 from groundprune.pruning import EncodedImages, Run, encode, prune
@@ -150,24 +150,15 @@ class Runner:
         return found
 
     def max_new_tokens(self, kind: str) -> int:
-        if kind == "vqa":
-            return VQA_TOKENS
-        if self.protocol == "paper":
-            return PAPER_TOKENS
+        """See `max_new_tokens`; the same for all samples of a kind, in whatever batch they run."""
         texts = {s.text for s in self.samples if s.kind == kind}
         sizes = {w.size for s, w in zip(self.samples, self._ready[0], strict=True) if s.kind == kind}
-        codecs = {box_codec(self.processor, self.grounding, *size) for size in sizes}
-        named = texts if any(getattr(codec, "names_object", False) for codec in codecs) else set()
-        return self._longest(codec.encode(_ANY_BOX) for codec in codecs) + self._longest(named) + BOX_MARGIN
+        return max_new_tokens(self.processor, self.grounding, self.protocol, kind, texts, sizes)
 
     def _limit(self, kind: str) -> int:
         if kind not in self._limits:
             self._limits[kind] = self.max_new_tokens(kind)
         return self._limits[kind]
-
-    def _longest(self, texts: Iterable[str]) -> int:
-        tokenizer = self.processor.tokenizer
-        return max((len(tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts), default=0)
 
     @property
     def _ready(self) -> tuple[list[Words], EncodedImages | None]:
@@ -248,6 +239,33 @@ class Runner:
         about = {"setting": setting.id, "sample": sample.id, "kind": sample.kind, "type": sample.type}
         scored = self._scorer.score(sample, answer, self._ready[0][index].size)
         return {**about, "answer": answer, **scored, "kept": kept}
+
+
+def max_new_tokens(
+    processor: Any,
+    grounding: Grounding,
+    protocol: str,
+    kind: str,
+    texts: Collection[str],
+    sizes: Iterable[tuple[int, int]],
+) -> int:
+    """What an answer may take: a box of any of the images (width, height in pixels), a name of what it is of.
+
+    texts: the expressions, of which some languages of boxes repeat one.
+    """
+    if kind == "vqa":
+        return VQA_TOKENS
+    if protocol == "paper":
+        return PAPER_TOKENS
+    codecs = {box_codec(processor, grounding, *size) for size in sizes}
+    named = texts if any(getattr(codec, "names_object", False) for codec in codecs) else ()
+    boxes = [codec.encode(_ANY_BOX) for codec in codecs]
+    return _longest(processor, boxes) + _longest(processor, named) + BOX_MARGIN
+
+
+def _longest(processor: Any, texts: Iterable[str]) -> int:
+    count = (len(processor.tokenizer(text, add_special_tokens=False)["input_ids"]) for text in texts)
+    return max(count, default=0)
 
 
 def _padded(rows: Sequence[Tensor], value: int) -> Tensor:

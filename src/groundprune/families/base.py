@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
 import torch
@@ -41,6 +42,7 @@ class Family:
     model_types: ClassVar[tuple[str, ...]]
     grounding: ClassVar[Grounding]
     tower_path: ClassVar[str] = "vision_tower"  # of the tower in the base model
+    position_axes: ClassVar[int] = 1  # of a token's position id: 3 for M-RoPE (time, height, width)
     first_position: ClassVar[int] = 0  # the id of a row's first column where the caller gives no position_ids
 
     # Where the visual tokens lie
@@ -55,6 +57,10 @@ class Family:
         if given is None:
             given = torch.arange(ids.shape[1], device=ids.device)[None] + self.first_position
         return given.expand(ids.shape[0], -1)[None]
+
+    def weightless(self, config: Any) -> Any:
+        """What stands in for a base model of this config where only `units` and `to_tokens` are called."""
+        return SimpleNamespace(config=config)
 
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         """What the encoder makes of `arguments` (those of get_image_features or get_video_features), in order."""

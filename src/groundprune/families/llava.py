@@ -43,6 +43,8 @@ class Llava(Family):
         from transformers import LlavaImageProcessorPil
 
         old = processor.image_processor
+        if isinstance(old, LlavaImageProcessorPil) and old.do_pad:
+            return processor
         settings = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
         given = {name: getattr(old, name) for name in settings if getattr(old, name, None) is not None}
         processor.image_processor = LlavaImageProcessorPil(**given, do_pad=True)

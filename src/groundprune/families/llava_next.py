@@ -7,6 +7,7 @@ the tiles joined to one grid, the padding around it cut away, and a newline toke
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import torch
@@ -41,6 +42,13 @@ class LlavaNext(Family):
         """Per image [crops, side^2, C] -> [P, C], as the model packs its features. newline: [C]."""
         strategy = base.config.vision_feature_select_strategy
         return base.pack_image_features(crops, arguments["image_sizes"], strategy, image_newline=newline)[0]
+
+    def weightless(self, config: Any) -> Any:
+        from transformers import LlavaNextModel
+
+        base = super().weightless(config)
+        base.pack_image_features = functools.partial(LlavaNextModel.pack_image_features, base)
+        return base
 
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         pixels, counts, side = arguments["pixel_values"], self.crops(base, arguments), tower_side(base.config)

@@ -24,6 +24,7 @@ class Qwen(Family):
     """
 
     tower_path = "visual"
+    position_axes = 3
     tiny_tower: ClassVar[dict[str, Any]]  # of a tiny config: what is special to the tower,
     mrope_section: ClassVar[tuple[int, ...]] = (2, 3, 3)  # and how the axes share the 8 frequencies of a head
 

@@ -86,7 +86,7 @@ def _recorded(
             units,
             len(output.pooler_output),
             {need: _of_units(family, base, need, v, len(units), modality, arguments) for need, v in raw.items()},
-            [_fingerprint(unit.pixels) for unit in units] if FINGERPRINT in needs else [],
+            [fingerprint(unit.pixels) for unit in units] if FINGERPRINT in needs else [],
         )
         setattr(output, RECORD_ATTRIBUTE, record)
         return output
@@ -110,7 +110,7 @@ def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need,
                 keep = functools.partial(_keep_output, raw, need, kind.packed)
                 stack.callback(block.register_forward_hook(keep).remove)
             else:
-                targets.setdefault(kind.attention_of(block), {})[need] = _reader(need, kind)
+                targets.setdefault(kind.attention_of(block), {})[need] = reader_of(need, kind)
         found = stack.enter_context(attention.probe(targets)) if targets else {}
         yield
     for need, calls in found.items():
@@ -119,7 +119,8 @@ def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need,
         raw[need] = torch.cat(calls, dim=1)[0] if kind.packed else torch.cat(calls)
 
 
-def _reader(need: Need, kind: Tower) -> attention.Reader:
+def reader_of(need: Need, kind: Tower) -> attention.Reader:
+    """What is kept of the attention of a tower of this kind, for a need of its attention or keys."""
     if need.signal == "tower_keys":
         return attention.keys
     if need.kind == "cls-joint":
@@ -153,7 +154,7 @@ def _of_units(family: Family, base: Any, need: Need, value: Tensor, units: int, 
     return list(value[:, :1].clone())
 
 
-def _fingerprint(pixels: Tensor) -> int:
+def fingerprint(pixels: Tensor) -> int:
     """A number that depends on the pixels alone: not on the batch, nor on whether they came in half precision."""
     content = pixels.detach().to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes()
     return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "big")

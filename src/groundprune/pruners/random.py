@@ -1,8 +1,8 @@
 """`random`: a uniform subset without replacement, the baseline that every method has to beat.
 
 The choice is a function of (seed, pixels) alone. Not of the batch row: beams and num_return_sequences expand rows
-before prefill, and must see the same tokens. Nor of the image's place in its prompt: a server keeps what it made of an
-image and hands it to other prompts.
+before prefill, and must see the same tokens. Nor of the image's place in its prompt: a server keeps what it made of
+an image and hands it to other prompts.
 """
 
 from __future__ import annotations

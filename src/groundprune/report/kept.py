@@ -14,9 +14,9 @@ from groundprune.asking import framed, prompt_for
 from groundprune.boxes import make_frame
 from groundprune.data import Sample, scene_samples
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation.identity import pruner_files, samples_fingerprint, weights_fingerprint
+from groundprune.evaluation.identity import files_fingerprint, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.settings import Setting
-from groundprune.loading import grounding_of, load
+from groundprune.loading import checkpoint_folder, grounding_of, load
 from groundprune.pruning import prune
 from groundprune.report.overlay import KeptMap
 
@@ -54,7 +54,9 @@ def kept_maps(
     if any(run.get("pruner_files", {}).get(file) != digest for file, digest in pruner_files([name]).items()):
         raise GroundPruneError(f"{name} is not what it was when the model answered")
     model, processor = load(source, device=device)
-    if weights_fingerprint(model) != run.get("weights"):
+    # Another engine loads the weights itself; of these runs the files are known.
+    here = files_fingerprint(checkpoint_folder(source)) if run.get("engine") else weights_fingerprint(model)
+    if here != run.get("weights"):
         raise GroundPruneError(f"the model at {source!r} has other weights now than when it answered")
     grounding = grounding_of(model)
     found: dict[str, KeptMap] = {}

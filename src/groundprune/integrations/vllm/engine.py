@@ -1,0 +1,135 @@
+"""One vLLM engine in a process of its own, whose end frees all that it held."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import multiprocessing
+import os
+import sys
+from collections.abc import Mapping
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+from groundprune.errors import GroundPruneError, first_line
+from groundprune.integrations.vllm.serve import why_not_started
+
+_PATIENCE = 30  # seconds for an engine to end by itself
+
+
+class Request(NamedTuple):
+    """prompt: what vLLM's `generate` takes; tokens: of the answer, at most."""
+
+    id: str
+    prompt: dict[str, Any]
+    tokens: int
+
+
+class Reply(NamedTuple):
+    """text: greedy, without special tokens; prompt_ids: what the LLM read."""
+
+    id: str
+    text: str
+    prompt_ids: list[int]
+
+
+class Engine:
+    """A context manager. arguments: of vLLM's AsyncEngineArgs. Answers come in any order.
+
+    Raises GroundPruneError where the engine cannot start, or ends before it was left.
+    """
+
+    def __init__(self, arguments: Mapping[str, Any]):
+        context = multiprocessing.get_context("spawn")  # CUDA cannot be used in a fork
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(target=_run, args=(theirs, dict(arguments)))
+        self._theirs = theirs
+
+    def __enter__(self) -> Engine:
+        self._process.start()
+        self._theirs.close()  # so that the end of the process is the end of the pipe
+        try:
+            self._receive()
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.send(None)
+        self._stop()
+
+    def ask(self, request: Request) -> None:
+        try:
+            self._connection.send(request)
+        except OSError as error:
+            raise GroundPruneError("vLLM's engine ended by itself; its log says why") from error
+
+    def reply(self) -> Reply:
+        """Waits for the next answer."""
+        return self._receive()
+
+    def _receive(self) -> Any:
+        try:
+            found = self._connection.recv()
+        except (EOFError, OSError) as error:
+            raise GroundPruneError("vLLM's engine ended by itself; its log says why") from error
+        if isinstance(found, GroundPruneError):
+            raise found
+        return found
+
+    def _stop(self) -> None:
+        self._process.join(_PATIENCE)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join(_PATIENCE)
+        if self._process.is_alive():
+            self._process.kill()
+        self._connection.close()
+
+
+def _run(connection: Connection, arguments: dict[str, Any]) -> None:
+    os.dup2(sys.stderr.fileno(), 1)  # vLLM logs to stdout, which is for results
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    with contextlib.suppress(KeyboardInterrupt):
+        asyncio.run(_answer_all(connection, arguments))
+
+
+async def _answer_all(connection: Connection, arguments: dict[str, Any]) -> None:
+    try:
+        from vllm.engine.arg_utils import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
+        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    except Exception as error:
+        connection.send(why_not_started(error))
+        return
+    connection.send(None)
+    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+    try:
+        while (request := await loop.run_in_executor(None, _next, connection)) is not None:
+            tasks.add(task := loop.create_task(_answer(connection, engine, request)))
+            task.add_done_callback(tasks.discard)
+        await asyncio.gather(*tasks)
+    finally:
+        engine.shutdown()
+
+
+def _next(connection: Connection) -> Request | None:
+    """None where no more will come."""
+    try:
+        return connection.recv()
+    except (EOFError, OSError):
+        return None
+
+
+async def _answer(connection: Connection, engine: Any, request: Request) -> None:
+    from vllm.sampling_params import RequestOutputKind, SamplingParams
+
+    try:
+        greedy = SamplingParams(temperature=0, max_tokens=request.tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+        async for output in engine.generate(request.prompt, greedy, request_id=request.id):
+            connection.send(Reply(request.id, output.outputs[0].text.strip(), list(output.prompt_token_ids)))
+    except Exception as error:
+        connection.send(GroundPruneError(f"vLLM cannot answer {request.id}: {first_line(error)}"))

@@ -1,0 +1,108 @@
+"""Which tokens of one image stay, and how far each stands from the image's first; needs no vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import Unservable
+from groundprune.families.base import family_of
+from groundprune.hooks.tower import fingerprint
+from groundprune.integrations.vllm.settings import Settings
+from groundprune.layout import VisualLayout, VisualUnit
+from groundprune.pruners import Spatial
+from groundprune.signals import FINGERPRINT, Need, Signals, TowerRecord
+
+DIGIT = 256  # whole numbers below it are exact in bfloat16 and float16
+DIGITS = 2
+
+
+class ImagePruning:
+    """Prunes as `gp.prune` does a prompt that holds this image alone. config: the model's, with our settings in it.
+
+    arguments, below: those of transformers' get_image_features, for a batch of images.
+    """
+
+    def __init__(self, config: Any):
+        self.config, self.family, self.settings = config, family_of(config), Settings.read(config)
+        self.pruner = self.settings.make_pruner()
+        (self.stage,) = self.pruner.stages(config.get_text_config().num_hidden_layers)
+        self.base = self.family.weightless(config)
+
+    @property
+    def settled(self) -> bool:
+        """Whether the kept tokens are known before the tower has seen the image."""
+        return isinstance(self.pruner, Spatial) or self.stage.budget.share == 1
+
+    @property
+    def renumbered(self) -> bool:
+        return self.settings.positions == "reassigned"
+
+    @property
+    def tower_needs(self) -> list[Need]:
+        """What has to be read from the tower while it runs."""
+        return [] if self.settled else [need for need in self.pruner.needs if need.signal.startswith("tower")]
+
+    def units(self, arguments: Mapping[str, Any]) -> list[VisualUnit]:
+        return self.family.units(self.base, "image", dict(arguments))
+
+    def to_tokens(self, value: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
+        """See `Family.to_tokens`."""
+        return self.family.to_tokens(self.base, value, "image", dict(arguments))
+
+    def count(self, unit: VisualUnit) -> int:
+        """How many of an image's tokens stay; those that are no patches all do."""
+        patches = int(unit.is_patch.sum())
+        return self.stage.budget.count(patches) + len(unit) - patches
+
+    def kept(self, unit: VisualUnit, projected: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
+        """Long[K], ascending. projected: [N, D], what the LLM would read; values: [N, ...] of each `tower_needs`."""
+        record = TowerRecord(
+            [unit],
+            1,
+            {need: [value] for need, value in values.items()},
+            [fingerprint(unit.pixels)] if FINGERPRINT in self.pruner.needs else [],
+        )
+        layout = self._layout(unit)
+        selection = self.pruner(Signals(layout, projected, record), layout, self.stage)
+        if selection.merge is not None:
+            raise Unservable(f"{self.pruner.label} merges tokens, which is not done inside of vLLM")
+        return selection.kept
+
+    def settled_kept(self, unit: VisualUnit) -> Tensor:
+        """`kept`, where it is `settled`."""
+        return self.kept(unit, unit.row.new_empty(0), {})
+
+    def offsets(self, unit: VisualUnit, kept: Tensor) -> Tensor:
+        """Long[A, K]: the positions of the kept tokens, less that of the image's first token."""
+        if self.family.position_axes == 1:
+            return kept[None]
+        return torch.stack([torch.zeros_like(kept), unit.row.to(kept.device)[kept], unit.col.to(kept.device)[kept]])
+
+    def _layout(self, unit: VisualUnit) -> VisualLayout:
+        image = self.family.token_ids(self.config)["image"]
+        ids = torch.full((1, len(unit)), image, device=unit.row.device)
+        nowhere = ids.new_zeros(self.family.position_axes, *ids.shape)
+        (layout,) = self.family.layouts(self.config, ids, nowhere, {"image": [unit]})
+        return layout
+
+
+def pack(features: Tensor, offsets: Tensor) -> Tensor:
+    """[K, C], Long[A, K] -> [K, C + A * DIGITS]: what vLLM caches of an image holds where its tokens stood.
+
+    In digits, so that half precision holds them exactly.
+    """
+    digits = [offsets // DIGIT**place % DIGIT for place in range(DIGITS)]
+    return torch.cat([features, torch.cat(digits).transpose(0, 1).to(features)], dim=-1)
+
+
+def unpack(packed: Sequence[Tensor], axes: int) -> tuple[list[Tensor], Tensor]:
+    """The features of each item, and Long[A, sum of K]: the offsets of all."""
+    width = axes * DIGITS
+    digits = torch.cat([item[:, -width:] for item in packed]).transpose(0, 1).long()
+    offsets = sum(digits[place * axes : (place + 1) * axes] * DIGIT**place for place in range(DIGITS))
+    assert isinstance(offsets, Tensor)
+    return [item[:, :-width] for item in packed], offsets

@@ -1,0 +1,80 @@
+"""How long a pruned prompt may be: its positions are those of the unpruned one; needs no vLLM.
+
+vLLM counts slots, and computes the rotary table for as many positions as the model was made for. A prompt that lost
+tokens may have slots left where its positions are at the end of the table.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from groundprune.errors import GroundPruneError
+from groundprune.integrations.vllm.images import ImagePruning
+
+MROPE_FACTOR = 4  # by which vLLM makes the rotary table of three axes longer than the model's limit
+THINNEST = 200  # Qwen's processors refuse images of a more extreme aspect ratio than this
+
+
+def check_positions(pruning: ImagePruning, length: int, images: int) -> None:
+    """Raises GroundPruneError where a prompt of `length` slots could reach positions past the rotary table.
+
+    images: how many a prompt may hold.
+    """
+    table = rotary_length(pruning)
+    if length > largest_length(pruning, images, table):
+        held = min(images, length // fewest_tokens(pruning))
+        reached = length + held * most_dropped(pruning)
+        raise GroundPruneError(
+            f"with max_model_len={length} and {held} images in a prompt, original positions could reach "
+            f"{reached - 1}, but the rotary table ends at {table - 1}: lower limit_mm_per_prompt and max_model_len, "
+            f"to 1 image and {largest_length(pruning, 1, table)}, say"
+        )
+
+
+def largest_length(pruning: ImagePruning, images: int, table: int) -> int:
+    """The largest max_model_len at which no position of a prompt with at most so many images passes the table."""
+    if pruning.renumbered or pruning.stage.budget.share == 1:
+        return table
+    dropped, fewest = most_dropped(pruning), fewest_tokens(pruning)
+    # However many images are allowed, no more than fit are there.
+    return max(table - images * dropped, table * fewest // (fewest + dropped))
+
+
+def rotary_length(pruning: ImagePruning) -> int:
+    """Positions in the rotary table that vLLM makes for the model."""
+    text = pruning.config.get_text_config()
+    rope = getattr(text, "rope_parameters", None) or {}
+    length = text.max_position_embeddings
+    if rope.get("rope_type") == "yarn":
+        length = int(rope.get("original_max_position_embeddings", length) * rope["factor"])
+    elif rope.get("rope_type") in ("linear", "dynamic"):
+        length = int(length * rope["factor"])
+    return length * (MROPE_FACTOR if pruning.family.position_axes == 3 else 1)
+
+
+def most_dropped(pruning: ImagePruning) -> int:
+    """By how much the positions behind one image can exceed its slots."""
+    count = pruning.stage.budget.count
+    if pruning.family.position_axes == 3:
+        # An image moves what follows by the longer side of its grid: only thin ones by more than their tokens.
+        return max(0, *(THINNEST * rows - count(THINNEST * rows**2) for rows in range(1, 10)))
+    tokens = _patches(pruning.config) * _crops(pruning.config)
+    return tokens - count(tokens)
+
+
+def fewest_tokens(pruning: ImagePruning) -> int:
+    """That an image can have left."""
+    return 1 if pruning.family.position_axes == 3 else pruning.stage.budget.count(_patches(pruning.config))
+
+
+def _patches(config: Any) -> int:
+    """Of a square image that the tower sees."""
+    return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+
+
+def _crops(config: Any) -> int:
+    """That the tower sees of one image, at most."""
+    pinpoints = getattr(config, "image_grid_pinpoints", None)
+    if not pinpoints:
+        return 1
+    return 1 + max(height * width for height, width in pinpoints) // config.vision_config.image_size**2

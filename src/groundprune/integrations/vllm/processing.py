@@ -1,0 +1,62 @@
+"""What vLLM's preprocessing makes of an image: as many placeholders as tokens stay, under a name of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+from groundprune.integrations.vllm.images import ImagePruning
+
+
+class PrunedInfo:
+    """Mixin before a ProcessingInfo of vLLM: the preprocessing that `gp.load` sets up for the family's boxes."""
+
+    @cached_property
+    def pruning(self) -> ImagePruning:
+        info: Any = self
+        return ImagePruning(info.get_hf_config())
+
+    def get_hf_processor(self, **options: object) -> Any:
+        own: Any = super()
+        return self.pruning.family.prepare_processor(own.get_hf_processor(**options))
+
+    def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int] | None:
+        own: Any = super()
+        found = own.get_mm_max_tokens_per_item(seq_len, mm_counts)
+        if found is None or "image" not in found:
+            return found
+        return {**found, "image": self.pruning.stage.budget.count(found["image"])}
+
+
+class PrunedProcessor:
+    """Mixin before a MultiModalProcessor of vLLM whose info is a PrunedInfo."""
+
+    info: Any
+
+    def arguments(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """Of get_image_features, for one image. item: what was preprocessed, by the argument's name."""
+        return {name: element.data[None] for name, element in item.items()}
+
+    def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
+        own: Any = super()
+        updates = own._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        return [self._pruned(update, out_mm_kwargs) if update.modality == "image" else update for update in updates]
+
+    def _pruned(self, update: Any, items: Any) -> Any:
+        whole: Callable[[int], list[int]] = update.replacement
+        pruning: ImagePruning = self.info.pruning
+
+        def replacement(index: int) -> list[int]:
+            (unit,) = pruning.units(self.arguments(items["image"][index]))
+            return whole(index)[: pruning.count(unit)]
+
+        return replace(update, replacement=replacement)
+
+    def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
+        """An image's name in all caches says how it is pruned: none is handed to a model with other settings."""
+        own: Any = super()
+        hashes = own._get_mm_hashes(inputs)
+        ours = self.info.pruning.settings.identity
+        return {kind: [f"{h}-{ours}" for h in of] if kind == "image" else of for kind, of in hashes.items()}

@@ -1,0 +1,51 @@
+"""From a pruned prompt to the one that it was made from, and back; needs no vLLM."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Span:
+    """An image's (or a video's) slots in a pruned prompt.
+
+    start: the first; count: how many; total: tokens before pruning. kept: Long[count], which of the `total` they are,
+    ascending; None where only the tower will tell.
+    """
+
+    start: int
+    count: int
+    total: int
+    kept: Tensor | None
+
+
+def unpruned(tokens: Sequence[int], spans: Sequence[Span]) -> tuple[list[int], list[int]]:
+    """The prompt with every dropped token back in its place, and where each span starts in it."""
+    whole: list[int] = []
+    starts: list[int] = []
+    done = 0
+    for span in spans:
+        whole += tokens[done : span.start]
+        starts.append(len(whole))
+        # A video's tokens are not all alike, but nothing of it was dropped.
+        mine = tokens[span.start : span.start + span.count]
+        whole += mine if span.count == span.total else [mine[0]] * span.total
+        done = span.start + span.count
+    return whole + list(tokens[done:]), starts
+
+
+def columns(length: int, spans: Sequence[Span]) -> Tensor:
+    """Long[length]: the column of each slot in the unpruned prompt; its span's first where `kept` is None."""
+    found = torch.arange(length)
+    dropped = 0
+    for span in spans:
+        mine = slice(span.start, span.start + span.count)
+        first = span.start + dropped
+        found[mine] = first if span.kept is None else first + span.kept
+        dropped += span.total - span.count
+        found[mine.stop :] = torch.arange(mine.stop, length) + dropped
+    return found

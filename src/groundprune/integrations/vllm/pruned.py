@@ -1,0 +1,150 @@
+"""What all pruned models share: images lose tokens behind the encoder, positions are those of the unpruned prompt.
+
+vLLM asks for a prompt's positions when it admits it, before any image was encoded. Text gets its final ones then. A
+kept visual token gets that of its image's first; how far it stands from it travels with its features, through every
+cache of vLLM, and is added where the language model starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundprune.integrations.vllm.images import ImagePruning, pack, unpack
+from groundprune.integrations.vllm.prompt import Span, columns, unpruned
+from groundprune.integrations.vllm.tower import read, recorded
+from groundprune.signals import Need
+
+
+class Pruned(nn.Module):
+    """Mixin before a model class of vLLM."""
+
+    config: Any
+    offset: Tensor  # Long[A, tokens of a batch], zero but on the visual tokens of the batch that runs
+
+    def __init__(self, *, vllm_config: Any, prefix: str = ""):
+        super().__init__(vllm_config=vllm_config, prefix=prefix)
+        self.pruning = ImagePruning(self.config)
+        shape = (self.pruning.family.position_axes, vllm_config.scheduler_config.max_num_batched_tokens)
+        self.register_buffer("offset", torch.zeros(shape, dtype=torch.long), persistent=False)
+
+    # What a model says of itself
+
+    def tower_attention(self) -> nn.Module:
+        """The attention of the tower block whose output the LLM reads."""
+        raise NotImplementedError
+
+    def arguments(self, images: Any) -> dict[str, Any]:
+        """Of transformers' get_image_features, for a batch of images as vLLM has parsed it."""
+        return {"pixel_values": images["pixel_values"]}
+
+    def item_arguments(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """The same for one preprocessed image."""
+        return {name: element.data[None] for name, element in item.items()}
+
+    def lengths(self, arguments: Mapping[str, Any]) -> list[int] | None:
+        """Of the sequences that the tower packs into one; None where it gets a batch."""
+        return None
+
+    def of_images(self, value: Tensor, arguments: Mapping[str, Any]) -> Tensor:
+        """What the tower gave, less what is of no image."""
+        return value
+
+    def unpruned_positions(self, tokens: list[int], features: Sequence[Any]) -> tuple[Tensor, int]:
+        """Long[3, L] and what is added to a generated token's index, of a prompt that lost nothing."""
+        return torch.arange(len(tokens)).expand(3, -1), 0
+
+    # Images
+
+    def _process_image_input(self, image_input: Any) -> list[Tensor]:
+        """[K, C + digits] of each image, see `pack`."""
+        own: Any = super()
+        pruning, arguments = self.pruning, self.arguments(image_input)
+        with contextlib.ExitStack() as stack:
+            calls = stack.enter_context(recorded(self.tower_attention())) if pruning.tower_needs else []
+            features = own._process_image_input(image_input)
+        values = {need: self._of_tokens(need, calls, arguments) for need in pruning.tower_needs}
+        found = []
+        for i, (unit, mine) in enumerate(zip(pruning.units(arguments), features, strict=True)):
+            # Qwen3-VL's features for several layers of the LLM lie side by side; the first are its input.
+            projected = mine[:, : self.config.get_text_config().hidden_size]
+            kept = pruning.kept(unit, projected, {need: value[i] for need, value in values.items()}).to(mine.device)
+            known = pruning.renumbered or pruning.settled
+            offsets = pruning.offsets(unit, kept)
+            found.append(pack(mine[kept], torch.zeros_like(offsets) if known else offsets))
+        return found
+
+    def _of_tokens(self, need: Need, calls: Sequence[Any], arguments: Mapping[str, Any]) -> list[Tensor]:
+        attention: Any = self.tower_attention()
+        family, own = self.pruning.family, attention.num_heads
+        sharded = own < tower_heads(self.config.vision_config)
+        (call,) = calls
+        value = read(call, need, family.tower_kind(self.config), self.lengths(arguments), sharded)
+        return self.pruning.to_tokens(self.of_images(value, arguments), arguments)
+
+    # Positions
+
+    def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Sequence[Any]) -> tuple[Tensor, int]:
+        """Long[3, S], and the difference of a generated token's position and its slot."""
+        if self.pruning.renumbered:
+            return torch.arange(len(input_tokens)).expand(3, -1).contiguous(), 0
+        features = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
+        spans = [self._span(feature) for feature in features]
+        whole, starts = unpruned(input_tokens, spans)
+        placed = [
+            replace(feature, mm_position=replace(feature.mm_position, offset=start, length=span.total))
+            for feature, start, span in zip(features, starts, spans, strict=True)
+        ]
+        position, delta = self.unpruned_positions(whole, placed)
+        kept = columns(len(input_tokens), spans)
+        return position[:, kept].contiguous(), delta + len(whole) - len(input_tokens)
+
+    def _span(self, feature: Any) -> Span:
+        start, count = feature.mm_position.offset, feature.mm_position.length
+        if feature.modality != "image":
+            return Span(start, count, count, torch.arange(count))
+        (unit,) = self.pruning.units(self.item_arguments(feature.data))
+        return Span(start, count, len(unit), self.pruning.settled_kept(unit) if self.pruning.settled else None)
+
+    def embed_input_ids(
+        self,
+        input_ids: Tensor,
+        multimodal_embeddings: Sequence[Tensor] | None = None,
+        *,
+        is_multimodal: Tensor | None = None,
+    ) -> Tensor:
+        """As the model does, with the offsets taken off the features and set aside for `forward`."""
+        own: Any = super()
+        self.offset.zero_()
+        if multimodal_embeddings is not None and len(multimodal_embeddings) and is_multimodal is not None:
+            multimodal_embeddings, offsets = unpack(multimodal_embeddings, len(self.offset))
+            mine = self.offset[:, : len(input_ids)]
+            mask = is_multimodal.to(mine.device, non_blocking=True).expand_as(mine)
+            mine.copy_(mine.masked_scatter(mask, offsets))
+        return own.embed_input_ids(input_ids, multimodal_embeddings, is_multimodal=is_multimodal)
+
+    def forward(
+        self,
+        input_ids: Tensor | None,
+        positions: Tensor,
+        intermediate_tensors: Any = None,
+        inputs_embeds: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Any:
+        # The table has three axes for every model; a language model of one axis reads the first.
+        positions = positions if len(self.offset) == 3 else positions[0]
+        moved = positions + self.offset[:, : positions.shape[-1]].view_as(positions)
+        output = super().forward(input_ids, moved, intermediate_tensors, inputs_embeds, **kwargs)
+        # A dummy batch, which nothing was embedded for, may be next.
+        self.offset.zero_()
+        return output
+
+
+def tower_heads(vision: Any) -> int:
+    """Attention heads of a tower, by its config."""
+    return getattr(vision, "num_attention_heads", None) or vision.num_heads

@@ -1,0 +1,155 @@
+"""vLLM's own server, with a pruned model in it."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import groundprune
+from groundprune.errors import GroundPruneError, first_line
+from groundprune.integrations.vllm.images import ImagePruning
+from groundprune.integrations.vllm.limits import largest_length, rotary_length
+from groundprune.integrations.vllm.settings import vllm_overrides
+from groundprune.loading import read_config, source_of
+from groundprune.pocket.widened import write_widened
+from groundprune.pruners import Pruner
+
+OVERRIDES, LENGTH, LIMIT, NAME = "--hf-overrides", "--max-model-len", "--limit-mm-per-prompt", "--served-model-name"
+
+
+def engine_folder(model: str | Path) -> str:
+    """What vLLM loads for `model`. An embedded model has heads that vLLM's kernels for CPUs lack: its wider copy.
+
+    The copy is written to $XDG_CACHE_HOME/groundprune (by default ~/.cache/groundprune).
+    """
+    source = source_of(model)
+    if source == model:
+        return str(source)
+    weights = (Path(source) / "model.safetensors").read_bytes()
+    name = f"{model}-wide-{groundprune.__version__}-{hashlib.blake2b(weights, digest_size=4).hexdigest()}"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundprune"
+    try:
+        return str(write_widened(Path(source), cache / name))
+    except OSError as error:
+        raise GroundPruneError(f"{cache}: cannot be written ({error.strerror or error})") from error
+
+
+def engine_defaults(model: str | Path) -> dict[str, Any]:
+    """Arguments of an engine that the user may change. vLLM would narrow the embedded models' weights to bfloat16."""
+    return {} if source_of(model) == model else {"dtype": "float32"}
+
+
+def fitting_length(model: str | Path, overrides: Mapping[str, Any], images: int) -> int | None:
+    """The largest max_model_len at which a prompt with so many images stays on the rotary table.
+
+    None where the model's own limit is as small. Raises GroundPruneError where not one token would fit.
+    """
+    config = read_config(model)
+    for key, value in overrides.items():
+        setattr(config, key, value)
+    pruning, limit = ImagePruning(config), config.get_text_config().max_position_embeddings
+    length = largest_length(pruning, images, rotary_length(pruning))
+    if length < 1:
+        raise GroundPruneError(f"{images} images cannot stay on the model's rotary table: lower {LIMIT}")
+    return length if length < limit else None
+
+
+def serve_arguments(
+    model: str, pruner: Pruner, positions: str = "preserved", extra: Sequence[str] = (), name: str | None = None
+) -> list[str]:
+    """The arguments of `vllm serve` for a pruned model; `extra` are the user's own, which go before ours.
+
+    Where the user says nothing about them, a prompt may hold one image, and is as long as its positions allow.
+    Raises GroundPruneError as `vllm_overrides` does, and for options that contradict what is served.
+    """
+    words = _split(extra)
+    ours = vllm_overrides(model, pruner, positions, name=name)
+    theirs = _json(words, OVERRIDES)
+    if theirs.keys() & ours.keys():
+        raise GroundPruneError(f"{OVERRIDES} may not set {sorted(theirs.keys() & ours.keys())}, which pruning does")
+    arguments = ["serve", engine_folder(model), *words, OVERRIDES, json.dumps(theirs | ours)]
+    if source_of(model) != model and not _given(words, NAME):
+        arguments += [NAME, model]
+    for key, value in engine_defaults(model).items():
+        arguments += [] if _given(words, f"--{key}") else [f"--{key}", value]
+    images = _json(words, LIMIT, remove=False).get("image", 1)
+    if not _given(words, LIMIT):
+        arguments += [LIMIT, json.dumps({"image": images})]
+    if not _given(words, LENGTH) and isinstance(images, int):
+        length = fitting_length(model, ours, images)
+        arguments += [] if length is None else [LENGTH, str(length)]
+    return arguments
+
+
+def run_vllm(arguments: Sequence[str]) -> None:
+    """`vllm ARGUMENTS` (serve) in this process; returns or exits when it ends.
+
+    Raises GroundPruneError, in one line, where it cannot start.
+    """
+    from vllm.entrypoints.cli.serve import ServeSubcommand
+    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
+    from vllm.logger import configure_logging_from_args
+    from vllm.utils.argparse_utils import FlexibleArgumentParser
+
+    # What `vllm` itself does; its own entry point asks for a distribution named vllm, which not every build has.
+    cli_env_setup()
+    parser, command = FlexibleArgumentParser(prog="groundprune"), ServeSubcommand()
+    command.subparser_init(parser.add_subparsers(required=True))
+    given = parser.parse_args(list(arguments))
+    configure_logging_from_args(given)
+    try:
+        command.validate(given)
+        command.cmd(given)
+    except Exception as error:
+        raise why_not_started(error) from error
+
+
+def why_not_started(error: Exception) -> GroundPruneError:
+    """What keeps an engine from starting, in one line; ours as it is, out of whatever it was wrapped into."""
+    if isinstance(error, GroundPruneError):
+        return error
+    details: list[dict[str, Any]] = getattr(error, "errors", list)()  # pydantic's
+    for detail in details:
+        ours = detail.get("ctx", {}).get("error")
+        if isinstance(ours, GroundPruneError):
+            return ours
+    reason = details[0]["msg"] if details else f"{type(error).__name__}: {first_line(error)}"
+    return GroundPruneError(f"vLLM cannot start: {reason}")
+
+
+def _split(extra: Sequence[str]) -> list[str]:
+    """--name=value as two words, and vLLM's --name_of as --name-of, for the options that are looked at here."""
+    words: list[str] = []
+    for word in extra:
+        option, equals, value = word.partition("=")
+        known = option.replace("_", "-")
+        if known in (OVERRIDES, LENGTH, LIMIT, NAME):
+            words += [known, value] if equals else [known]
+        else:
+            words.append(word)
+    return words
+
+
+def _given(words: Sequence[str], option: str) -> bool:
+    # vLLM also takes --limit-mm-per-prompt.image 2, and --dtype=float32.
+    return any(word == option or word.startswith((f"{option}.", f"{option}=")) for word in words)
+
+
+def _json(words: list[str], option: str, remove: bool = True) -> dict[str, Any]:
+    """The JSON object that follows an option. remove: take both out."""
+    if option not in words:
+        return {}
+    at = words.index(option)
+    try:
+        value = json.loads(words[at + 1])
+    except (IndexError, ValueError):
+        value = None
+    if not isinstance(value, dict):
+        raise GroundPruneError(f"{option} takes a JSON object (got {' '.join(words[at + 1 : at + 2]) or 'nothing'})")
+    if remove:
+        del words[at : at + 2]
+    return value

@@ -1,0 +1,125 @@
+"""What an engine prunes with: words in `hf_overrides`, which reach every process of vLLM."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import groundprune
+from groundprune.errors import GroundPruneError, Unservable, unknown
+from groundprune.families.base import family_of
+from groundprune.loading import read_config
+from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
+from groundprune.signals import CLS_ATTENTION, FINGERPRINT, SALIENT
+
+KEY = "groundprune"  # of the settings in a model's config
+POSITIONS = ("preserved", "reassigned")
+SERVED_NEEDS = frozenset({SALIENT, CLS_ATTENTION, FINGERPRINT})
+# By family: the name under which vLLM knows the pruned model, and where its class is.
+ARCHITECTURES = {
+    "llava": ("GroundpruneLlavaForConditionalGeneration", "llava:PrunedLlava"),
+    "llava_next": ("GroundpruneLlavaNextForConditionalGeneration", "llava_next:PrunedLlavaNext"),
+    "qwen2_5_vl": ("GroundpruneQwen2_5_VLForConditionalGeneration", "qwen:PrunedQwen25VL"),
+    "qwen3_vl": ("GroundpruneQwen3VLForConditionalGeneration", "qwen:PrunedQwen3VL"),
+}
+# A section of three axes makes vLLM keep a table of positions for every request, at the top of the config, where only
+# vLLM's runner reads it: the language model goes on with its own rotary embedding of one axis.
+_POSITION_TABLE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": [1, 1, 1]}}
+
+
+@dataclass(frozen=True)
+class Settings:
+    """A pruner by its registered name or as file.py:Class, its budget in words, its options, and the policy."""
+
+    pruner: str
+    keep: str | None = None
+    tokens: str | None = None
+    positions: str = "preserved"
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @staticmethod
+    def of(pruner: Pruner, positions: str = "preserved", name: str | None = None) -> Settings:
+        """name: under which the engine's processes find the pruner's class, by default its registered one.
+
+        Raises GroundPruneError for a pruner that no name leads to, and for a policy that is not served.
+        """
+        name = pruner.name if name is None else name
+        if not name or pruner_class(name) is not type(pruner):
+            raise GroundPruneError(
+                f"{type(pruner).__name__} is no registered pruner: an engine's processes find it by its name alone "
+                f"(registered: {', '.join(pruner_names())})"
+            )
+        if positions not in POSITIONS:
+            raise unknown("position policy for vLLM", positions, POSITIONS)
+        budget = {key: None if (value := getattr(pruner, key)) is None else str(value) for key in ("keep", "tokens")}
+        own = {f.name: f.default for f in fields(pruner) if f.init and f.name not in budget}
+        options = {key: getattr(pruner, key) for key, default in own.items() if getattr(pruner, key) != default}
+        return Settings(name, **budget, positions=positions, options=options)
+
+    @staticmethod
+    def read(config: Any) -> Settings:
+        """The settings in a model's config. Raises GroundPruneError where there are none, or other keys than ours."""
+        given, ours = getattr(config, KEY, None), {f.name for f in fields(Settings)}
+        if not isinstance(given, Mapping) or "pruner" not in given or given.keys() - ours:
+            raise GroundPruneError(f"the config's {KEY!r} is not what vllm_overrides makes: {given!r}")
+        return Settings(**given)
+
+    def make_pruner(self) -> Pruner:
+        return make_pruner(self.pruner, self.keep, self.tokens, **self.options)
+
+    @property
+    def identity(self) -> str:
+        """16 hex digits: what of us a cached image depends on."""
+        words = json.dumps([groundprune.__version__, asdict(self)], sort_keys=True)
+        return hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
+
+
+def vllm_overrides(
+    model: str | Path, pruner: Pruner, positions: str = "preserved", *, name: str | None = None
+) -> dict[str, Any]:
+    """What vLLM's `LLM(model, hf_overrides=...)` or, as JSON, `vllm serve MODEL --hf-overrides` takes.
+
+    model: folder, Hub id or embedded model, as in `gp.load`; only its config is read. positions: "preserved", or
+    "reassigned" for comparison. name: "path/to/file.py:Class" of a pruner that is not registered. The budget counts
+    for each image by itself, so that a cached image does not depend on what else its prompt holds.
+
+    Raises Unservable where the pruner acts inside of the LLM, merges tokens, or scores by what vLLM's tower does not
+    give, and for a model that is not served; GroundPruneError for an unknown policy.
+    """
+    config = read_config(model)
+    check_servable(config, pruner)
+    settings = Settings.of(pruner, positions, name)
+    family = family_of(config)
+    table = {} if family.position_axes == 3 else _POSITION_TABLE
+    return {"architectures": [ARCHITECTURES[family.name][0]], **table, KEY: asdict(settings)}
+
+
+def check_servable(config: Any, pruner: Pruner) -> None:
+    """Raises Unservable, with the reason, where vLLM cannot run this pruner on a model of this config."""
+    reason = _why_not(config, pruner)
+    if reason is not None:
+        can = [name for name in pruner_names() if _why_not(config, make_pruner(name, keep=0.5)) is None]
+        raise Unservable(f"{pruner.label}: {reason}; inside of vLLM this model can run: {', '.join(can) or 'none'}")
+
+
+def _why_not(config: Any, pruner: Pruner) -> str | None:
+    family = family_of(config)
+    if family.name not in ARCHITECTURES:
+        return f"{family.name} is not served inside of vLLM (served: {', '.join(ARCHITECTURES)})"
+    if pruner.inside:
+        return "it prunes between layers of the LLM, which vLLM cannot"
+    if pruner.merges:
+        return "it merges tokens, which is not done inside of vLLM"
+    # Whatever the pruner reads, the tower must be one whose tokens are laid out as they are thought to be.
+    for need in sorted({SALIENT, *pruner.needs}, key=str):
+        try:
+            family.check(config, need)
+        except Unservable as error:
+            return str(error)
+        if need not in SERVED_NEEDS:
+            return f"the signal '{need}' is not read inside of vLLM"
+    return None

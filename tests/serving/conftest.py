@@ -1,0 +1,31 @@
+"""vLLM on a CPU, in this process and without compilation; the tests run where it is installed (`make test-vllm`)."""
+
+import os
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+
+import pytest
+
+os.environ |= {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "2",
+}  # fmt: skip
+
+try:
+    version("vllm-cpu")
+except PackageNotFoundError:
+    collect_ignore_glob = ["test_*.py"]
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tmp_path_factory):
+    """By family: its folder, the model and the processor that transformers makes of it."""
+    import groundprune as gp
+    from engines import save_checkpoint
+
+    @cache
+    def of(family):
+        folder = save_checkpoint(family, tmp_path_factory.mktemp(family))
+        return folder, *gp.load(folder)
+
+    return of
