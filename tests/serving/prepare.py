@@ -20,7 +20,9 @@ def main() -> None:
     text = file.read_text(encoding="utf-8")
     if MARK in text:
         return
-    declared = "".join(f'_ours.define("{n}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")\n' for n in SCHEMAS)
+    declared = "".join(
+        f'_ours.define("{n}(Tensor dets, Tensor scores, float iou_threshold) -> Tensor")\n' for n in SCHEMAS
+    )
     shim = f'{MARK}import torch as _torch\n\n_ours = _torch.library.Library("torchvision", "FRAGMENT")\n{declared}'
     # A new file: pip may have linked the old one from its cache.
     draft = file.with_suffix(".draft")

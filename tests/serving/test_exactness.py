@@ -1,9 +1,9 @@
-"""vLLM and transformers give the same log-probabilities, token by token, whatever is pruned and wherever it stands."""
+"""vLLM and transformers give the same log-probabilities, token by token, whatever is pruned."""
 
 import pytest
+from engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt
 
 import groundprune as gp
-from engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt
 from groundprune.pruners import make_pruner
 
 # Of each family two images; with other shapes than these a share would be rounded otherwise for both together.

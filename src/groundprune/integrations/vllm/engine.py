@@ -114,6 +114,7 @@ async def _answer_all(connection: Connection, arguments: dict[str, Any]) -> None
         await asyncio.gather(*tasks)
     finally:
         engine.shutdown()
+        del engine  # now: at the end of the process it would complain
 
 
 def _next(connection: Connection) -> Request | None:

@@ -10,15 +10,18 @@ from pathlib import Path
 from typing import Any
 
 import groundprune
+from groundprune.asking import chat_prompt
 from groundprune.errors import GroundPruneError, first_line
 from groundprune.integrations.vllm.images import ImagePruning
-from groundprune.integrations.vllm.limits import largest_length, rotary_length
+from groundprune.integrations.vllm.limits import fewest_tokens, largest_length, rotary_length
 from groundprune.integrations.vllm.settings import vllm_overrides
 from groundprune.loading import read_config, source_of
 from groundprune.pocket.widened import write_widened
+from groundprune.processing import load_processor
 from groundprune.pruners import Pruner
 
-OVERRIDES, LENGTH, LIMIT, NAME = "--hf-overrides", "--max-model-len", "--limit-mm-per-prompt", "--served-model-name"
+OVERRIDES, LENGTH, LIMIT = "--hf-overrides", "--max-model-len", "--limit-mm-per-prompt"
+NAME, TEMPLATE = "--served-model-name", "--chat-template"
 
 
 def engine_folder(model: str | Path) -> str:
@@ -30,12 +33,39 @@ def engine_folder(model: str | Path) -> str:
     if source == model:
         return str(source)
     weights = (Path(source) / "model.safetensors").read_bytes()
-    name = f"{model}-wide-{groundprune.__version__}-{hashlib.blake2b(weights, digest_size=4).hexdigest()}"
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundprune"
+    target = _cache() / f"{model}-wide-{groundprune.__version__}-{_digest(weights)}"
     try:
-        return str(write_widened(Path(source), cache / name))
+        return str(write_widened(Path(source), target))
     except OSError as error:
-        raise GroundPruneError(f"{cache}: cannot be written ({error.strerror or error})") from error
+        raise GroundPruneError(f"{target.parent}: cannot be written ({error.strerror or error})") from error
+
+
+def chat_template(model: str | Path) -> str | None:
+    """A file with the checkpoint's chat template behind the tokenizer's first token; None where it says it itself.
+
+    vLLM puts no special tokens around what a chat template gives. LLaVA's leaves <s> to the tokenizer.
+    """
+    processor = load_processor(source_of(model), read_config(model))
+    template, tokenizer = getattr(processor, "chat_template", None), processor.tokenizer
+    begins = bool(tokenizer.bos_token) and tokenizer("a")["input_ids"][:1] == [tokenizer.bos_token_id]
+    if not isinstance(template, str) or not begins or chat_prompt(processor, "a").startswith(tokenizer.bos_token):
+        return None
+    whole = "{{ bos_token }}" + template
+    file = _cache() / f"chat-{_digest(whole.encode())}.jinja"
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(whole, encoding="utf-8")
+    except OSError as error:
+        raise GroundPruneError(f"{file}: cannot be written ({error.strerror or error})") from error
+    return str(file)
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundprune"
+
+
+def _digest(content: bytes) -> str:
+    return hashlib.blake2b(content, digest_size=6).hexdigest()
 
 
 def engine_defaults(model: str | Path) -> dict[str, Any]:
@@ -46,14 +76,14 @@ def engine_defaults(model: str | Path) -> dict[str, Any]:
 def fitting_length(model: str | Path, overrides: Mapping[str, Any], images: int) -> int | None:
     """The largest max_model_len at which a prompt with so many images stays on the rotary table.
 
-    None where the model's own limit is as small. Raises GroundPruneError where not one token would fit.
+    None where the model's own limit is as small. Raises GroundPruneError where so many images would not fit.
     """
     config = read_config(model)
     for key, value in overrides.items():
         setattr(config, key, value)
     pruning, limit = ImagePruning(config), config.get_text_config().max_position_embeddings
     length = largest_length(pruning, images, rotary_length(pruning))
-    if length < 1:
+    if length <= images * fewest_tokens(pruning):
         raise GroundPruneError(f"{images} images cannot stay on the model's rotary table: lower {LIMIT}")
     return length if length < limit else None
 
@@ -74,6 +104,8 @@ def serve_arguments(
     arguments = ["serve", engine_folder(model), *words, OVERRIDES, json.dumps(theirs | ours)]
     if source_of(model) != model and not _given(words, NAME):
         arguments += [NAME, model]
+    template = None if _given(words, TEMPLATE) else chat_template(model)
+    arguments += [] if template is None else [TEMPLATE, template]
     for key, value in engine_defaults(model).items():
         arguments += [] if _given(words, f"--{key}") else [f"--{key}", value]
     images = _json(words, LIMIT, remove=False).get("image", 1)
@@ -127,7 +159,7 @@ def _split(extra: Sequence[str]) -> list[str]:
     for word in extra:
         option, equals, value = word.partition("=")
         known = option.replace("_", "-")
-        if known in (OVERRIDES, LENGTH, LIMIT, NAME):
+        if known in (OVERRIDES, LENGTH, LIMIT, NAME, TEMPLATE):
             words += [known, value] if equals else [known]
         else:
             words.append(word)

@@ -1,0 +1,71 @@
+"""`evaluate --engine vllm`: the answers of the transformers path, from vLLM's engines."""
+
+import json
+
+import pytest
+
+import groundprune as gp
+from groundprune.cli import main
+from groundprune.data.scenes import scene_samples
+from groundprune.evaluation import Runner, Setting
+from groundprune.integrations.vllm.evaluation import DEFAULTS, EngineRunner
+
+GRID = ["--limit", "8", "--pruner", "cls-visual", "--keep", "0.5", "--positions", "preserved"]
+QUICK = {"enforce_eager": True, "distributed_executor_backend": "uni"}
+
+
+@pytest.fixture(autouse=True)
+def environment(monkeypatch, tmp_path_factory):
+    monkeypatch.delenv("VLLM_ENABLE_V1_MULTIPROCESSING", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp()))
+
+
+def run(*options):
+    return main(["evaluate", "--model", "pocket", *options])
+
+
+def rows(folder):
+    return sorted((folder / "samples.jsonl").read_text().splitlines())
+
+
+def test_the_rows_are_those_of_the_transformers_path_and_a_rerun_finishes_them(tmp_path, capfd):
+    ours, theirs = tmp_path / "vllm", tmp_path / "transformers"
+    given = ["--engine", "vllm", "--engine-args", json.dumps(QUICK), "--out", str(ours), *GRID]
+    assert run(*given, "--json") == 0
+    assert json.loads(capfd.readouterr().out)["complete"]  # what vLLM says goes to stderr
+    assert run("--out", str(theirs), *GRID) == 0
+    assert rows(ours) == rows(theirs)
+    whole = rows(ours)
+    lines = (ours / "samples.jsonl").read_text().splitlines(keepends=True)
+    (ours / "samples.jsonl").write_text("".join(lines[:-3]))  # of the last setting, so that one engine is enough
+    assert run(*given) == 0
+    assert rows(ours) == whole
+    about = json.loads((ours / "summary.json").read_text())
+    assert about["run"]["engine"] == "vllm"
+    assert "vllm" in about["about"]["versions"]
+    assert run("--out", str(ours), *GRID) == 2  # not the same run
+    assert "engine: 'vllm' there" in capfd.readouterr().err
+
+
+@pytest.mark.parametrize("parallel", ["tensor_parallel_size", "data_parallel_size"])
+def test_two_processes_answer_as_one(parallel, monkeypatch):
+    monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # of two processes each wants a NUMA node of its own
+    setting, samples = Setting.of("coverage", 0.5), list(scene_samples(6, 0, "held-out"))
+    two = EngineRunner("pocket", samples, 64, "native", {**DEFAULTS, "enforce_eager": True, parallel: 2})
+    one = Runner(*gp.load("pocket"), samples)
+    for runner in (one, two):
+        runner.prepare([setting])
+    found, expected = ([row for rows in runner.run(setting) for row in rows] for runner in (two, one))
+    assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+def test_what_vllm_cannot_run_is_skipped_by_name_and_alone_refused(tmp_path, capfd):
+    alone = ["--engine", "vllm", "--limit", "2", "--keep", "0.5", "--positions", "preserved"]
+    assert run(*alone, "--pruner", "fastv") == 2
+    assert "prunes between layers" in capfd.readouterr().err
+    assert run(*alone, "--pruner", "cls-visual", "--engine-args", "[1]") == 2
+    assert "JSON object (got [1])" in capfd.readouterr().err
+    assert run(*alone, "--pruner", "cls-visual", "--engine-args", '{"no_such_argument": 1}') == 2
+    error = capfd.readouterr().err
+    assert "vLLM cannot start" in error.strip().splitlines()[-1]
+    assert "no_such_argument" in error

@@ -1,0 +1,114 @@
+"""The server, as a user starts it, on the embedded model."""
+
+import base64
+import io
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+
+import pytest
+from PIL import Image
+
+import groundprune as gp
+from groundprune.answer import answer
+from groundprune.families import family_of
+from groundprune.pocket.scenes import TEST_SEEDS, make_scene
+
+PATIENCE = 180  # seconds until a server is there
+EXPRESSION = "the red circle"
+
+
+@pytest.fixture(scope="module")
+def scene():
+    return Image.fromarray(make_scene(TEST_SEEDS[7]).image)
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """(process, address) of `groundprune serve pocket --keep 0.5`."""
+    folder = tmp_path_factory.mktemp("serve")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [
+        sys.executable, "-m", "groundprune", "serve", "pocket", "--keep", "0.5", "--pruner", "cls-visual",
+        "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--distributed-executor-backend", "uni",
+    ]  # fmt: skip
+    environment = os.environ | {"XDG_CACHE_HOME": str(folder)}
+    del environment["VLLM_ENABLE_V1_MULTIPROCESSING"]
+    with (folder / "log").open("w+") as log:
+        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+        address, end = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
+        while not _is_there(address):
+            log.seek(0)
+            assert process.poll() is None, log.read()[-3000:]
+            assert time.monotonic() < end
+            time.sleep(0.5)
+        yield process, address
+        process.kill()
+
+
+def _is_there(address):
+    try:
+        return urllib.request.urlopen(f"{address}/health", timeout=5).status == 200
+    except (urllib.error.URLError, OSError):
+        return False
+
+
+def chat(address, image, text):
+    content = io.BytesIO()
+    image.save(content, "PNG")
+    url = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
+    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
+    body = {"model": "pocket", "temperature": 0, "messages": [{"role": "user", "content": parts}]}
+    request = urllib.request.Request(
+        f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=60) as response:
+        return json.load(response)
+
+
+def test_the_server_gives_the_box_of_the_transformers_path_for_half_of_the_tokens(server, scene):
+    model, processor = gp.load("pocket")
+    expected = answer(model, processor, scene, EXPRESSION, "rec", gp.ClsVisual(keep=0.5))
+    said = chat(server[1], scene, f"locate {EXPRESSION}")
+    assert expected.box is not None
+    assert said["choices"][0]["message"]["content"].strip() == expected.text
+    text = processor.apply_chat_template(
+        [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": f"locate {EXPRESSION}"}]}],
+        add_generation_prompt=True,
+    )
+    ids = processor(images=[[scene]], text=[text])["input_ids"][0]
+    tokens = ids.count(family_of(model.config).token_ids(model.config)["image"])
+    assert said["usage"]["prompt_tokens"] == len(ids) - tokens // 2
+    assert expected.kept_tokens == tokens // 2
+
+
+def test_sigterm_ends_it_cleanly(server):
+    process, address = server
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(timeout=60) == 0
+    assert not _is_there(address)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}'], "speculative_config"),
+        (["--max-model-len", "1000"], "max_model_len"),
+        (["--pruner", "fastv"], "prunes between layers of the LLM"),
+        (["--no-such-option"], "--no-such-option"),
+    ],
+)
+def test_what_cannot_be_served_ends_in_one_line(options, message):
+    command = [sys.executable, "-m", "groundprune", "serve", "pocket", "--keep", "0.5", *options]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    assert ended.returncode == 2
+    assert "Traceback" not in ended.stderr
+    assert message in ended.stderr.strip().splitlines()[-1]

@@ -1,0 +1,133 @@
+"""What cannot work is refused before an engine starts, and the message names the option."""
+
+import pytest
+from engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt, save_checkpoint
+
+import groundprune as gp
+from groundprune.families import families
+from groundprune.integrations import vllm as plugin
+from groundprune.integrations.vllm.serve import why_not_started
+
+SPECULATIVE = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
+REFUSED = [
+    ("llava", gp.ClsVisual(keep=0.5), {"pipeline_parallel_size": 2}, "pipeline_parallel_size"),
+    ("qwen2_5_vl", gp.DivPrune(keep=0.5), {"pipeline_parallel_size": 2}, "pipeline_parallel_size"),
+    ("llava", gp.Spatial(keep=0.5), {"speculative_config": SPECULATIVE}, "speculative_config"),
+    ("llava", gp.Spatial(keep=0.5), {"enable_mm_embeds": True}, "enable_mm_embeds"),
+    ("qwen2_5_vl", gp.Spatial(keep=0.5), {"video_pruning_rate": 0.5}, "video_pruning_rate"),
+    ("qwen3_vl", gp.Random(keep=0.5), {"mm_device_do_normalize": True}, "mm_device_do_normalize"),
+    # 36 tokens, 18 of them kept, and a table of 1,024
+    ("llava", gp.Spatial(keep=0.5), {"max_model_len": 1007, "limit_mm_per_prompt": {"image": 1}}, "max_model_len"),
+    ("llava", gp.Spatial(keep=0.5), {"max_model_len": 989}, "limit_mm_per_prompt"),
+]
+ALLOWED = [
+    ("llava", gp.Spatial(keep=0.5), {"pipeline_parallel_size": 2}),
+    ("llava", gp.ClsVisual(keep=1), {"pipeline_parallel_size": 2}),
+    ("llava", gp.Spatial(keep=0.5), {"max_model_len": 1006, "limit_mm_per_prompt": {"image": 1}}),
+    ("llava", gp.Spatial(keep=0.5), {"max_model_len": 988}),
+    ("llava", gp.Spatial(keep=1), {"max_model_len": 1024, "limit_mm_per_prompt": {"image": 99}}),
+    ("qwen3_vl", gp.ClsVisual(keep=0.5), {"mm_device_do_normalize": True}),
+]
+
+
+def configure(folder, overrides, **options):
+    """All that vLLM checks before it starts a process."""
+    from vllm.engine.arg_utils import EngineArgs
+
+    given = {"dtype": "float32", "max_model_len": 512, "limit_mm_per_prompt": {"image": 2}, "enforce_eager": True}
+    given |= {"mm_device_do_normalize": False, **options}
+    try:
+        return EngineArgs(model=str(folder), hf_overrides=overrides, **given).create_engine_config()
+    except Exception as error:
+        raise why_not_started(error) from error
+
+
+@pytest.mark.parametrize(("family", "pruner", "options", "named"), REFUSED)
+def test_an_option_that_cannot_work_is_named(family, pruner, options, named, checkpoint):
+    folder = checkpoint(family)[0]
+    with pytest.raises(gp.GroundPruneError, match=named):
+        configure(folder, gp.vllm_overrides(folder, pruner), **options)
+
+
+@pytest.mark.parametrize(("family", "pruner", "options"), ALLOWED)
+def test_what_works_is_let_through(family, pruner, options, checkpoint):
+    folder = checkpoint(family)[0]
+    configure(folder, gp.vllm_overrides(folder, pruner), **options)
+
+
+def tables(model):
+    """Lengths of the rotary tables."""
+    return {len(module.cos_sin_cache) for module in model.modules() if hasattr(module, "cos_sin_cache")}
+
+
+def test_the_longest_prompt_that_is_let_through_stays_on_the_table(checkpoint):
+    folder, model, processor = checkpoint("llava")
+    limit = {"max_model_len": 988, "limit_mm_per_prompt": {"image": 2}}
+    pruner = gp.Spatial(keep=0.5)
+    words = "w20 " * 900
+    given = [(prompt(processor, 2, words.strip()), [photo(0), photo(1)])]
+    with engine(folder, pruner, **limit) as llm:
+        found = by_vllm(llm, given)
+        (lengths,) = llm.apply_model(tables)
+    assert lengths == {1024}
+    assert difference(found, by_transformers(model, processor, given, pruner)) < TOLERANCE
+
+
+def test_a_tower_of_another_kind_is_refused(tmp_path):
+    config = families()["llava"].tiny_config()
+    config.vision_feature_select_strategy = "full"
+    folder = save_checkpoint("llava", tmp_path / "full", config)
+    with pytest.raises(gp.Unservable, match="vision_feature_select_strategy 'full'"):
+        gp.vllm_overrides(folder, gp.Spatial(keep=0.5))
+    config.vision_feature_select_strategy = "default"
+    ours = gp.vllm_overrides(save_checkpoint("llava", tmp_path / "default", config), gp.Spatial(keep=0.5))
+    with pytest.raises(gp.Unservable, match="'full'"):  # also where the words were made for another checkpoint
+        configure(folder, ours)
+
+
+def test_a_sliding_window_that_would_act_is_refused(tmp_path):
+    from transformers import MistralConfig
+
+    config = families()["llava"].tiny_config()
+    text = config.text_config.to_dict() | {"model_type": "mistral", "sliding_window": 256}
+    config.text_config = MistralConfig(**{key: value for key, value in text.items() if key != "architectures"})
+    folder = save_checkpoint("llava", tmp_path / "mistral", config)
+    ours = gp.vllm_overrides(folder, gp.Spatial(keep=0.5))
+    with pytest.raises(gp.GroundPruneError, match="sliding window of 256"):
+        configure(folder, ours, max_model_len=512)
+    configure(folder, ours, max_model_len=238)
+
+
+@pytest.mark.parametrize("installed", ["0.31.2", "0.33.0", "1.0"])
+def test_another_vllm_is_refused(installed, monkeypatch, checkpoint):
+    folder = checkpoint("llava")[0]
+    monkeypatch.setattr(plugin.importlib.metadata, "version", lambda name: installed)
+    with pytest.raises(gp.GroundPruneError, match=f"vLLM {installed} is not supported"):
+        configure(folder, gp.vllm_overrides(folder, gp.Spatial(keep=0.5)))
+
+
+def test_models_without_our_words_are_not_ours(checkpoint):
+    """The plugin is loaded, but nobody asked for it."""
+    config = configure(checkpoint("llava")[0], {})
+    assert config.model_config.architecture == "LlavaForConditionalGeneration"
+
+
+def test_an_image_has_another_name_under_another_pruner_or_share(checkpoint):
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    folder = checkpoint("llava")[0]
+
+    def name(pruner, positions="preserved"):
+        config = configure(folder, gp.vllm_overrides(folder, pruner, positions)).model_config
+        processor = MULTIMODAL_REGISTRY.create_processor(config)
+        items = processor.info.parse_mm_data({"image": photo(0)})
+        return processor([1, 99, 5], items)["mm_hashes"]["image"][0]
+
+    names = [
+        name(gp.ClsVisual(keep=0.5)), name(gp.ClsVisual(keep=0.25)), name(gp.ClsVisual(tokens=18)),
+        name(gp.Coverage(keep=0.5)), name(gp.Coverage(keep=0.5, spread=0.5)), name(gp.Random(keep=0.5, seed=1)),
+        name(gp.ClsVisual(keep=0.5), "reassigned"),
+    ]  # fmt: skip
+    assert len(set(names)) == len(names)
+    assert name(gp.ClsVisual(keep=0.5)) == names[0]
+    assert len({name.partition("-")[0] for name in names}) == 1  # it is one image
