@@ -80,11 +80,15 @@ def asked(text, images):
 
 def by_vllm(llm, requests, steps=STEPS):
     """requests: (text, images) each; all at once."""
+    return say(llm, [asked(*request) for request in requests], steps)
+
+
+def say(llm, prompts, steps=STEPS):
+    """prompts: as vLLM takes them."""
     from vllm import SamplingParams
 
     greedy = SamplingParams(temperature=0, max_tokens=steps, ignore_eos=True, logprobs=-1)
-    outputs = llm.generate([asked(*request) for request in requests], greedy, use_tqdm=False)
-    return [_said(output) for output in outputs]
+    return [_said(output) for output in llm.generate(prompts, greedy, use_tqdm=False)]
 
 
 def _said(output):

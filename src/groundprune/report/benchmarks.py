@@ -46,6 +46,19 @@ def selection_table(found: Mapping[str, Any]) -> str:
     return _table(["pruner", *(f"N = {int(n):,}" for n in sizes)], rows, left=1) + f"\n{said}\n"
 
 
+def throughput_table(found: Mapping[str, Any]) -> str:
+    """Requests per second in vLLM, by the share of tokens that stay."""
+    rows = [
+        [keep, f"{found['slots'][keep]:,}", f"{rate:.2f}", f"{found['ratio'][keep]:.2f}"]
+        for keep, rate in found["requests_per_second"].items()
+    ]
+    return _table(["keep", "slots a prompt", "requests / s", "times keep 1"], rows, left=1) + (
+        f"\n{found['pruner']}; {found['requests']} requests of one image each and {found['new_tokens']} new tokens, "
+        f"mean of {len(next(iter(found['measured'].values())))} runs; vLLM {found['vllm']}, eager, "
+        f"{found['about']['machine']['threads']} threads.\n"
+    )
+
+
 def prefill_table(found: Mapping[str, Any]) -> str:
     """FastV's prefill against the unpruned one, and against eager attention."""
     rows = [

@@ -17,7 +17,7 @@ from typing import Any
 from groundprune.errors import GroundPruneError, unknown
 from groundprune.evaluation import results
 from groundprune.evaluation.results import read_summary
-from groundprune.report.benchmarks import coverage_table, prefill_table, selection_table
+from groundprune.report.benchmarks import coverage_table, prefill_table, selection_table, throughput_table
 from groundprune.report.catalogue import families_table, pruners_table
 from groundprune.report.pictures import PICTURES, picture_svg
 from groundprune.report.tables import markdown_table
@@ -58,6 +58,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "coverage": lambda root: coverage_table(_read(root / COVERAGE)),
     "selection": lambda root: selection_table(_read(root / BENCHMARKS / "selection.json")),
     "prefill": lambda root: prefill_table(_read(root / BENCHMARKS / "fastv_prefill.json")),
+    "throughput": lambda root: throughput_table(_read(root / BENCHMARKS / "vllm_throughput.json")),
     "pruners": lambda _: pruners_table(),
     "families": lambda _: families_table(),
     "files": result_files,

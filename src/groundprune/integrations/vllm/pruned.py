@@ -24,6 +24,9 @@ from groundprune.signals import Need
 class Pruned(nn.Module):
     """Mixin before a model class of vLLM."""
 
+    # vLLM counts an adapter's tokens in the tower by those that an image has left.
+    supports_tower_connector_lora = False
+
     config: Any
     offset: Tensor  # Long[A, tokens of a batch], zero but on the visual tokens of the batch that runs
 
@@ -42,10 +45,6 @@ class Pruned(nn.Module):
     def arguments(self, images: Any) -> dict[str, Any]:
         """Of transformers' get_image_features, for a batch of images as vLLM has parsed it."""
         return {"pixel_values": images["pixel_values"]}
-
-    def item_arguments(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        """The same for one preprocessed image."""
-        return {name: element.data[None] for name, element in item.items()}
 
     def lengths(self, arguments: Mapping[str, Any]) -> list[int] | None:
         """Of the sequences that the tower packs into one; None where it gets a batch."""
@@ -108,7 +107,7 @@ class Pruned(nn.Module):
         start, count = feature.mm_position.offset, feature.mm_position.length
         if feature.modality != "image":
             return Span(start, count, count, torch.arange(count))
-        (unit,) = self.pruning.units(self.item_arguments(feature.data))
+        (unit,) = self.pruning.units(self.pruning.arguments_of(feature.data))
         return Span(start, count, len(unit), self.pruning.settled_kept(unit) if self.pruning.settled else None)
 
     def embed_input_ids(

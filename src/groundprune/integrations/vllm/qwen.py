@@ -26,18 +26,6 @@ from groundprune.integrations.vllm.processing import PrunedInfo, PrunedProcessor
 from groundprune.integrations.vllm.pruned import Pruned
 
 
-def _of_item(item: Mapping[str, Any]) -> dict[str, Any]:
-    """Of get_image_features: the patches of one image are not in a batch, its grid is."""
-    return {"pixel_values": item["pixel_values"].data, "image_grid_thw": item["image_grid_thw"].data[None]}
-
-
-class PrunedQwenProcessor(PrunedProcessor):
-    """Mixin: how the Qwens hand over an image."""
-
-    def arguments(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        return _of_item(item)
-
-
 class PrunedQwen(Pruned):
     """Mixin: a packed tower, and three axes that are the model's own."""
 
@@ -48,9 +36,6 @@ class PrunedQwen(Pruned):
 
     def arguments(self, images: Any) -> dict[str, Any]:
         return {name: images[name] for name in ("pixel_values", "image_grid_thw")}
-
-    def item_arguments(self, item: Mapping[str, Any]) -> dict[str, Any]:
-        return _of_item(item)
 
     def lengths(self, arguments: Mapping[str, Any]) -> list[int]:
         # The last block of both towers attends within a frame.
@@ -74,7 +59,7 @@ class Info25(PrunedInfo, Qwen2_5_VLProcessingInfo):
     """Qwen2.5-VL's, pruned."""
 
 
-class Processor25(PrunedQwenProcessor, Qwen2_5_VLMultiModalProcessor):
+class Processor25(PrunedProcessor, Qwen2_5_VLMultiModalProcessor):
     """Qwen2.5-VL's, pruned."""
 
 
@@ -87,7 +72,7 @@ class Info3(PrunedInfo, Qwen3VLProcessingInfo):
     """Qwen3-VL's, pruned."""
 
 
-class Processor3(PrunedQwenProcessor, Qwen3VLMultiModalProcessor):
+class Processor3(PrunedProcessor, Qwen3VLMultiModalProcessor):
     """Qwen3-VL's, pruned."""
 
 

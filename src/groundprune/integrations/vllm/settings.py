@@ -114,6 +114,9 @@ def _why_not(config: Any, pruner: Pruner) -> str | None:
         return "it prunes between layers of the LLM, which vLLM cannot"
     if pruner.merges:
         return "it merges tokens, which is not done inside of vLLM"
+    whole = getattr(config.vision_config, "fullatt_block_indexes", None)
+    if whole is not None and config.vision_config.depth - 1 not in whole:
+        return "the last block of its tower attends within windows, which is not read inside of vLLM"
     # Whatever the pruner reads, the tower must be one whose tokens are laid out as they are thought to be.
     for need in sorted({SALIENT, *pruner.needs}, key=str):
         try:
