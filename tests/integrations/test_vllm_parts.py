@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 import groundprune as gp
 from groundprune.asking import chat_prompt
@@ -17,9 +18,15 @@ from groundprune.cli import main
 from groundprune.families import families
 from groundprune.integrations.vllm import check_version
 from groundprune.integrations.vllm.images import ImagePruning, pack, unpack
-from groundprune.integrations.vllm.limits import check_positions, largest_length, most_dropped, rotary_length
+from groundprune.integrations.vllm.limits import (
+    check_positions,
+    encoder_share,
+    largest_length,
+    most_dropped,
+    rotary_length,
+)
 from groundprune.integrations.vllm.prompt import Span, columns, unpruned
-from groundprune.integrations.vllm.serve import serve_arguments, why_not_started
+from groundprune.integrations.vllm.serve import serve_arguments, why_ended
 from groundprune.integrations.vllm.settings import ARCHITECTURES, Settings
 from groundprune.pocket import checkpoint_path
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
@@ -58,6 +65,15 @@ def test_settings_survive_json_and_make_the_same_pruner(pruner):
     assert same(found.make_pruner(), pruner)
     assert found.positions == "reassigned"
     assert found.identity == Settings.of(pruner, "reassigned").identity
+
+
+def test_a_pruner_file_that_changes_makes_another_identity(tmp_path):
+    file = tmp_path / "mine.py"
+    names = []
+    for text in ("a", "b", "a"):
+        file.write_text(f"# {text}\n")
+        names.append(Settings(f"{file}:Mine", keep="0.5").identity)
+    assert names[0] == names[2] != names[1]
 
 
 def test_settings_that_differ_have_other_identities():
@@ -252,12 +268,25 @@ def test_what_drops_or_keeps_no_position_needs_no_room():
         assert largest_length(pruning, 9, 4096) == 4096
 
 
-def test_an_image_of_three_axes_moves_what_follows_by_its_longer_side():
-    """An image of 1 x 200 tokens at keep 0.1 leaves 20 slots and moves the text by 200."""
-    pruning = ImagePruning(configured("qwen2_5_vl", gp.ClsVisual(keep=0.1)))
-    assert most_dropped(pruning) == max(200 * rows - 20 * rows**2 for rows in range(1, 10))
-    assert rotary_length(pruning) == 4 * 4096
+@pytest.mark.parametrize("pruner", [gp.ClsVisual(keep=0.5), gp.ClsVisual(keep=0.1), gp.ClsVisual(tokens=8)])
+def test_no_image_of_three_axes_moves_what_follows_by_more_than_is_thought(pruner):
+    """An image moves the text by the longer side of its grid; the grids are those of Qwen's own resizing."""
+    pruning = ImagePruning(configured("qwen2_5_vl", pruner))
+    moved = []
+    for height in (*range(28, 120, 3), 300, 900):
+        for ratio in (1, 20, 100, 150, 199, 200):
+            found = smart_resize(height, height * ratio, factor=28, min_pixels=56 * 56, max_pixels=16_384 * 28 * 28)
+            rows, cols = (side // 28 for side in found)
+            moved.append(max(rows, cols) - pruner.budget.count(rows * cols))
+    assert 0 < max(moved) <= most_dropped(pruning)
     assert most_dropped(ImagePruning(configured("qwen2_5_vl", gp.ClsVisual(keep=1)))) == 0
+
+
+def test_the_tower_is_given_as_much_as_before():
+    """vLLM counts the tokens that are left; of the tower's work that would be twice as much at half of them."""
+    assert encoder_share(ImagePruning(configured("llava", gp.ClsVisual(keep=0.5)))) == 0.5
+    assert encoder_share(ImagePruning(configured("llava_next", gp.ClsVisual(tokens=20)))) == 0.25
+    assert encoder_share(ImagePruning(configured("qwen3_vl", gp.ClsVisual(tokens=16)))) == 16 / 16_384
 
 
 def test_tiles_count():
@@ -308,6 +337,12 @@ def test_a_served_model_may_hold_one_image_and_is_as_long_as_that_allows():
     two = serve_arguments("pocket", gp.ClsVisual(keep=0.5), extra=["--limit_mm_per_prompt", '{"image": 2}'])
     assert option(two, "--max-model-len") == str(1024 - 2 * 72)
     assert two.count("--limit-mm-per-prompt") == 1
+    counted = serve_arguments(
+        "pocket", gp.ClsVisual(keep=0.5), extra=["--limit-mm-per-prompt", '{"image": {"count": 2}}']
+    )
+    assert option(counted, "--max-model-len") == str(1024 - 2 * 72)
+    others = serve_arguments("pocket", gp.ClsVisual(keep=0.5), extra=['--limit-mm-per-prompt={"video": 0}'])
+    assert json.loads(option(others, "--limit-mm-per-prompt")) == {"image": 1, "video": 0}
     assert "--max-model-len" not in serve_arguments("pocket", gp.ClsVisual(keep=1))
 
 
@@ -346,6 +381,10 @@ def test_chat_prompts_begin_with_the_token_that_the_tokenizer_puts_first():
         (["--hf-overrides", '{"architectures": ["X"]}'], "may not set"),
         (["--limit-mm-per-prompt", "2"], "takes a JSON object"),
         (["--limit-mm-per-prompt", '{"image": 50}'], "50 images cannot stay"),
+        (["--hf-overrides.text_config.rope_theta", "1"], "--hf-overrides as one JSON object"),
+        (["--hf-overrides", "{}", "--hf_overrides={}"], "there twice"),
+        (["--limit_mm_per_prompt.image", "2"], "--limit-mm-per-prompt as one JSON object"),
+        (["--config", "serve.yaml"], "on the command line"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(extra, message):
@@ -372,11 +411,11 @@ def test_serve_prints_its_command_and_complains_in_one_line(capsys, monkeypatch)
 
 def test_why_an_engine_did_not_start_is_one_line():
     ours = gp.GroundPruneError("say it again")
-    assert why_not_started(ours) is ours
+    assert why_ended(ours) is ours
 
     class Wrapped(ValueError):
         def errors(self):
             return [{"msg": "Value error, wrapped"}, {"msg": "", "ctx": {"error": ours}}]
 
-    assert why_not_started(Wrapped()) is ours
-    assert str(why_not_started(OSError("disk\nfull"))) == "vLLM cannot start: OSError: disk"
+    assert why_ended(Wrapped()) is ours
+    assert str(why_ended(OSError("disk\nfull"))) == "vLLM ended: OSError: disk"

@@ -1,14 +1,21 @@
 """`evaluate --engine vllm`: the answers of the transformers path, from vLLM's engines."""
 
+import contextlib
 import json
+import os
+import signal
+import time
 
+import psutil
 import pytest
 
 import groundprune as gp
 from groundprune.cli import main
 from groundprune.data.scenes import scene_samples
 from groundprune.evaluation import Runner, Setting
+from groundprune.integrations.vllm.engine import Engine
 from groundprune.integrations.vllm.evaluation import DEFAULTS, EngineRunner
+from groundprune.integrations.vllm.serve import engine_folder
 
 GRID = ["--limit", "8", "--pruner", "cls-visual", "--keep", "0.5", "--positions", "preserved"]
 QUICK = {"enforce_eager": True, "distributed_executor_backend": "uni"}
@@ -47,16 +54,43 @@ def test_the_rows_are_those_of_the_transformers_path_and_a_rerun_finishes_them(t
     assert "engine: 'vllm' there" in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("parallel", ["tensor_parallel_size", "data_parallel_size"])
-def test_two_processes_answer_as_one(parallel, monkeypatch):
+@pytest.mark.parametrize(
+    "options", [{"tensor_parallel_size": 2}, {"data_parallel_size": 2, "enforce_eager": True}], ids=["tensor", "data"]
+)
+def test_two_processes_answer_as_one(options, monkeypatch):
+    """The first also as vLLM runs by default, compiled."""
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # of two processes each wants a NUMA node of its own
+    monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     setting, samples = Setting.of("coverage", 0.5), list(scene_samples(6, 0, "held-out"))
-    two = EngineRunner("pocket", samples, 64, "native", {**DEFAULTS, "enforce_eager": True, parallel: 2})
+    two = EngineRunner("pocket", samples, 64, "native", {**DEFAULTS, **options})
     one = Runner(*gp.load("pocket"), samples)
     for runner in (one, two):
         runner.prepare([setting])
     found, expected = ([row for rows in runner.run(setting) for row in rows] for runner in (two, one))
     assert sorted(found, key=str) == sorted(expected, key=str)
+
+
+def test_an_engine_that_is_killed_is_noticed_and_leaves_nothing():
+    arguments = {"model": engine_folder("pocket"), "dtype": "float32", "enforce_eager": True, "max_model_len": 512}
+    with Engine(arguments) as engine:
+        group = engine._process.pid
+        assert len(processes(group)) > 1
+        os.kill(group, signal.SIGKILL)
+        with pytest.raises(gp.GroundPruneError, match="ended by itself"):
+            engine.reply()
+    end = time.monotonic() + 10  # they are killed, which takes a moment
+    while processes(group):
+        assert time.monotonic() < end
+        time.sleep(0.1)
+
+
+def processes(group):
+    found = []
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.NoSuchProcess, ProcessLookupError):
+            if os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE:
+                found.append(process.pid)
+    return found
 
 
 def test_what_vllm_cannot_run_is_skipped_by_name_and_alone_refused(tmp_path, capfd):
@@ -67,5 +101,5 @@ def test_what_vllm_cannot_run_is_skipped_by_name_and_alone_refused(tmp_path, cap
     assert "JSON object (got [1])" in capfd.readouterr().err
     assert run(*alone, "--pruner", "cls-visual", "--engine-args", '{"no_such_argument": 1}') == 2
     error = capfd.readouterr().err
-    assert "vLLM cannot start" in error.strip().splitlines()[-1]
+    assert "vLLM ended" in error.strip().splitlines()[-1]
     assert "no_such_argument" in error

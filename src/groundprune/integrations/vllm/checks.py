@@ -9,13 +9,13 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm import check_version
 from groundprune.integrations.vllm.images import ImagePruning
-from groundprune.integrations.vllm.limits import check_positions, largest_length, rotary_length
+from groundprune.integrations.vllm.limits import check_positions, encoder_share, largest_length, rotary_length
 from groundprune.integrations.vllm.settings import check_servable
 from groundprune.signals import FINGERPRINT
 
 
 class PrunedConfig(VerifyAndUpdateConfig):
-    """vLLM asks it about every configuration of a pruned model."""
+    """vLLM asks it about every configuration of a pruned model, and lets it change some."""
 
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
@@ -25,6 +25,13 @@ class PrunedConfig(VerifyAndUpdateConfig):
         pruning = ImagePruning(model.hf_config)
         check_servable(model.hf_config, pruning.pruner)
         _check_engine(vllm_config, pruning)
+        if FINGERPRINT in pruning.pruner.needs:  # of the pixels that transformers' processor gives, normalised
+            model.multimodal_config.mm_device_do_normalize = False
+        # The tower sees all of an image, vLLM counts what is left of it.
+        scheduler = vllm_config.scheduler_config
+        scheduler.max_num_encoder_input_tokens = max(
+            1, int(scheduler.max_num_encoder_input_tokens * encoder_share(pruning))
+        )
         images = model.multimodal_config.get_limit_per_prompt("image")
         check_positions(pruning, model.max_model_len, images)
         window = model.get_sliding_window()
@@ -44,6 +51,7 @@ def _check_engine(vllm_config: Any, pruning: ImagePruning) -> None:
         "speculative_config (--speculative-config)": vllm_config.speculative_config is not None,
         "video_pruning_rate (--video-pruning-rate)": bool(media.video_pruning_rate),
         "enable_mm_embeds (--enable-mm-embeds)": media.enable_mm_embeds,
+        "enable_prompt_embeds (--enable-prompt-embeds)": vllm_config.model_config.enable_prompt_embeds,
         "enable_dbo (--enable-dbo)": parallel.enable_dbo,
         "prefill_context_parallel_size above 1": parallel.prefill_context_parallel_size > 1,
         "compilation_config.cudagraph_mm_encoder": compilation.cudagraph_mm_encoder,
@@ -53,13 +61,9 @@ def _check_engine(vllm_config: Any, pruning: ImagePruning) -> None:
         "mm_encoder_tp_mode='data' (--mm-encoder-tp-mode)": media.mm_encoder_tp_mode == "data",
         "compilation_config.compile_mm_encoder": compilation.compile_mm_encoder,
     }
-    by_pixels = {"mm_device_do_normalize (give --no-mm-device-do-normalize)": media.mm_device_do_normalize}
     _refuse(refused, "pruned images")
-    _refuse({} if pruning.settled else by_content, f"a choice by content ({name}); spatial goes with it")
+    _refuse({} if pruning.placed_early else by_content, f"a choice by content ({name}), which spatial is not")
     _refuse(by_tower if pruning.tower_needs else {}, f"a score by the tower's attention ({name})")
-    _refuse(
-        by_pixels if FINGERPRINT in pruning.pruner.needs and not pruning.settled else {}, f"{name}'s fingerprints"
-    )
 
 
 def _refuse(options: dict[str, bool], what: str) -> None:

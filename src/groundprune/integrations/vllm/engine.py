@@ -6,13 +6,14 @@ import asyncio
 import contextlib
 import multiprocessing
 import os
+import signal
 import sys
 from collections.abc import Mapping
-from multiprocessing.connection import Connection
+from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from groundprune.errors import GroundPruneError, first_line
-from groundprune.integrations.vllm.serve import why_not_started
+from groundprune.integrations.vllm.serve import why_ended
 
 _PATIENCE = 30  # seconds for an engine to end by itself
 
@@ -47,18 +48,18 @@ class Engine:
 
     def __enter__(self) -> Engine:
         self._process.start()
-        self._theirs.close()  # so that the end of the process is the end of the pipe
+        self._theirs.close()
         try:
             self._receive()
         except BaseException:
-            self._stop()
+            self._stop(patience=1)
             raise
         return self
 
     def __exit__(self, *exception: object) -> None:
         with contextlib.suppress(OSError):
             self._connection.send(None)
-        self._stop()
+        self._stop(_PATIENCE)
 
     def ask(self, request: Request) -> None:
         try:
@@ -71,7 +72,11 @@ class Engine:
         return self._receive()
 
     def _receive(self) -> Any:
+        # The pipe alone would not tell: processes that vLLM started may hold its other end.
+        wait([self._connection, self._process.sentinel])
         try:
+            if not self._connection.poll():
+                raise EOFError
             found = self._connection.recv()
         except (EOFError, OSError) as error:
             raise GroundPruneError("vLLM's engine ended by itself; its log says why") from error
@@ -79,21 +84,22 @@ class Engine:
             raise found
         return found
 
-    def _stop(self) -> None:
-        self._process.join(_PATIENCE)
-        if self._process.is_alive():
-            self._process.terminate()
-            self._process.join(_PATIENCE)
-        if self._process.is_alive():
-            self._process.kill()
+    def _stop(self, patience: float) -> None:
+        self._process.join(patience)
+        if self._process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):  # all that vLLM started is of the process's group
+                os.killpg(self._process.pid, signal.SIGKILL)
+        self._process.kill()  # which has no group of its own yet where it was only just started
+        self._process.join()
         self._connection.close()
 
 
 def _run(connection: Connection, arguments: dict[str, Any]) -> None:
+    os.setpgrp()  # Ctrl-C is for the process that started this one, which then ends it
     os.dup2(sys.stderr.fileno(), 1)  # vLLM logs to stdout, which is for results
     os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
-    with contextlib.suppress(KeyboardInterrupt):
-        asyncio.run(_answer_all(connection, arguments))
+    os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+    asyncio.run(_answer_all(connection, arguments))
 
 
 async def _answer_all(connection: Connection, arguments: dict[str, Any]) -> None:
@@ -103,7 +109,7 @@ async def _answer_all(connection: Connection, arguments: dict[str, Any]) -> None
 
         engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
     except Exception as error:
-        connection.send(why_not_started(error))
+        connection.send(why_ended(error))
         return
     connection.send(None)
     loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
@@ -111,8 +117,9 @@ async def _answer_all(connection: Connection, arguments: dict[str, Any]) -> None
         while (request := await loop.run_in_executor(None, _next, connection)) is not None:
             tasks.add(task := loop.create_task(_answer(connection, engine, request)))
             task.add_done_callback(tasks.discard)
-        await asyncio.gather(*tasks)
     finally:
+        for task in tasks:  # nobody waits for their answers
+            task.cancel()
         engine.shutdown()
         del engine  # now: at the end of the process it would complain
 

@@ -42,6 +42,11 @@ class ImagePruning:
         return self.settings.positions == "reassigned"
 
     @property
+    def placed_early(self) -> bool:
+        """Whether all positions are known before the tower has seen the image."""
+        return self.settled or self.renumbered
+
+    @property
     def tower_needs(self) -> list[Need]:
         """What has to be read from the tower while it runs."""
         return [] if self.settled else [need for need in self.pruner.needs if need.signal.startswith("tower")]

@@ -11,8 +11,9 @@ from typing import Any
 from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm.images import ImagePruning
 
-MROPE_FACTOR = 4  # by which vLLM makes the rotary table of three axes longer than the model's limit
+MROPE_FACTORS = {"qwen2_5_vl": 4}  # by which vLLM makes a model's rotary table longer than its limit
 THINNEST = 200  # Qwen's processors refuse images of a more extreme aspect ratio than this
+LARGEST = 16_384  # tokens that they make of one image, at most, by their defaults
 
 
 def check_positions(pruning: ImagePruning, length: int, images: int) -> None:
@@ -49,22 +50,35 @@ def rotary_length(pruning: ImagePruning) -> int:
         length = int(rope.get("original_max_position_embeddings", length) * rope["factor"])
     elif rope.get("rope_type") in ("linear", "dynamic"):
         length = int(length * rope["factor"])
-    return length * (MROPE_FACTOR if pruning.family.position_axes == 3 else 1)
+    return length * MROPE_FACTORS.get(pruning.family.name, 1)
 
 
 def most_dropped(pruning: ImagePruning) -> int:
     """By how much the positions behind one image can exceed its slots."""
     count = pruning.stage.budget.count
     if pruning.family.position_axes == 3:
-        # An image moves what follows by the longer side of its grid: only thin ones by more than their tokens.
-        return max(0, *(THINNEST * rows - count(THINNEST * rows**2) for rows in range(1, 10)))
-    tokens = _patches(pruning.config) * _crops(pruning.config)
+        # An image moves what follows by the longer side of its grid: only thin ones by more than their tokens. The
+        # ratio is that of the pixels: rounded to a grid, an image can be nearly a row thinner.
+        longest = {rows: min(THINNEST * (rows + 1), LARGEST // rows) for rows in range(1, 128)}
+        return max(0, *(side - count(side * rows) for rows, side in longest.items()))
+    tokens = most_tokens(pruning.config)
     return tokens - count(tokens)
 
 
 def fewest_tokens(pruning: ImagePruning) -> int:
     """That an image can have left."""
     return 1 if pruning.family.position_axes == 3 else pruning.stage.budget.count(_patches(pruning.config))
+
+
+def encoder_share(pruning: ImagePruning) -> float:
+    """Of the largest image's tokens, those that stay."""
+    tokens = LARGEST if pruning.family.position_axes == 3 else most_tokens(pruning.config)
+    return pruning.stage.budget.count(tokens) / tokens
+
+
+def most_tokens(config: Any) -> int:
+    """That an image can have, of a tower that sees square crops."""
+    return _patches(config) * _crops(config)
 
 
 def _patches(config: Any) -> int:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from groundprune.integrations.vllm.images import ImagePruning, pack, unpack
 from groundprune.integrations.vllm.prompt import Span, columns, unpruned
-from groundprune.integrations.vllm.tower import read, recorded
+from groundprune.integrations.vllm.tower import agreed, read, recorded
 from groundprune.signals import Need
 
 
@@ -28,12 +28,15 @@ class Pruned(nn.Module):
     supports_tower_connector_lora = False
 
     config: Any
-    offset: Tensor  # Long[A, tokens of a batch], zero but on the visual tokens of the batch that runs
+    # Long[A, tokens of a batch + 1]: those of the visual tokens of the batch that runs, else zero; and then its
+    # positions. A CUDA graph reads what it was captured with, where it was: no other tensor may take its place.
+    offset: Tensor
 
     def __init__(self, *, vllm_config: Any, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.pruning = ImagePruning(self.config)
-        shape = (self.pruning.family.position_axes, vllm_config.scheduler_config.max_num_batched_tokens)
+        # One wider than any batch: a compiled model that first saw a slice without gaps would want none ever after.
+        shape = (self.pruning.family.position_axes, vllm_config.scheduler_config.max_num_batched_tokens + 1)
         self.register_buffer("offset", torch.zeros(shape, dtype=torch.long), persistent=False)
 
     # What a model says of itself
@@ -72,10 +75,10 @@ class Pruned(nn.Module):
         for i, (unit, mine) in enumerate(zip(pruning.units(arguments), features, strict=True)):
             # Qwen3-VL's features for several layers of the LLM lie side by side; the first are its input.
             projected = mine[:, : self.config.get_text_config().hidden_size]
-            kept = pruning.kept(unit, projected, {need: value[i] for need, value in values.items()}).to(mine.device)
-            known = pruning.renumbered or pruning.settled
+            kept = pruning.kept(unit, projected, {need: value[i] for need, value in values.items()})
+            kept = agreed(kept.to(mine.device))
             offsets = pruning.offsets(unit, kept)
-            found.append(pack(mine[kept], torch.zeros_like(offsets) if known else offsets))
+            found.append(pack(mine[kept], torch.zeros_like(offsets) if pruning.placed_early else offsets))
         return found
 
     def _of_tokens(self, need: Need, calls: Sequence[Any], arguments: Mapping[str, Any]) -> list[Tensor]:
@@ -135,10 +138,11 @@ class Pruned(nn.Module):
         inputs_embeds: Tensor | None = None,
         **kwargs: Any,
     ) -> Any:
-        # The table has three axes for every model; a language model of one axis reads the first.
-        positions = positions if len(self.offset) == 3 else positions[0]
-        moved = positions + self.offset[:, : positions.shape[-1]].view_as(positions)
-        output = super().forward(input_ids, moved, intermediate_tensors, inputs_embeds, **kwargs)
+        axes = len(self.offset)
+        moved = self.offset[:, : positions.shape[-1]]
+        moved += positions[:axes]  # the table has three axes for every model
+        whole = moved if axes > 1 else moved[0]
+        output = super().forward(input_ids, whole, intermediate_tensors, inputs_embeds, **kwargs)
         # A dummy batch, which nothing was embedded for, may be next.
         self.offset.zero_()
         return output

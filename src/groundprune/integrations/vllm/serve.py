@@ -14,7 +14,7 @@ from groundprune.asking import chat_prompt
 from groundprune.errors import GroundPruneError, first_line
 from groundprune.integrations.vllm.images import ImagePruning
 from groundprune.integrations.vllm.limits import fewest_tokens, largest_length, rotary_length
-from groundprune.integrations.vllm.settings import vllm_overrides
+from groundprune.integrations.vllm.settings import KEY, vllm_overrides
 from groundprune.loading import read_config, source_of
 from groundprune.pocket.widened import write_widened
 from groundprune.processing import load_processor
@@ -98,29 +98,29 @@ def serve_arguments(
     """
     words = _split(extra)
     ours = vllm_overrides(model, pruner, positions, name=name)
-    theirs = _json(words, OVERRIDES)
+    theirs, limit = _json(words, OVERRIDES), _json(words, LIMIT)
     if theirs.keys() & ours.keys():
         raise GroundPruneError(f"{OVERRIDES} may not set {sorted(theirs.keys() & ours.keys())}, which pruning does")
     arguments = ["serve", engine_folder(model), *words, OVERRIDES, json.dumps(theirs | ours)]
     if source_of(model) != model and not _given(words, NAME):
         arguments += [NAME, model]
+    arguments += [LIMIT, json.dumps({"image": 1, **limit})]
+    images = limit.get("image", 1)
+    images = images.get("count", 1) if isinstance(images, dict) else images
+    if not _given(words, LENGTH):
+        length = fitting_length(model, ours, images)
+        arguments += [] if length is None else [LENGTH, str(length)]
     template = None if _given(words, TEMPLATE) else chat_template(model)
     arguments += [] if template is None else [TEMPLATE, template]
     for key, value in engine_defaults(model).items():
         arguments += [] if _given(words, f"--{key}") else [f"--{key}", value]
-    images = _json(words, LIMIT, remove=False).get("image", 1)
-    if not _given(words, LIMIT):
-        arguments += [LIMIT, json.dumps({"image": images})]
-    if not _given(words, LENGTH) and isinstance(images, int):
-        length = fitting_length(model, ours, images)
-        arguments += [] if length is None else [LENGTH, str(length)]
     return arguments
 
 
 def run_vllm(arguments: Sequence[str]) -> None:
     """`vllm ARGUMENTS` (serve) in this process; returns or exits when it ends.
 
-    Raises GroundPruneError, in one line, where it cannot start.
+    Raises GroundPruneError, in one line, where it cannot start or ends with an error; its log has the rest.
     """
     from vllm.entrypoints.cli.serve import ServeSubcommand
     from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
@@ -133,15 +133,17 @@ def run_vllm(arguments: Sequence[str]) -> None:
     command.subparser_init(parser.add_subparsers(required=True))
     given = parser.parse_args(list(arguments))
     configure_logging_from_args(given)
+    if KEY not in (given.hf_overrides or {}):
+        raise GroundPruneError(f"an option hides {OVERRIDES}, without which nothing would be pruned")
     try:
         command.validate(given)
         command.cmd(given)
     except Exception as error:
-        raise why_not_started(error) from error
+        raise why_ended(error) from error
 
 
-def why_not_started(error: Exception) -> GroundPruneError:
-    """What keeps an engine from starting, in one line; ours as it is, out of whatever it was wrapped into."""
+def why_ended(error: Exception) -> GroundPruneError:
+    """What ended vLLM, in one line; our own reasons as they are, out of whatever they were wrapped into."""
     if isinstance(error, GroundPruneError):
         return error
     details: list[dict[str, Any]] = getattr(error, "errors", list)()  # pydantic's
@@ -150,15 +152,22 @@ def why_not_started(error: Exception) -> GroundPruneError:
         if isinstance(ours, GroundPruneError):
             return ours
     reason = details[0]["msg"] if details else f"{type(error).__name__}: {first_line(error)}"
-    return GroundPruneError(f"vLLM cannot start: {reason}")
+    return GroundPruneError(f"vLLM ended: {reason}")
 
 
 def _split(extra: Sequence[str]) -> list[str]:
-    """--name=value as two words, and vLLM's --name_of as --name-of, for the options that are looked at here."""
+    """--name=value as two words, and vLLM's --name_of as --name-of, for the options that are looked at here.
+
+    Raises GroundPruneError for what could hide one of them.
+    """
     words: list[str] = []
     for word in extra:
         option, equals, value = word.partition("=")
         known = option.replace("_", "-")
+        if known.startswith((f"{OVERRIDES}.", f"{LIMIT}.")):
+            raise GroundPruneError(f"{option}: give {known.partition('.')[0]} as one JSON object")
+        if known == "--config":
+            raise GroundPruneError("--config: give the options of the file on the command line, where they are seen")
         if known in (OVERRIDES, LENGTH, LIMIT, NAME, TEMPLATE):
             words += [known, value] if equals else [known]
         else:
@@ -167,12 +176,11 @@ def _split(extra: Sequence[str]) -> list[str]:
 
 
 def _given(words: Sequence[str], option: str) -> bool:
-    # vLLM also takes --limit-mm-per-prompt.image 2, and --dtype=float32.
-    return any(word == option or word.startswith((f"{option}.", f"{option}=")) for word in words)
+    return any(word == option or word.startswith(f"{option}=") for word in words)
 
 
-def _json(words: list[str], option: str, remove: bool = True) -> dict[str, Any]:
-    """The JSON object that follows an option. remove: take both out."""
+def _json(words: list[str], option: str) -> dict[str, Any]:
+    """The JSON object that follows an option, taken out of `words`; empty where it is not there."""
     if option not in words:
         return {}
     at = words.index(option)
@@ -182,6 +190,7 @@ def _json(words: list[str], option: str, remove: bool = True) -> dict[str, Any]:
         value = None
     if not isinstance(value, dict):
         raise GroundPruneError(f"{option} takes a JSON object (got {' '.join(words[at + 1 : at + 2]) or 'nothing'})")
-    if remove:
-        del words[at : at + 2]
+    del words[at : at + 2]
+    if option in words:
+        raise GroundPruneError(f"{option} is there twice: give one JSON object")
     return value

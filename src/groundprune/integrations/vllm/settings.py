@@ -11,6 +11,7 @@ from typing import Any
 
 import groundprune
 from groundprune.errors import GroundPruneError, Unservable, unknown
+from groundprune.evaluation.identity import pruner_files
 from groundprune.families.base import family_of
 from groundprune.loading import read_config
 from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
@@ -74,7 +75,7 @@ class Settings:
     @property
     def identity(self) -> str:
         """16 hex digits: what of us a cached image depends on."""
-        words = json.dumps([groundprune.__version__, asdict(self)], sort_keys=True)
+        words = json.dumps([groundprune.__version__, asdict(self), pruner_files([self.pruner])], sort_keys=True)
         return hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
 
 

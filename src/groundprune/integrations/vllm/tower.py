@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from vllm.distributed import tensor_model_parallel_all_gather
+from vllm.distributed import get_tp_group, tensor_model_parallel_all_gather
 
 from groundprune.families.towers import Tower
 from groundprune.hooks.attention import AttentionCall
@@ -36,6 +36,12 @@ def recorded(attention: nn.Module) -> Iterator[list[AttentionCall]]:
         yield calls
     finally:
         handle.remove()
+
+
+def agreed(kept: Tensor) -> Tensor:
+    """What the first rank of the tensor parallel group keeps: sums of another order must not choose other tokens."""
+    group = get_tp_group()
+    return kept if group.world_size == 1 else group.broadcast(kept.contiguous(), src=0)
 
 
 def read(call: AttentionCall, need: Need, kind: Tower, lengths: Sequence[int] | None, sharded: bool) -> Tensor:
