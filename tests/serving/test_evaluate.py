@@ -62,7 +62,7 @@ def test_two_processes_answer_as_one(options, monkeypatch):
     monkeypatch.setenv("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # of two processes each wants a NUMA node of its own
     monkeypatch.delenv("TORCHDYNAMO_DISABLE", raising=False)
     setting, samples = Setting.of("coverage", 0.5), list(scene_samples(6, 0, "held-out"))
-    two = EngineRunner("pocket", samples, 64, "native", {**DEFAULTS, **options})
+    two = EngineRunner("pocket", samples, 64, "native", {**DEFAULTS, "dtype": "float32", **options})
     one = Runner(*gp.load("pocket"), samples)
     for runner in (one, two):
         runner.prepare([setting])

@@ -8,6 +8,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import torch
 from PIL import Image
 from rich.console import Console
 
@@ -65,14 +66,16 @@ def evaluate(
     settings = compare_settings(pruners, keeps, positions, tokens)
     found = open_data(data, data_root, limit, seed=seed)
     refuse_repeated(found)
-    runner = EngineRunner(model_source, found.samples, batch_size, protocol, {**DEFAULTS, **(engine or {})})
+    arguments = {**DEFAULTS, **engine_defaults(model_source), **(engine or {})}
+    runner = EngineRunner(model_source, found.samples, batch_size, protocol, arguments)
     run = {
         "engine": "vllm", "model": str(model_source), "weights": files_fingerprint(checkpoint_folder(model_source)),
-        "dtype": str((engine or {}).get("dtype", "auto")), "grounding": asdict(runner.grounding),
+        "dtype": str(arguments.get("dtype", "auto")), "grounding": asdict(runner.grounding),
         "pruner_files": pruner_files(pruners), **asked(found, protocol, seed, limit),
     }  # fmt: skip
     layers = runner.config.get_text_config().num_hidden_layers
-    about = about_this_run("cpu", batch_size, layers, {"vllm": version}) | {"engine": dict(engine or {})}
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    about = about_this_run(device, batch_size, layers, {"vllm": version}) | {"engine": dict(engine or {})}
     return answer_all([runner], settings, run, about, out, progress, console)
 
 
@@ -149,7 +152,7 @@ class EngineRunner:
                 yield [self._row(setting, asked.pop(reply.id), reply)]
 
     def _arguments(self, setting: Setting) -> dict[str, Any]:
-        given = {"model": engine_folder(self.source), **engine_defaults(self.source), **self.engine}
+        given = {"model": engine_folder(self.source), **self.engine}
         # Unpruned, too: vLLM's own LLaVA would cut images where `gp.load` pads them.
         pruner = setting.make_pruner()
         ours = vllm_overrides(self.source, pruner, str(setting.policy(pruner)), name=setting.pruner)

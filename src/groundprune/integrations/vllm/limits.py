@@ -43,6 +43,11 @@ def largest_length(pruning: ImagePruning, images: int, table: int) -> int:
 
 def rotary_length(pruning: ImagePruning) -> int:
     """Positions in the rotary table that vLLM makes for the model."""
+    return own_length(pruning) * MROPE_FACTORS.get(pruning.family.name, 1)
+
+
+def own_length(pruning: ImagePruning) -> int:
+    """The longest prompt that the model was made for, in positions."""
     text = pruning.config.get_text_config()
     rope = getattr(text, "rope_parameters", None) or {}
     length = text.max_position_embeddings
@@ -50,7 +55,7 @@ def rotary_length(pruning: ImagePruning) -> int:
         length = int(rope.get("original_max_position_embeddings", length) * rope["factor"])
     elif rope.get("rope_type") in ("linear", "dynamic"):
         length = int(length * rope["factor"])
-    return length * MROPE_FACTORS.get(pruning.family.name, 1)
+    return length
 
 
 def most_dropped(pruning: ImagePruning) -> int:

@@ -13,7 +13,7 @@ import groundprune
 from groundprune.asking import chat_prompt
 from groundprune.errors import GroundPruneError, first_line
 from groundprune.integrations.vllm.images import ImagePruning
-from groundprune.integrations.vllm.limits import fewest_tokens, largest_length, rotary_length
+from groundprune.integrations.vllm.limits import fewest_tokens, largest_length, own_length, rotary_length
 from groundprune.integrations.vllm.settings import KEY, vllm_overrides
 from groundprune.loading import read_config, source_of
 from groundprune.pocket.widened import write_widened
@@ -81,11 +81,11 @@ def fitting_length(model: str | Path, overrides: Mapping[str, Any], images: int)
     config = read_config(model)
     for key, value in overrides.items():
         setattr(config, key, value)
-    pruning, limit = ImagePruning(config), config.get_text_config().max_position_embeddings
+    pruning = ImagePruning(config)
     length = largest_length(pruning, images, rotary_length(pruning))
     if length <= images * fewest_tokens(pruning):
         raise GroundPruneError(f"{images} images cannot stay on the model's rotary table: lower {LIMIT}")
-    return length if length < limit else None
+    return length if length < own_length(pruning) else None
 
 
 def serve_arguments(
