@@ -10,6 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from transformers import PixtralVisionConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 import groundprune as gp
@@ -134,6 +135,23 @@ def test_what_vllm_cannot_run_is_refused_with_what_it_can(family, pruner, messag
     with pytest.raises(gp.Unservable, match=message) as raised:
         gp.vllm_overrides(tmp_path, pruner)
     assert ("coverage" in str(raised.value)) == (family != "gemma3")
+
+
+def test_a_llava_with_a_packed_tower_is_refused(tmp_path):
+    config = families()["llava"].tiny_config()
+    config.vision_config = PixtralVisionConfig(hidden_size=32, num_hidden_layers=2, num_attention_heads=2)
+    config.vision_feature_select_strategy = "full"
+    config.save_pretrained(tmp_path)
+    with pytest.raises(gp.Unservable, match="its tower, 'pixtral', packs images"):
+        gp.vllm_overrides(tmp_path, gp.Spatial(keep=0.5))
+
+
+def test_windows_in_the_last_block_of_a_tower_are_refused(tmp_path):
+    config = families()["qwen2_5_vl"].tiny_config()
+    config.vision_config.fullatt_block_indexes = [0]
+    config.save_pretrained(tmp_path)
+    with pytest.raises(gp.Unservable, match="attends within windows"):
+        gp.vllm_overrides(tmp_path, gp.ClsVisual(keep=0.5))
 
 
 def test_other_policies_are_refused():

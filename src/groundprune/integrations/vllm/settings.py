@@ -126,4 +126,7 @@ def _why_not(config: Any, pruner: Pruner) -> str | None:
             return str(error)
         if need not in SERVED_NEEDS:
             return f"the signal '{need}' is not read inside of vLLM"
+    if family.position_axes == 1 and family.tower_kind(config).packed:
+        kind = config.vision_config.model_type
+        return f"its tower, {kind!r}, packs images of any shape, which only the Qwens' is served with inside of vLLM"
     return None
