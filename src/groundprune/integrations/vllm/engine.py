@@ -136,7 +136,10 @@ async def _answer(connection: Connection, engine: Any, request: Request) -> None
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     try:
-        greedy = SamplingParams(temperature=0, max_tokens=request.tokens, output_kind=RequestOutputKind.FINAL_ONLY)
+        # The checkpoint's own settings, a penalty of repetition say, as transformers' `generate` has them.
+        own = engine.model_config.get_diff_sampling_param()
+        given = {"temperature": 0, "max_tokens": request.tokens, "output_kind": RequestOutputKind.FINAL_ONLY}
+        greedy = SamplingParams(**(own | given))
         async for output in engine.generate(request.prompt, greedy, request_id=request.id):
             connection.send(Reply(request.id, output.outputs[0].text.strip(), list(output.prompt_token_ids)))
     except Exception as error:
