@@ -11,7 +11,15 @@ from typing import Annotated, Any
 import typer
 
 from groundprune.cli.console import pick_device, quieten
-from groundprune.cli.options import DeviceOption, JsonOption, ModelOption, TextTowerOption
+from groundprune.cli.options import (
+    CountsOption,
+    DeviceOption,
+    JsonOption,
+    KeepsOption,
+    ModelOption,
+    ResultsOption,
+    TextTowerOption,
+)
 from groundprune.cli.studies import grid_of, show
 from groundprune.errors import GroundPruneError
 
@@ -46,18 +54,12 @@ def evaluate(
         str | None,
         typer.Option("--pruner", "-p", help="Names or path/to/file.py:Class, separated by commas; all: every one."),
     ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option("--keep", "-k", help="Shares that stay, separated by commas (default 0.75,0.5,0.25,0.1)."),
-    ] = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", help="Counts that stay, separated by commas.")] = None,
+    keep: KeepsOption = None,
+    tokens: CountsOption = None,
     positions: Annotated[
         str | None, typer.Option("--positions", help="Policies, separated by commas (default: as in compare).")
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder for results and report; the same call goes on where it stopped."),
-    ] = None,
+    out: ResultsOption = None,
     batch_size: Annotated[
         int, typer.Option("--batch-size", "-b", help="Prompts that run together; halved where memory runs out.")
     ] = 64,

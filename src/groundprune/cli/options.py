@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -33,6 +34,16 @@ KeepOption = Annotated[
 ]
 TokensOption = Annotated[
     str | None, typer.Option("--tokens", help="How many visual tokens stay per image, instead of --keep.")
+]
+# Of a run over many settings.
+KeepsOption = Annotated[
+    str | None,
+    typer.Option("--keep", "-k", help="Shares that stay, separated by commas (default 0.75,0.5,0.25,0.1)."),
+]
+CountsOption = Annotated[str | None, typer.Option("--tokens", help="Counts that stay, separated by commas.")]
+ResultsOption = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder for results and report; the same call goes on where it stopped."),
 ]
 PositionsOption = Annotated[
     str | None,

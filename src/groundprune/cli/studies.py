@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from groundprune.cli.console import pick_device, print_json, quieten
-from groundprune.cli.options import DeviceOption, JsonOption, ModelOption, TextTowerOption, comma_separated
+from groundprune.cli.options import (
+    CountsOption,
+    DeviceOption,
+    JsonOption,
+    KeepsOption,
+    ModelOption,
+    ResultsOption,
+    TextTowerOption,
+    comma_separated,
+)
 
 if TYPE_CHECKING:
     from groundprune.evaluation import Summary
@@ -29,11 +38,8 @@ def compare(
             "(default: random,spatial,cls-visual,text-visual).",
         ),
     ] = None,
-    keep: Annotated[
-        str | None,
-        typer.Option("--keep", "-k", help="Shares that stay, separated by commas (default 0.75,0.5,0.25,0.1)."),
-    ] = None,
-    tokens: Annotated[str | None, typer.Option("--tokens", help="Counts that stay, separated by commas.")] = None,
+    keep: KeepsOption = None,
+    tokens: CountsOption = None,
     positions: Annotated[
         str | None,
         typer.Option(
@@ -41,10 +47,7 @@ def compare(
             help="Policies, separated by commas (default: preserved against reassigned, and a few more).",
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder for results and report; the same call goes on where it stopped."),
-    ] = None,
+    out: ResultsOption = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts that run together.")] = 64,
     text_tower: TextTowerOption = None,
     device: DeviceOption = None,

@@ -235,10 +235,7 @@ class Runner:
         return prune(self.model, pruner, setting.policy(pruner), text, self._tower)
 
     def _row(self, setting: Setting, index: int, answer: str, kept: int) -> dict[str, Any]:
-        sample = self.samples[index]
-        about = {"setting": setting.id, "sample": sample.id, "kind": sample.kind, "type": sample.type}
-        scored = self._scorer.score(sample, answer, self._ready[0][index].size)
-        return {**about, "answer": answer, **scored, "kept": kept}
+        return self._scorer.row(setting, self.samples[index], answer, self._ready[0][index].size, kept)
 
 
 def max_new_tokens(

@@ -28,7 +28,7 @@ from groundprune.integrations.vllm import check_version
 from groundprune.integrations.vllm.engine import Engine, Reply, Request
 from groundprune.integrations.vllm.serve import engine_defaults, engine_folder, fitting_length
 from groundprune.integrations.vllm.settings import POSITIONS, check_servable, vllm_overrides
-from groundprune.loading import POCKET, checkpoint_folder, grounding_of, read_config
+from groundprune.loading import POCKET, checkpoint_folder, grounding_of, read_config, source_of
 from groundprune.processing import load_processor
 
 # Images are normalised where the transformers path does it, so that both see the same pixels.
@@ -96,7 +96,7 @@ class EngineRunner:
         self.source, self.config, self.samples = source, read_config(source), list(samples)
         self.batch_size, self.engine = batch_size, dict(engine)
         family = family_of(self.config)
-        self.processor = family.prepare_processor(load_processor(checkpoint_folder(source), self.config))
+        self.processor = family.prepare_processor(load_processor(source_of(source), self.config))
         own = grounding_of(SimpleNamespace(config=self.config))
         self._scorer = Scorer(own, self.processor, protocol)
         self.protocol, self.grounding = protocol, self._scorer.reader.grounding
@@ -167,9 +167,8 @@ class EngineRunner:
         return Request(sample.id, media, self._limits[sample.kind])
 
     def _row(self, setting: Setting, sample: Sample, reply: Reply) -> dict[str, Any]:
-        about = {"setting": setting.id, "sample": sample.id, "kind": sample.kind, "type": sample.type}
-        scored = self._scorer.score(sample, reply.text, self._sizes[sample.id])
-        return {**about, "answer": reply.text, **scored, "kept": reply.prompt_ids.count(self._image_token)}
+        kept = reply.prompt_ids.count(self._image_token)
+        return self._scorer.row(setting, sample, reply.text, self._sizes[sample.id], kept)
 
     def _open(self, sample: Sample) -> Image.Image | None:
         try:

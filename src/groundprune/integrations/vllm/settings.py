@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, fields
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -72,7 +73,7 @@ class Settings:
     def make_pruner(self) -> Pruner:
         return make_pruner(self.pruner, self.keep, self.tokens, **self.options)
 
-    @property
+    @cached_property  # a pruner's file may change under a running engine, which goes on with what it loaded
     def identity(self) -> str:
         """16 hex digits: what of us a cached image depends on."""
         words = json.dumps([groundprune.__version__, asdict(self), pruner_files([self.pruner])], sort_keys=True)
