@@ -227,7 +227,8 @@ class TestShapes:
             column=torch.arange(9), image=0 * ones, tile=torch.tensor([0] * 4 + [1] * 5),
             row=torch.cat([patch // 2, patch // 2, torch.tensor([-1])]),
             col=torch.cat([patch % 2, patch % 2, torch.tensor([-1])]),
-            is_patch=torch.tensor([True] * 8 + [False]), position=torch.arange(9)[None], length=9,
+            is_patch=torch.tensor([True] * 8 + [False]), crop=torch.tensor([0] * 4 + [1] * 4 + [-1]),
+            overview=torch.tensor([True] * 4 + [False] * 5), position=torch.arange(9)[None], length=9,
         )  # fmt: skip
         scored = _gridded(gp.ClsVisual(keep=0.5), layout, torch.tensor([0, 5, 6, 8]), [torch.arange(9.0)])
         assert [grid.tolist() for grid in scored.scores or ()] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]

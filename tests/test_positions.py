@@ -25,6 +25,8 @@ def make_row(kept, order=None, axes=1, offset=0):
         row=torch.zeros(7, dtype=torch.long),
         col=torch.tensor([0, 1, 2, 3, 0, 1, 2]),
         is_patch=torch.ones(7, dtype=torch.bool),
+        crop=torch.zeros(7, dtype=torch.long),
+        overview=torch.ones(7, dtype=torch.bool),
         position=position[:, column],
         length=LENGTH,
     )

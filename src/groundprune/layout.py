@@ -16,13 +16,16 @@ class VisualUnit:
     """What the encoder makes of one image, one tile of an image or one video: P tokens, in sequence order.
 
     tile, row, col: Long[P] within the unit; row and col are -1 where a token is no patch. is_patch: Bool[P].
-    pixels: what the tower sees of it, of any shape.
+    crop: Long[P], which of the crops that the tower sees a patch comes from, in the tower's order. overview: Bool[P],
+    whether that crop shows the whole of the unit. pixels: what the tower sees of it, of any shape.
     """
 
     tile: Tensor
     row: Tensor
     col: Tensor
     is_patch: Tensor
+    crop: Tensor
+    overview: Tensor
     pixels: Tensor
 
     def __len__(self) -> int:
@@ -33,7 +36,8 @@ class VisualUnit:
         """`tiles` grids (of a video: frames) of rows x cols patches, each in raster order, one after another."""
         cell = torch.arange(rows * cols, device=device).repeat(tiles)
         tile = torch.arange(tiles, device=device).repeat_interleave(rows * cols)
-        return VisualUnit(tile, cell // cols, cell % cols, torch.ones_like(cell, dtype=torch.bool), pixels)
+        every = torch.ones_like(cell, dtype=torch.bool)
+        return VisualUnit(tile, cell // cols, cell % cols, every, tile, every, pixels)
 
 
 @dataclass(frozen=True, eq=False)
@@ -42,6 +46,9 @@ class VisualLayout:
 
     column, image, tile, row, col: Long[N]; `row` and `col` are -1 where a column is no patch.
     is_patch: Bool[N]; False marks a newline or separator, which is never scored and always kept.
+    crop: Long[N], which crop of its image a patch comes from, in the order in which the tower sees them; a tile may
+    join several (LLaVA-NeXT). -1 at a newline. overview: Bool[N], whether that crop shows the whole image, as an
+    image of one crop, the overview beside its tiles and each frame of a video do.
     position: Long[A, N], the unpruned position ids; A = 1, or 3 for M-RoPE (time, height, width).
     length: number of columns of the unpruned row, padding included.
     unit: which of the encoder's units the row holds, in sequence order; those of videos count after those of images.
@@ -53,6 +60,8 @@ class VisualLayout:
     row: Tensor
     col: Tensor
     is_patch: Tensor
+    crop: Tensor
+    overview: Tensor
     position: Tensor
     length: int
     unit: tuple[int, ...] = ()
@@ -76,13 +85,20 @@ class VisualLayout:
         key = self.image * (int(self.tile.max()) + 1) + self.tile
         return [(self.is_patch & (key == k)).nonzero().squeeze(1) for k in key[self.is_patch].unique().tolist()]
 
+    def crops(self, image: int) -> list[Tensor]:
+        """One Long tensor of patch indices (into N) per crop of an image; empty where none of its patches is left."""
+        mine = self.is_patch & (self.image == image)
+        count = int(self.crop[mine].max()) + 1 if bool(mine.any()) else 0
+        return [(mine & (self.crop == k)).nonzero().squeeze(1) for k in range(count)]
+
     def grid(self, group: Tensor) -> tuple[int, int]:
         """Rows and columns of the patch grid that `group` (one of `groups()`) covers."""
         return int(self.row[group].max()) + 1, int(self.col[group].max()) + 1
 
     def subset(self, kept: Tensor) -> VisualLayout:
         """Of the tokens that are left: Long[K], ascending. `unit` goes on naming the whole row's."""
-        every = {name: getattr(self, name)[kept] for name in ("column", "image", "tile", "row", "col", "is_patch")}
+        names = ("column", "image", "tile", "row", "col", "is_patch", "crop", "overview")
+        every = {name: getattr(self, name)[kept] for name in names}
         return replace(self, **every, position=self.position[:, kept])
 
     def mask(self, kept: Tensor) -> Tensor | None:
@@ -110,18 +126,21 @@ def place_units(
     units: dict[str, list[VisualUnit]],
     tokens: dict[str, int],
     images_of: Callable[[Tensor, Sequence[Tensor]], list[int]],
+    unit_is_crop: bool = False,
 ) -> list[VisualLayout]:
     """Hand out units to the placeholders of each row, first to last.
 
     ids: Long[B, L]; position: Long[A, B, L]; units, tokens: by modality, the units in row order and the id of the
-    placeholder; images_of: see `Family.images_of`. Raises GroundPruneError where they do not fit together.
+    placeholder; images_of, unit_is_crop: see `Family`. Raises GroundPruneError where they do not fit together.
     """
     joint = [unit for modality in tokens for unit in units.get(modality, [])]
     waiting = {}
     for modality in tokens:  # indices into `joint`, next to be handed out last
         before = sum(map(len, waiting.values()))
         waiting[modality] = list(range(before, before + len(units.get(modality, []))))[::-1]
-    rows = [_place_row(row, position[:, b], joint, waiting, tokens, images_of) for b, row in enumerate(ids)]
+    rows = [
+        _place_row(row, position[:, b], joint, waiting, tokens, images_of, unit_is_crop) for b, row in enumerate(ids)
+    ]
     left = sum(len(joint[i]) for rest in waiting.values() for i in rest)
     if left:
         total = sum(map(len, joint))
@@ -136,6 +155,7 @@ def _place_row(
     waiting: dict[str, list[int]],
     tokens: dict[str, int],
     images_of: Callable[[Tensor, Sequence[Tensor]], list[int]],
+    unit_is_crop: bool,
 ) -> VisualLayout:
     found: list[tuple[int, Tensor]] = []  # (unit, its columns)
     for modality, token in tokens.items():
@@ -152,8 +172,11 @@ def _place_row(
     found.sort(key=lambda pair: int(pair[1][0]))
     columns = [column for _, column in found]
     images = images_of(ids, columns)
-    # Tiles count on through the units of one image.
-    first = [sum(_tiles(joint[found[k][0]]) for k in range(i) if images[k] == images[i]) for i in range(len(found))]
+    # Tiles and crops count on through the units of one image.
+    before = [[joint[found[k][0]] for k in range(i) if images[k] == images[i]] for i in range(len(found))]
+    first_tile = [sum(int(unit.tile.max()) + 1 for unit in units) for units in before]
+    first_crop = [sum(int(unit.crop.max()) + 1 for unit in units) for units in before]
+    last = [not unit_is_crop or image not in images[i + 1 :] for i, image in enumerate(images)]
     empty = ids.new_empty(0)
 
     def joined(pieces: Sequence[Tensor]) -> Tensor:
@@ -163,15 +186,13 @@ def _place_row(
     return VisualLayout(
         column=column,
         image=joined([torch.full_like(c, image) for c, image in zip(columns, images, strict=True)]),
-        tile=joined([unit.tile + offset for unit, offset in zip(mine, first, strict=True)]),
+        tile=joined([unit.tile + offset for unit, offset in zip(mine, first_tile, strict=True)]),
         row=joined([unit.row for unit in mine]),
         col=joined([unit.col for unit in mine]),
         is_patch=joined([unit.is_patch for unit in mine]).bool(),
+        crop=joined([(u.crop + offset).where(u.is_patch, -1) for u, offset in zip(mine, first_crop, strict=True)]),
+        overview=joined([unit.overview & whole for unit, whole in zip(mine, last, strict=True)]).bool(),
         position=position[:, column],
         length=len(ids),
         unit=tuple(i for i, _ in found),
     )
-
-
-def _tiles(unit: VisualUnit) -> int:
-    return int(unit.tile.max()) + 1

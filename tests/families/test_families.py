@@ -110,6 +110,32 @@ def test_half_precision_costs_no_more_than_it_costs_the_oracle(name):
 
 
 @each_by_hand
+def test_the_layout_says_which_crop_a_token_comes_from_and_which_shows_the_whole(name):
+    """Crops count through one image; the overview is first in LLaVA's families, last in those of a unit per crop."""
+    hand, found = HANDS[name], encoded(name, inputs_of(name))
+    for row, layout in enumerate(found.layouts):
+        for image, visual in enumerate(in_row(name, row)):
+            mine = ((layout.image == image) & layout.is_patch).nonzero().squeeze(1)
+            assert mine.numel()
+            count = hand.crops[visual.kind]
+            whole = count - 1 if name in ("internvl", "idefics3", "smolvlm") else 0
+            for token in mine.tolist():
+                place = [int(field[token]) for field in (layout.tile, layout.row, layout.col)]
+                weights = hand.patches(visual.kind, *place)
+                crops: dict[int, float] = {}
+                for (crop, _, _), weight in weights.items():
+                    crops[crop] = crops.get(crop, 0) + weight
+                crop = int(layout.crop[token])
+                assert crops[crop] == max(crops.values())
+                assert bool(layout.overview[token]) == (visual.kind in hand.videos or crop == whole)
+        assert (layout.crop[~layout.is_patch] == -1).all()
+        assert not layout.overview[~layout.is_patch].any()
+        kept = torch.arange(0, len(layout), 2)
+        assert layout.subset(kept).crop.equal(layout.crop[kept])
+        assert layout.subset(kept).overview.equal(layout.overview[kept])
+
+
+@each_by_hand
 def test_paint_on_a_patch_shows_in_the_token_that_the_layout_says(name):
     hand, inputs = HANDS[name], inputs_of(name)
     before = encoded(name, inputs)

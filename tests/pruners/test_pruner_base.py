@@ -27,6 +27,8 @@ def make_layout(*grids, newline=False):
         row=torch.tensor(row),
         col=torch.tensor(col),
         is_patch=torch.tensor(row) >= 0,
+        crop=torch.where(torch.tensor(row) >= 0, 0, -1),
+        overview=torch.tensor(row) >= 0,
         position=torch.arange(n)[None] + 3,
         length=n + 5,
         unit=tuple(range(max(image) + 1)),

@@ -43,6 +43,7 @@ class Family:
     grounding: ClassVar[Grounding]
     tower_path: ClassVar[str] = "vision_tower"  # of the tower in the base model
     position_axes: ClassVar[int] = 1  # of a token's position id: 3 for M-RoPE (time, height, width)
+    unit_is_crop: ClassVar[bool] = False  # True: an image is a unit per crop, the last of which shows the whole
     first_position: ClassVar[int] = 0  # the id of a row's first column where the caller gives no position_ids
 
     # Where the visual tokens lie
@@ -79,7 +80,7 @@ class Family:
 
         Raises GroundPruneError where placeholders and units do not fit together.
         """
-        return place_units(ids, position, units, self.token_ids(config), self.images_of)
+        return place_units(ids, position, units, self.token_ids(config), self.images_of, self.unit_is_crop)
 
     # What the tower gives to score by
 

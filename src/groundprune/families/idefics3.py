@@ -29,6 +29,7 @@ class Idefics3(Family):
 
     name = "idefics3"
     model_types = ("idefics3",)
+    unit_is_crop = True
     grounding = replace(LLAVA_GROUNDING, frame="original")
     tower_path = "vision_model"
 

@@ -26,6 +26,7 @@ class InternVL(Family):
 
     name = "internvl"
     model_types = ("internvl",)
+    unit_is_crop = True
     grounding = Grounding(
         rec_prompt="Please provide the bounding box coordinate of the region this sentence describes: "
         "<ref>{expression}</ref>",

@@ -23,7 +23,7 @@ TINY_SIDE = 4  # patches of a tiny tower
 
 @register_family
 class LlavaNext(Family):
-    """One unit an image: tile 0 is the whole of it, tile 1 all of the high-resolution grid."""
+    """One unit an image: tile 0 and crop 0 are the whole of it, tile 1 is all of the high-resolution grid."""
 
     name = "llava_next"
     model_types = ("llava_next",)
@@ -55,10 +55,20 @@ class LlavaNext(Family):
         # Images with fewer crops than another of the batch are padded with empty ones.
         padded = pixels if pixels.ndim == 5 else pixels.split(counts)
         images = [image[:n] for image, n in zip(padded, counts, strict=True)]
-        blank = [torch.zeros(n, side**2, 1, device=pixels.device) for n in counts]
-        newline = torch.ones(1, device=pixels.device)
-        packed = self.pack(base, blank, newline, arguments)
-        return [_unit(marker[:, 0] == 0, side, image) for marker, image in zip(packed, images, strict=True)]
+        across = [self.across(base, size) for size in arguments["image_sizes"]]
+        # Of each patch: 0 (a newline: 1), and the row and column of its crop in the grid of crops.
+        places = [torch.arange(n, device=pixels.device) - 1 for n in counts]
+        crops = [torch.stack([0 * p, p // w, p % w], -1).float() for p, w in zip(places, across, strict=True)]
+        markers = [crop[:, None].expand(-1, side**2, -1) for crop in crops]
+        packed = self.pack(base, markers, torch.ones(3, device=pixels.device), arguments)
+        return [_unit(*found, side) for found in zip(packed, across, images, strict=True)]
+
+    def across(self, base: Any, size: Tensor) -> int:
+        """How many crops of an image of this (height, width) stand side by side."""
+        from transformers.models.llava_next.modeling_llava_next import get_anyres_image_grid_shape
+
+        side = base.config.vision_config.image_size
+        return get_anyres_image_grid_shape(size, base.config.image_grid_pinpoints, side)[1]
 
     def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:
         patches = self.patches(base, value)
@@ -111,8 +121,9 @@ def tower_side(config: Any) -> int:
     return config.vision_config.image_size // config.vision_config.patch_size
 
 
-def _unit(is_patch: Tensor, side: int, pixels: Tensor) -> VisualUnit:
-    """is_patch: Bool[P], False at the newlines."""
+def _unit(marker: Tensor, across: int, pixels: Tensor, side: int) -> VisualUnit:
+    """marker: [P, 3], see `LlavaNext.units`; interpolated where the patches are."""
+    is_patch, place = marker[:, 0] == 0, marker[side**2 :, 1:].round().long()
     whole, rest = VisualUnit.grid(side, side, pixels, device=is_patch.device), is_patch[side**2 :]
     width = len(rest) // int((~rest).sum())
     cell = torch.arange(len(rest), device=rest.device)
@@ -121,5 +132,7 @@ def _unit(is_patch: Tensor, side: int, pixels: Tensor) -> VisualUnit:
         row=torch.cat([whole.row, (cell // width).where(rest, -1)]),
         col=torch.cat([whole.col, (cell % width).where(rest, -1)]),
         is_patch=is_patch,
+        crop=torch.cat([whole.crop, (1 + place[:, 0] * across + place[:, 1]).where(rest, -1)]),
+        overview=torch.cat([whole.overview, torch.zeros_like(rest)]),
         pixels=pixels,
     )

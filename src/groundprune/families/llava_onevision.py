@@ -93,5 +93,6 @@ def _ended(unit: VisualUnit) -> VisualUnit:
     end = unit.tile.new_tensor([-1])
     return VisualUnit(
         torch.cat([unit.tile, unit.tile[-1:]]), torch.cat([unit.row, end]), torch.cat([unit.col, end]),
-        torch.cat([unit.is_patch, end > 0]), unit.pixels,
+        torch.cat([unit.is_patch, end > 0]), torch.cat([unit.crop, end]), torch.cat([unit.overview, end > 0]),
+        unit.pixels,
     )  # fmt: skip

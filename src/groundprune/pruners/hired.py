@@ -25,10 +25,10 @@ from groundprune.signals import CLS_ATTENTION, Need, Signals
 @register
 @dataclass(frozen=True)
 class HiRED(Pruner):
-    """Needs a tower with a CLS token. alpha: the share of the budget that the whole image's tile gets.
+    """Needs a tower with a CLS token. alpha: the share of the budget that the whole image's crop gets.
 
-    An image of one tile gets all of its budget: FasterVLM's rule. What the official code loses by rounding down goes
-    to the tiles with the largest remainders.
+    An image of one crop gets all of its budget: FasterVLM's rule. What the official code loses by rounding down goes
+    to the crops with the largest remainders.
     """
 
     alpha: float = 0.5
@@ -44,23 +44,27 @@ class HiRED(Pruner):
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         score = signals.tower_attention(kind="cls").sum(0)
         early = signals.tower_attention(0, "cls").sum(0)
-        groups, shares = layout.groups(), []
+        groups: list[Tensor] = []
+        shares: list[int] = []
         pools = images(layout)
         totals = allot(stage.budget.count(len(layout.patches), layout.n_images), [len(pool) for pool in pools])
         for pool, total in zip(pools, totals, strict=True):
-            tiles = [group for group in groups if layout.image[group[0]] == layout.image[pool[0]]]
-            shares += hired_budgets(early[tiles[0]], [len(tile) for tile in tiles], total, self.alpha)
+            crops = layout.crops(int(layout.image[pool[0]]))
+            # The overview first, whether the tower sees it first (LLaVA-NeXT) or last (InternVL).
+            crops.sort(key=lambda crop: not bool(layout.overview[crop].any()))
+            shares += hired_budgets(early[crops[0]], [len(crop) for crop in crops], total, self.alpha)
+            groups += crops
         return by_tile(layout, 0, lambda group, share: top(score[group], share), groups=groups, shares=shares)
 
 
 def hired_budgets(
     early: Tensor, sizes: Sequence[int], total: int, alpha: float = 0.5, exact: bool = True
 ) -> list[int]:
-    """Tokens per tile. early: Float[N], layer 0's CLS attention in the whole image's tile, which comes first.
+    """Tokens per crop. early: Float[N], layer 0's CLS attention in the whole image's crop, which comes first.
 
-    The other tiles share by how many of the N (1 - alpha) strongest of those lie in each one's run of the raster.
-    Such runs are strips of the image, not the tiles' own regions; the official code has it so. exact: what rounding
-    down loses, and what exceeds a tile's size, goes to the others; False as in the official code.
+    The other crops share by how many of the N (1 - alpha) strongest of those lie in each one's run of the raster.
+    Such runs are strips of the image, not the crops' own regions; the official code has it so. exact: what rounding
+    down loses, and what exceeds a crop's size, goes to the others; False as in the official code.
     """
     n, share = sizes[0], Fraction(str(alpha))
     if len(sizes) == 1:
