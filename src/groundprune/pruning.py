@@ -90,7 +90,8 @@ def prune(
     if not hasattr(model, "prepare_inputs_for_generation"):
         raise GroundPruneError(f"give the whole model, the one that has `generate`; got a {type(model).__name__}")
     family = family_of(model.config)
-    policy = parse_policy(positions, pruner.official_positions)
+    pruner = pruner.for_model(model.config)
+    policy = parse_policy(positions, pruner.official(model.config))
     if window not in WINDOWS:
         raise unknown("window", window, WINDOWS)
     stages = pruner.stages(model.config.get_text_config().num_hidden_layers)

@@ -16,7 +16,7 @@ from groundprune.layout import VisualLayout, VisualUnit
 _KINDS: dict[str, tuple[str | None, ...]] = {
     "tower_attention": ("cls", "cls-joint", "received", "salient"), "tower_hidden": (None, "cls"),
     "tower_keys": (None,), "clip_patches": (None,), "clip_text": (None,), "fingerprint": (None,),
-    "llm": ("attention", "hidden", "normed", "q", "k", "v"),
+    "llm": ("attention", "hidden", "normed", "q", "k", "v", "frequencies"),
 }  # fmt: skip
 
 
@@ -29,8 +29,8 @@ class Need:
     None = the tower layer whose output the LLM reads, or the LLM layers that the pruner's stages name.
     kind: for tower_attention "cls" (the CLS row), "cls-joint" (the same with all heads as one), "received" (mean over
     all query rows), or "salient" (the CLS row where the tower has a CLS token, else received); for tower_hidden None
-    (the patches) or "cls" (the CLS token); for llm "attention", "hidden", "normed", "q", "k" or "v", see
-    `Signals.llm`.
+    (the patches) or "cls" (the CLS token); for llm "attention", "hidden", "normed", "q", "k", "v" or "frequencies",
+    see `Signals.llm`.
     """
 
     signal: str
@@ -144,6 +144,11 @@ class Signals:
         """[N, D]: the features that the LLM would read."""
         return self._of_left(self._projected).float()
 
+    @cached_property
+    def all_projected(self) -> Tensor:
+        """[M, D]: of all the row's visual tokens, those that an earlier stage dropped included."""
+        return self._projected.float()
+
     def tower_attention(self, layer: int | Fraction | None = None, kind: str = "cls") -> Tensor:
         """[H, N]: softmax attention per head (H = 1 for "cls-joint"); see `Need` for the kinds.
 
@@ -182,10 +187,12 @@ class Signals:
         given. "q", "k", "v": [H, N, C]; rope=False: q and k before the rotary embedding. "hidden": [N, D], the states
         that enter the layer; "normed": those under the model's final norm. With rows, q, k, v and states are those
         of the rows instead. rows: Long[R], columns of the unpruned prompt; by default, of attention, the last.
+        "frequencies": [C / 2], by how much each pair of channels turns per position in the rotary embedding.
         """
         if self._states is None:
             raise Unservable(f"the signal 'llm {kind}' is not there yet: this pruner acts before the LLM")
-        where = None if rows is None else torch.as_tensor(list(rows), device=self.layout.column.device)
+        device = self.layout.column.device
+        where = None if rows is None else torch.as_tensor(list(rows), dtype=torch.long, device=device)
         return self._states.read(layer, kind, where, rope).float()
 
     @property

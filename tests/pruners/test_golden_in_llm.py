@@ -34,14 +34,17 @@ def test_fastv(case):
     assert select_fastv(image, p.get("rank") or p["K"]).tolist() == case["kept_image"]
 
 
+def frequencies(rope_dim, theta):
+    return theta ** -(torch.arange(0, rope_dim, 2) / rope_dim)
+
+
 def heads(x, count):
     return x.unflatten(-1, (count, -1)).transpose(0, 1)
 
 
 def rotated(x):
     """[H, L, C] with the rotary embedding of positions 0..L-1, theta 1e4."""
-    frequency = 1e4 ** -(torch.arange(0, x.shape[-1], 2) / x.shape[-1])
-    angle = (torch.arange(x.shape[1])[:, None] * frequency).repeat(1, 2)
+    angle = (torch.arange(x.shape[1])[:, None] * frequencies(x.shape[-1], 1e4)).repeat(1, 2)
     a, b = x.chunk(2, -1)
     return x * angle.cos() + torch.cat([-b, a], -1) * angle.sin()
 
@@ -109,7 +112,7 @@ def test_ivcprune(case):
     image, text = values[:, start : start + n], values[:, start + n + 2 :]
     beside = torch.cat([values[:, :start], values[:, start + n :]], 1) if llama else None
     anchors, seeds = round(n * (0.05 if llama else 0.1)), max(1, round(n * 0.01))
-    cos, sin = coordinate_scores(position, p["rope_dim"], p["rope_theta"])
+    cos, sin = coordinate_scores(position, frequencies(p["rope_dim"], p["rope_theta"]))
     assert set(ranked(cos, anchors).tolist()) == set(case["coord_cos_in_rank_order"])
     assert set(ranked(sin, anchors).tolist()) == set(case["coord_sin_in_rank_order"])
     by_text = value_attention(text, image if beside is None else torch.cat([image, beside], 1))[:n]

@@ -9,7 +9,7 @@ import torch
 import groundprune as gp
 from groundprune.hooks import inside_llm
 from groundprune.pruners.sparsevlm import COUNTS
-from groundprune.pruners.sparsevlm_rule import rope_kernel
+from groundprune.pruners.sparsevlm_rule import clusters_of, raters, rank_count, rope_kernel, select_sparsevlm
 from groundprune.signals import LLMStates
 from groundprune.tiny import tiny_inputs, tiny_model
 
@@ -64,10 +64,43 @@ def test_the_papers_own_schedules(pruner, layers, wanted):
 @pytest.mark.parametrize("version", ["1.5", "2.0"])
 @pytest.mark.parametrize("budget", [64, 96, 128, 192])
 def test_sparsevlm_passes_through_the_official_counts(version, budget):
-    table = COUNTS[version][budget]
+    table = left_of(COUNTS[version][budget], version)
     mean = (3 * 576 + 4 * table[0] + 9 * table[1] + 16 * table[2]) / 32
     left = counts(gp.SparseVLM(keep=mean / 576, version=version))
-    assert left == pytest.approx(list(table), abs=2)
+    assert left == pytest.approx(table, abs=2)
+
+
+def left_of(kept, version):
+    """With the clusters, by the official arithmetic."""
+    left, before = [], 576
+    for count in kept:
+        recycled = int((before - count) * 0.3) + 1
+        before = count + (int(recycled / 10) + 1 if version == "1.5" else 0)
+        left.append(before)
+    return left
+
+
+@pytest.mark.parametrize("version", ["1.5", "2.0"])
+@pytest.mark.parametrize("budget", [64, 96, 128, 192])
+def test_sparsevlm_leaves_the_authors_counts_of_a_budget_by_its_name(version, budget):
+    pruner, table = gp.SparseVLM(tokens=budget, version=version), left_of(COUNTS[version][budget], version)
+    assert counts(pruner) == table
+    assert [stage.budget.count(1152, 2) for stage in pruner.stages(32)] == [2 * n for n in table]
+    # The authors count what leaves a layer: two see all of the 576, and the last 17 the smallest number.
+    assert (2 * 576 + 4 * table[0] + 9 * table[1] + 17 * table[2]) / 32 == pytest.approx(budget, abs=1)
+    # Of an image of another size the average over what the layers see is the budget, as for any number.
+    assert average(pruner, n=600) == pytest.approx(max(budget, 57), abs=1)
+
+
+def test_sparsevlm_of_192_tokens_leaves_309_204_113():
+    assert counts(gp.SparseVLM(tokens=192)) == [309, 204, 113]
+    # Clusters counted: the rule finds the authors' 300, 200 and 110 beside them.
+    score, states, before = torch.rand(576), torch.randn(576, 8), 576
+    for count, kept in zip([309, 204, 113], [300, 200, 110], strict=True):
+        found = select_sparsevlm(score[:before], states[:before], count)
+        assert int((found.weight == 1).any(-1).sum()) >= kept
+        assert found.kept[found.order][:kept].equal(score[:before].topk(kept).indices.sort().values)
+        before = count
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -183,7 +216,7 @@ def test_only_the_first_stage_of_feather_holds_the_grid(model):
 
 
 def test_the_rotary_kernel_never_turns_ranks_round():
-    kernel = rope_kernel(torch.arange(5000), 128, 1e4)
+    kernel = rope_kernel(torch.arange(5000), 1e4 ** -(torch.arange(0, 128, 2) / 128))
     assert kernel[0] == pytest.approx(128**0.5)
     assert (kernel > 0).all()
 

@@ -75,6 +75,7 @@ def ground(
     if explain is not None:
         _writable_sheet(explain, image, target)
     picture, said, loaded = _answer(image, expression, "rec", model, pruning, text_tower, device, target)
+    pruning = pruning.on(loaded[0].config)
     _draw(picture, said, pruning, expression, target)
     if explain is not None:
         _explain(explain, loaded, picture, expression, said, pruning, keep, tokens, positions, text_tower)
@@ -111,7 +112,8 @@ def ask(
     [dim]groundprune ask photo.jpg "what colour is the mug?" --model llava-hf/llava-1.5-7b-hf --pruner random[/]
     """
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed)
-    picture, said, _ = _answer(image, question, "vqa", model, pruning, text_tower, device, out)
+    picture, said, loaded = _answer(image, question, "vqa", model, pruning, text_tower, device, out)
+    pruning = pruning.on(loaded[0].config)
     if out is not None:
         _draw(picture, said, pruning, question, out)
     if as_json:
@@ -144,7 +146,7 @@ def _answer(
     from groundprune.answer import answer
 
     loaded, processor = open_model(model, device)
-    policy = pruning.policy or "preserved"
+    policy = pruning.on(loaded.config).policy or "preserved"
     said = answer(loaded, processor, picture, text, kind, pruning.pruner, policy, text_tower)
     return picture, said, (loaded, processor)
 

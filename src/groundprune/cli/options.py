@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -69,10 +69,22 @@ JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object 
 
 @dataclass(frozen=True)
 class Pruning:
-    """What the options ask for: a pruner and a policy, or None and None for the model as it is."""
+    """What the options ask for: a pruner and a policy, or None and None for the model as it is.
+
+    official: the policy is that of the pruner's authors, which may depend on the model, see `on`.
+    """
 
     pruner: Pruner | None
     policy: Policy | None
+    official: bool = False
+
+    def on(self, config: Any) -> Pruning:
+        """The same on a model of this config."""
+        if self.pruner is None or not self.official:
+            return self
+        from groundprune.positions import parse_policy
+
+        return replace(self, policy=parse_policy("official", self.pruner.official(config)))
 
     def describe(self) -> str:
         if self.pruner is None:
@@ -134,7 +146,8 @@ def read_pruning(
             raise GroundPruneError(f"--seed means nothing to {pruner}, which draws nothing at random")
         options["seed"] = seed
     made = cls(keep=DEFAULT_KEEP if keep is None and tokens is None else keep, tokens=tokens, **options)
-    return Pruning(made, parse_policy("preserved" if positions is None else positions, made.official_positions))
+    policy = parse_policy("preserved" if positions is None else positions, made.official_positions)
+    return Pruning(made, policy, official=positions == "official")
 
 
 def comma_separated(text: str) -> list[str]:

@@ -232,7 +232,7 @@ class Runner:
         if setting.plain:
             return contextlib.nullcontext()
         pruner = setting.make_pruner()
-        return prune(self.model, pruner, setting.policy(pruner), text, self._tower)
+        return prune(self.model, pruner, setting.policy(pruner, self.model.config), text, self._tower)
 
     def _row(self, setting: Setting, index: int, answer: str, kept: int) -> dict[str, Any]:
         return self._scorer.row(setting, self.samples[index], answer, self._ready[0][index].size, kept)

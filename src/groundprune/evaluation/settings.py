@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from groundprune.budget import Budget
 from groundprune.errors import GroundPruneError
@@ -90,8 +91,9 @@ class Setting:
         """The pruner to run with; where nothing is dropped, any one that keeps all."""
         return Spatial(keep=1) if self.pruner is None else make_pruner(self.pruner, self.keep, self.tokens)
 
-    def policy(self, pruner: Pruner) -> Policy:
-        return parse_policy(self.positions, pruner.official_positions)
+    def policy(self, pruner: Pruner, config: Any) -> Policy:
+        """config: of the model that is run."""
+        return parse_policy(self.positions, pruner.official(config))
 
 
 def compare_settings(

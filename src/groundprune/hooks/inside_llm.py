@@ -269,19 +269,23 @@ class InsideLLM:
                 continue
             layout, left = row.layout, previous.kept[b]
             patches = int(layout.is_patch[left].sum())
-            count = stage.budget.count(len(layout.patches), layout.n_images)
-            if count >= patches:
+            whole = len(layout.patches)
+            count = stage.budget.count(whole, layout.n_images)
+            if count >= (whole if stage.adaptive else patches):
                 chosen.append(None)
                 continue
+            # An adaptive stage decides how many of the survivors stay, however few they are.
+            count = min(count, patches - 1) if stage.adaptive else count
             column = layout.column[left]
             last = run.valid[b, : layout.length - run.drafts].nonzero()[-1]
             complete = functools.partial(look_ahead, layer, record, ahead)
-            seen = RowStates(b, column, last, run.records, self.decoder.norm, complete)
+            seen = RowStates(b, column, last, run.records, self.decoder.norm, complete, self.inputs.frequencies)
             prompt = self.prompts[b // run.encoded.copies] if self.prompts is not None else None
             signals = Signals(layout, features[b], run.encoded.record, prompt, self.embedder, left, seen)
             share = replace(stage, budget=Budget(share=Fraction(count, patches)))
             with torch.no_grad():
-                now = replace(layout.subset(left), length=layout.length - run.drafts)
+                # Neither drafts nor padding on the right are of the prompt.
+                now = replace(layout.subset(left), length=int(last) + 1)
                 chosen.append(self.pruner(signals, now, share))
         return chosen
 

@@ -28,6 +28,11 @@ class LayerInputs:
         """What a layer's rotary embedding depends on: its type, where the model has one for each."""
         return self._types[layer] if self._types and self._takes_type else None
 
+    def frequencies(self, layer: int) -> Tensor:
+        """[C / 2]: by how much each pair of channels of a layer turns per position."""
+        kind = self.kind(layer)
+        return getattr(self._decoder.rotary_emb, "inv_freq" if kind is None else f"{kind}_inv_freq")
+
     def rotary(self, ids: Tensor, axes: int, kind: str | None) -> Any:
         """The decoder's own (cos, sin) of ids: [B, S], or [A, B, S]."""
         if ids.ndim == 3 and axes == 1:

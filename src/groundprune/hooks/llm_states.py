@@ -78,7 +78,7 @@ class RowStates(LLMStates):
     """The view of one prompt row at a stage.
 
     columns: Long[N], the visual columns that are left. last: Long[1], the column of the prompt's last token.
-    look_ahead: completes the record of the stage's own layer.
+    look_ahead: completes the record of the stage's own layer. frequencies: see `LayerInputs.frequencies`.
     """
 
     def __init__(
@@ -89,11 +89,14 @@ class RowStates(LLMStates):
         records: dict[int, LayerRecord],
         norm: nn.Module,
         look_ahead: Callable[[], None],
+        frequencies: Callable[[int], Tensor],
     ):
         self._row, self._columns, self._last, self._records, self._norm = row, columns, last, records, norm
-        self._look_ahead = look_ahead
+        self._look_ahead, self._frequencies = look_ahead, frequencies
 
     def read(self, layer: int, kind: str, rows: Tensor | None, rope: bool) -> Tensor:
+        if kind == "frequencies":
+            return self._frequencies(layer)
         record = self._records.get(layer)
         if record is None:
             raise Unservable(f"decoder layer {layer} was not kept for this stage: name it in the pruner's llm_layers")

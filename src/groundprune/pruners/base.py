@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from fractions import Fraction
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -22,13 +22,15 @@ class Stage:
     """Where a pruner acts. layer None = before the LLM; `budget` is of the ORIGINAL number of patches.
 
     evict_earlier: also drop the dropped tokens' keys and values from the layers before `layer`. number: which of the
-    pruner's stages it is, from 0.
+    pruner's stages it is, from 0. adaptive: the pruner decides how many stay, by what it reads; the budget says only
+    whether anything is dropped.
     """
 
     layer: int | None
     budget: Budget
     evict_earlier: bool = False
     number: int = 0
+    adaptive: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,7 +93,8 @@ class Pruner:
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset()
-    official_positions: ClassVar[str] = "reassigned"  # what the method's authors' code does to position ids
+    official_positions: ClassVar[str] = "reassigned"  # what the method's authors' code does to position ids,
+    official_by_model: ClassVar[Mapping[str, str]] = {}  # and by model type where their code for it does otherwise
     # What a catalogue says of the method: its arXiv number, the year of its first version, what it scores by, and
     # whether it changes the features of the tokens that stay.
     paper: ClassVar[str] = ""
@@ -101,6 +104,14 @@ class Pruner:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", Budget.parse(self.keep, self.tokens))
+
+    def official(self, config: Any) -> str:
+        """The position policy of the authors' code for a model of this config."""
+        return self.official_by_model.get(config.model_type, self.official_positions)
+
+    def for_model(self, config: Any) -> Pruner:
+        """The pruner with what its authors set for a model of this config; by default itself."""
+        return self
 
     def stages(self, n_layers: int) -> list[Stage]:
         """The stages, first to last; by default one, before the LLM."""
@@ -127,11 +138,22 @@ class Pruner:
 
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         """The tokens that stay: by default the largest scores of each tile, budget in proportion to tiles."""
-        score = torch.as_tensor(self.score(signals, layout, stage), device=layout.column.device)
+        given = self.score(signals, layout, stage)
+        try:
+            score = torch.as_tensor(given, device=layout.column.device)
+        except (TypeError, ValueError, RuntimeError) as error:
+            raise GroundPruneError(f"{self.label}.score must give a tensor of numbers (got {_told(given)})") from error
         if score.shape != (len(layout),):
             raise GroundPruneError(
                 f"{self.label}.score must give one value per visual token: expected {(len(layout),)}, "
                 f"got {tuple(score.shape)}"
+            )
+        if score.is_complex():
+            raise GroundPruneError(f"{self.label}.score must give real numbers (got {score.dtype})")
+        odd = int((~score[layout.is_patch].isfinite()).sum())
+        if odd:
+            raise GroundPruneError(
+                f"{self.label}.score must give finite numbers: {odd} of {len(layout.patches)} are NaN or infinite"
             )
         return select_top(score, layout, stage.budget.count(len(layout.patches), layout.n_images))
 
@@ -141,12 +163,22 @@ class Pruner:
         count = stage.budget.count(len(layout.patches), layout.n_images)
         if count >= len(layout.patches):
             return Selection(every)
-        selection = self.select(signals, layout, stage)
+        try:
+            selection = self.select(signals, layout, stage)
+        except SystemExit as error:  # a script of one's own must not end the program without a word
+            raise GroundPruneError(f"{self.label} called exit({error.code!r}) while it chose tokens") from error
+        if not isinstance(selection, Selection) or not isinstance(selection.kept, Tensor):
+            raise GroundPruneError(f"{self.label}.select must give a Selection of a tensor (got {_told(selection)})")
+        if selection.kept.ndim != 1 or selection.kept.is_floating_point() or selection.kept.is_complex():
+            raise GroundPruneError(
+                f"{self.label}: kept must be a row of indices (got {tuple(selection.kept.shape)} of "
+                f"{selection.kept.dtype})"
+            )
         kept = selection.kept.to(every.device)
         ascending = bool((kept[1:] > kept[:-1]).all()) and bool(((kept >= 0) & (kept < len(layout))).all())
         if not ascending:
             raise GroundPruneError(f"{self.label}: kept tokens must be ascending, unique and in range")
-        if int(layout.is_patch[kept].sum()) != count:
+        if int(layout.is_patch[kept].sum()) != count and not stage.adaptive:
             raise GroundPruneError(
                 f"{self.label} kept {int(layout.is_patch[kept].sum())} patches where {count} of "
                 f"{len(layout.patches)} are asked for"
@@ -158,6 +190,10 @@ class Pruner:
     @property
     def label(self) -> str:
         return self.name or type(self).__name__
+
+
+def _told(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"
 
 
 def select_top(score: Tensor, layout: VisualLayout, count: int) -> Selection:

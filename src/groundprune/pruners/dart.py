@@ -48,7 +48,7 @@ class Dart(InsideLLM):
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         assert stage.layer is not None
-        after = list(text_after(signals, layout))
+        after = list(text_after(self.label, signals, layout))
         keys, text_keys = (signals.llm(stage.layer - 1, "k", rows=rows).transpose(0, 1) for rows in (None, after))
         states, text_states = (signals.llm(stage.layer, "normed", rows=rows) for rows in (None, after))
         norms, text_norms = (k.flatten(1).abs().sum(-1) for k in (keys, text_keys))

@@ -111,18 +111,24 @@ def staged(label: str, whole: Budget, shares: Curve, layers: Sequence[int], n_la
     return budgets
 
 
-def scaled(layers: Sequence[int], n_layers: int) -> list[int]:
-    """Layers of an LLM of 32, as deep in one of n_layers; never two at one layer, never before layer 1."""
+def scaled(layers: Sequence[int], n_layers: int, of: int = 32) -> list[int]:
+    """Layers of an LLM of so many, as deep in one of n_layers; never two at one layer, never before layer 1."""
     found: list[int] = []
     for layer in layers:
-        place = math.floor(Fraction(layer * n_layers, 32) + Fraction(1, 2))
+        place = math.floor(Fraction(layer * n_layers, of) + Fraction(1, 2))
         found.append(max(place, found[-1] + 1 if found else 1))
     return found
 
 
-def text_after(signals: Signals, layout: VisualLayout) -> range:
-    """The columns of the unpruned row that follow its last image, whose end `layout` (the survivors) may lack."""
-    return range(int(signals.layout.column[-1]) + 1, layout.length)
+def text_after(label: str, signals: Signals, layout: VisualLayout) -> range:
+    """The columns of the unpruned row that follow its last image, whose end `layout` (the survivors) may lack.
+
+    Raises Unservable, naming the pruner `label`, where there are none.
+    """
+    after = range(int(signals.layout.column[-1]) + 1, layout.length)
+    if not after:
+        raise Unservable(f"{label} reads the text after the image, and this prompt ends with the image: ask behind it")
+    return after
 
 
 def last_row(signals: Signals, layer: int) -> Tensor:

@@ -6,7 +6,8 @@ ICLR 2026, section 4. Source: github.com/FireRedTeam/IVC-Prune, `IVCP_forward_fl
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -20,36 +21,46 @@ from groundprune.pruners.tiles import by_tile, images
 from groundprune.signals import Need, Signals
 
 
+_LAYERS = {"qwen2_vl": (2, 28), "qwen2_5_vl": (16, 28)}  # by model type: the authors' layer, and of how many
+
+
 @register
 @dataclass(frozen=True)
 class IVCPrune(Pruner):
     """One stage in the middle of the LLM that also takes the dropped tokens out of the earlier layers' cache.
 
     So `keep` is the share of the tokens that every layer's cache holds. coordinates: the share of the budget for each
-    of the two kinds of anchors, seeds: that for seeds; the defaults are those of Qwen2.5-VL's code. theta and
-    rope_dim: of the LLM's rotary embedding. The code for LLaVA takes 20%, 1% and twice 5% of all tokens, whatever
-    the sum, and its softmax runs over the whole prompt.
+    of the two kinds of anchors, seeds: that for seeds; the defaults are those of Qwen2.5-VL's code. layer: the first
+    one that sees fewer tokens; None = as deep as layer 16 of 32, or as its authors' for the model (Qwen2.5-VL 16 of
+    28, Qwen2-VL 2 of 28). The code for LLaVA takes 20%, 1% and twice 5% of all tokens, whatever the sum, and its
+    softmax runs over the whole prompt.
     """
 
     coordinates: float = 0.2
     seeds: float = 0.02
-    theta: float = 10_000.0
-    rope_dim: int = 128
+    layer: int | None = None
     name = "ivc-prune"
     official_positions = "preserved"
     paper, year, scores_by = "2602.03060", 2026, "RoPE coordinates, value similarity"
-    needs = frozenset({Need("llm", kind="v")})
+    needs = frozenset({Need("llm", kind="v"), Need("llm", kind="frequencies")})
+
+    def for_model(self, config: Any) -> Pruner:
+        if self.layer is not None or config.model_type not in _LAYERS:
+            return self
+        layer, of = _LAYERS[config.model_type]
+        return replace(self, layer=scaled([layer], config.get_text_config().num_hidden_layers, of)[0])
 
     def stages(self, n_layers: int) -> list[Stage]:
-        return [Stage(scaled([16], n_layers)[0], self.budget, evict_earlier=True)]
+        layer = scaled([16], n_layers)[0] if self.layer is None else self.layer
+        return [Stage(layer, self.budget, evict_earlier=True)]
 
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         assert stage.layer is not None
         values = signals.llm(stage.layer - 1, "v")
-        after = list(text_after(signals, layout))
+        after = list(text_after(self.label, signals, layout))
         # Like the official code, without the first two where there are more.
         text = signals.llm(stage.layer - 1, "v", rows=after[2:] or after)
-        cos, sin = coordinate_scores(layout.position, self.rope_dim, self.theta)
+        cos, sin = coordinate_scores(layout.position, signals.llm(stage.layer, "frequencies"))
 
         def rule(group: Tensor, share: int) -> Tensor:
             anchors = round(share * self.coordinates)
@@ -60,13 +71,13 @@ class IVCPrune(Pruner):
         return by_tile(layout, count, rule, groups=images(layout))
 
 
-def coordinate_scores(position: Tensor, rope_dim: int, theta: float) -> tuple[Tensor, Tensor]:
+def coordinate_scores(position: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:
     """Long[A, N] -> two of Float[N]: the mean cosine and sine of each position id's rotary angles, over axes too.
 
-    Near 1 the rotation is almost the identity, or almost a quarter turn.
+    frequencies: Float[C / 2], of the rotary embedding. Near 1 the rotation is almost the identity, or almost a
+    quarter turn.
     """
-    frequency = theta ** -(torch.arange(0, rope_dim, 2, device=position.device).float() / rope_dim)
-    angle = position.float()[..., None] * frequency
+    angle = position.float()[..., None] * frequencies.to(position.device)
     return angle.cos().mean(-1).mean(0), angle.sin().mean(-1).mean(0)
 
 

@@ -104,6 +104,6 @@ def _module(path: Path) -> ModuleType:
         spec.loader.exec_module(module)
     except GroundPruneError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise GroundPruneError(f"{path} cannot be run: {type(error).__name__}: {first_line(error)}") from error
     return module

@@ -7,7 +7,7 @@ ICML 2025, section 3. Source: github.com/Gumpest/SparseVLMs, `modelling_sparse_l
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import torch
@@ -15,19 +15,39 @@ from torch import Tensor
 
 from groundprune.errors import GroundPruneError
 from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Stage
-from groundprune.pruners.inside import InsideLLM, scaled, text_after
+from groundprune.pruners.base import Selection, Stage
+from groundprune.pruners.inside import InsideLLM, Staged, scaled, text_after
 from groundprune.pruners.ranking import Merged
 from groundprune.pruners.registry import register
-from groundprune.pruners.sparsevlm_rule import raters, rope_kernel, select_sparsevlm, strongest_heads
-from groundprune.pruners.tiles import Rule
+from groundprune.pruners.sparsevlm_rule import (
+    clusters_of,
+    raters,
+    rank_count,
+    recycled,
+    rope_kernel,
+    select_sparsevlm,
+    strongest_heads,
+)
+from groundprune.pruners.tiles import Rule, by_tile, images
 from groundprune.signals import Need, Signals
 
-# Tokens of 576 that the three stages leave, by the budget that the official code names.
+# Tokens of 576 that the three stages keep, clusters not counted, by the budget that the official code names.
 COUNTS = {
     "1.5": {192: (300, 200, 110), 128: (303, 110, 36), 96: (238, 48, 26), 64: (66, 30, 17)},
     "2.0": {192: (300, 200, 118), 128: (238, 108, 60), 96: (246, 54, 28), 64: (66, 34, 20)},
 }
+RANKS = {192: (13.5, 0), 128: (9, 6), 64: (0.8, 0)}  # version 1's scale and bias of a rank, by budget
+WHOLE = 576
+
+
+@dataclass(frozen=True)
+class Named(Staged):
+    """What one stage leaves of a budget that the official code names; elsewhere as `Staged`. left: of 576."""
+
+    left: int = 0
+
+    def count(self, patches: int, images: int = 1) -> int:
+        return self.left * images if patches == WHOLE * images else super().count(patches, images)
 
 
 @register
@@ -37,50 +57,111 @@ class SparseVLM(InsideLLM):
 
     version: "1.5" (the default of the official code) makes a few clusters of what it drops, emits them last and
     renumbers; "2.0" makes none, keeps position ids, divides attention by what the rotary embedding alone would give
-    and takes the 14 heads that see most of the image. A cluster takes the slot and id of its centre. Version 1's
-    count, linear in a matrix rank, is `rank_count`. theta and rope_dim: of the LLM's rotary embedding.
+    and takes the 14 heads that see most of the image; "1.0" makes clusters too, and at a fourth layer (19): it keeps
+    as many tokens as a rank of the attention says, for tokens=192, 128 or 64. A cluster takes the slot and id of its
+    centre.
+
+    A budget counts clusters, and what each layer sees. tokens=192, 128, 96 and 64 of images of 576 tokens are the
+    authors' own: 309, 204 and 113 tokens of 192 (of "2.0": 300, 200, 118). Their average is that of what leaves each
+    layer; of what each layer sees it is 206.5.
     """
 
     version: str = "1.5"
-    theta: float = 10_000.0
-    rope_dim: int = 128
     name = "sparsevlm"
     official_positions = "reassigned-in-order"
     paper, year, scores_by, merges = "2410.04417", 2024, "visual words' attention", True
-    needs = frozenset({Need("llm", kind="attention"), Need("llm", kind="hidden"), Need("llm", 0, "hidden")})
+    needs = frozenset(
+        {
+            Need("llm", kind="attention"),
+            Need("llm", kind="hidden"),
+            Need("llm", 0, "hidden"),
+            Need("llm", kind="frequencies"),
+        }
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if self.version not in COUNTS:
-            raise GroundPruneError(f"version must be one of {', '.join(COUNTS)} (got {self.version!r})")
+        if self.version not in ("1.0", *COUNTS):
+            raise GroundPruneError(f"version must be one of 1.0, {', '.join(COUNTS)} (got {self.version!r})")
+        if self.version == "1.0" and self.budget.share != 1 and self.budget.tokens not in RANKS:
+            raise GroundPruneError(
+                f"version 1.0 keeps what a rank says, for tokens={', '.join(map(str, RANKS))} (got {self.budget})"
+            )
         if self.version == "2.0":
             object.__setattr__(self, "official_positions", "preserved")
 
     def layers(self, n_layers: int) -> list[int]:
-        return scaled([3, 7, 16], n_layers)
+        return scaled([3, 7, 16, 20] if self.version == "1.0" else [3, 7, 16], n_layers)
+
+    def stages(self, n_layers: int) -> list[Stage]:
+        if self.version == "1.0":
+            layers = self.layers(n_layers)
+            return [Stage(layer, self.budget, number=i, adaptive=True) for i, layer in enumerate(layers)]
+        stages = super().stages(n_layers)
+        if self.budget.tokens not in COUNTS[self.version]:
+            return stages
+        left = self.left(self.budget.tokens)
+        named = [Named(**vars(stage.budget), left=n) for stage, n in zip(stages, left, strict=True)]
+        return [replace(stage, budget=budget) for stage, budget in zip(stages, named, strict=True)]
+
+    def left(self, budget: int) -> list[int]:
+        """Tokens of 576 that the stages leave of a budget that the official code names, clusters counted."""
+        found, before = [], WHOLE
+        for kept in COUNTS[self.version][budget]:
+            before = kept + (clusters_of(before - kept)[1] if self.version == "1.5" else 0)
+            found.append(before)
+        return found
 
     def shares(self, x: float) -> Sequence[float]:
-        table = [
-            (0.0, 0.0, 0.0),
-            *([n / 576 for n in row] for _, row in sorted(COUNTS[self.version].items())),
-            (1, 1, 1),
-        ]
+        named = [[n / WHOLE for n in self.left(budget)] for budget in sorted(COUNTS[self.version])]
+        table = [[0.0] * 3, *named, [1.0] * 3]
         low, high = list(pairwise(table))[min(int(x * 5), 4)]
         part = 5 * x - min(int(x * 5), 4)
         return [a + part * (b - a) for a, b in zip(low, high, strict=True)]
 
+    def rows(self, signals: Signals, layout: VisualLayout) -> Tensor:
+        """Long[R]: the columns of the words that rate; chosen once, from all that the LLM was given of the image."""
+        after = torch.tensor(list(text_after(self.label, signals, layout)), device=layout.column.device)
+        return after[raters(signals.llm(0, "hidden", rows=after), signals.all_projected)]
+
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         assert stage.layer is not None
-        after = torch.tensor(list(text_after(signals, layout)), device=layout.column.device)
-        words = raters(signals.llm(0, "hidden", rows=after.tolist()), signals.projected)
-        rows = after[words]
-        attention = signals.llm(stage.layer - 1, "attention", rows=rows.tolist())
+        rows = self.rows(signals, layout)
+        attention = signals.llm(stage.layer - 1, "attention", rows=rows)
         if self.version == "2.0":
-            attention = attention / rope_kernel(rows[:, None] - layout.column, self.rope_dim, self.theta)
+            frequencies = signals.llm(stage.layer - 1, "frequencies")
+            attention = attention / rope_kernel(rows[:, None] - layout.column, frequencies)
             attention = attention[strongest_heads(attention, 14)]
         score, states = attention.mean(0).mean(0), signals.llm(stage.layer, "hidden")
 
         def rule(group: Tensor, share: int) -> Tensor | Merged:
+            if self.version == "1.0":
+                return recycled(score[group], states[group], _by_rank(attention[:, :, group], *self._rank))
             return select_sparsevlm(score[group], states[group], share, recycle=self.version == "1.5")
 
         return rule
+
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        if not stage.adaptive:
+            return super().select(signals, layout, stage)
+        assert stage.layer is not None
+        rows, groups, shares = self.rows(signals, layout), images(layout), []
+        attention = signals.llm(stage.layer - 1, "attention", rows=rows)
+        for group in groups:
+            kept = _by_rank(attention[:, :, group], *self._rank)
+            shares.append(min(len(group), kept + clusters_of(len(group) - kept)[1]))
+        rule = self.rule(signals, layout, stage)
+        return by_tile(layout, 0, rule, groups=groups, shares=shares, space="hidden")
+
+    @property
+    def _rank(self) -> tuple[float, float]:
+        assert self.budget.tokens is not None
+        return RANKS[self.budget.tokens]
+
+
+def _by_rank(attention: Tensor, scale: float, bias: float) -> int:
+    """[H, R, n] -> how many of the n version 1 keeps: all where the rank is full, else one less at most."""
+    n = attention.shape[-1]
+    if rank_count(attention, 1, 0) == n:
+        return n
+    return max(1, min(rank_count(attention, scale, bias), n - 1))

@@ -12,7 +12,8 @@ def raters(text: Tensor, visual: Tensor) -> Tensor:
     """[..., T, D], [..., N, D], both as they enter the LLM -> Bool[..., T]: the words that the image is about."""
     text, visual = checked(text, "features"), checked(visual, "features")
     share = (visual @ text.transpose(-1, -2)).softmax(-1).mean(-2)
-    return share > share.mean(-1, keepdim=True)
+    found = share > share.mean(-1, keepdim=True)
+    return found | ~found.any(-1, keepdim=True)  # a single word is not above its own mean
 
 
 def strongest_heads(attention: Tensor, count: int) -> Tensor:
@@ -20,15 +21,15 @@ def strongest_heads(attention: Tensor, count: int) -> Tensor:
     return ranked(attention.float().sum((-2, -1)), count)
 
 
-def rope_kernel(distance: Tensor, rope_dim: int, theta: float) -> Tensor:
+def rope_kernel(distance: Tensor, frequencies: Tensor) -> Tensor:
     """Long[...] -> Float[...]: q . k / sqrt(d) of two vectors of ones, rotated to ids that lie so far apart.
 
-    From a distance of about 1700 on it falls below zero (theta 1e4, d 128), where a division by it turns ranks round;
+    frequencies: Float[d / 2], of the rotary embedding. From a distance of about 1700 on it falls below zero (theta 1e4, d 128), where a division by it turns ranks round;
     it is cut at a hundredth of its largest value.
     """
-    frequency = theta ** -(torch.arange(0, rope_dim, 2, device=distance.device).float() / rope_dim)
-    kernel = 2 * (distance.float()[..., None] * frequency).cos().sum(-1) / rope_dim**0.5
-    return kernel.clamp(min=0.01 * rope_dim**0.5)
+    root = (2 * len(frequencies)) ** 0.5
+    kernel = 2 * (distance.float()[..., None] * frequencies.to(distance.device)).cos().sum(-1) / root
+    return kernel.clamp(min=0.01 * root)
 
 
 def rank_count(attention: Tensor, scale: float, bias: float) -> int:
@@ -67,17 +68,23 @@ def cluster(states: Tensor, count: int) -> tuple[Tensor, Tensor]:
 def select_sparsevlm(score: Tensor, states: Tensor, count: int, recycle: bool = True) -> Tensor | Merged:
     """score: Float[..., n], of the survivors; states: Float[..., n, D] -> the largest, Long[..., count], ascending.
 
-    recycle: the best of what is dropped come back as the means of a few clusters, which are part of the count and
-    emitted last, each in the slot of its centre.
+    recycle: some of what is dropped come back as clusters, see `recycled`, which are part of the count.
     """
     n = score.shape[-1]
-    kept_count = next((k for k in range(count, -1, -1) if k + clusters_of(n - k)[1] <= count), 0)
-    if not recycle or not kept_count:
-        return top(score, count)
-    kept = top(score, kept_count)
+    whole = next((k for k in range(count, 0, -1) if k + clusters_of(n - k)[1] <= count), 0) if recycle else 0
+    return recycled(score, states, whole) if whole else top(score, count)
+
+
+def recycled(score: Tensor, states: Tensor, count: int) -> Merged:
+    """The `count` < n largest, and beside them the best of the others as the means of a few clusters.
+
+    These are emitted last, each in the slot of its centre.
+    """
+    n = score.shape[-1]
+    kept = top(score, count)
     dropped = others(kept, n)
-    recycled, size = clusters_of(n - kept_count)
-    back = dropped.gather(-1, ranked(score.gather(-1, dropped), recycled))
+    most, size = clusters_of(n - count)
+    back = dropped.gather(-1, ranked(score.gather(-1, dropped), most))
     centres, member = cluster(rows_of(checked(states, "features"), back), size)
     joins = (member[..., None, :] == torch.arange(size, device=member.device)[:, None]).float()
     mean = joins / joins.sum(-1, keepdim=True)

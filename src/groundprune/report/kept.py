@@ -70,7 +70,7 @@ def kept_maps(
             return_tensors="pt",
         ).to(model.device, model.dtype)
         texts = [s.text for s in chunk]
-        pruning = prune(model, pruner, setting.policy(pruner), texts, run.get("text_tower"))
+        pruning = prune(model, pruner, setting.policy(pruner, model.config), texts, run.get("text_tower"))
         with torch.inference_mode(), pruning as pruned:
             model(**inputs, logits_to_keep=1)
         for sample, layout, kept in zip(chunk, pruned.layout, pruned.kept, strict=True):

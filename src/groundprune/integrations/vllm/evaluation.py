@@ -111,7 +111,7 @@ class EngineRunner:
             if setting.plain:
                 continue
             pruner = setting.make_pruner()
-            policy = str(setting.policy(pruner))
+            policy = str(setting.policy(pruner, self.config))
             if setting.pruner is None or policy not in POSITIONS:
                 raise Unservable(f"position policy {policy!r} is not served in vLLM (served: {', '.join(POSITIONS)})")
             check_servable(self.config, pruner)
@@ -155,7 +155,7 @@ class EngineRunner:
         given = {"model": engine_folder(self.source), **self.engine}
         # Unpruned, too: vLLM's own LLaVA would cut images where `gp.load` pads them.
         pruner = setting.make_pruner()
-        ours = vllm_overrides(self.source, pruner, str(setting.policy(pruner)), name=setting.pruner)
+        ours = vllm_overrides(self.source, pruner, str(setting.policy(pruner, self.config)), name=setting.pruner)
         given["hf_overrides"] = {**given.get("hf_overrides", {}), **ours}
         length = fitting_length(self.source, ours, images=1)
         return given if length is None else {"max_model_len": length, **given}

@@ -28,7 +28,7 @@ class ImagePruning:
 
     def __init__(self, config: Any):
         self.config, self.family, self.settings = config, family_of(config), Settings.read(config)
-        self.pruner = self.settings.make_pruner()
+        self.pruner = self.settings.make_pruner().for_model(config)
         (self.stage,) = self.pruner.stages(config.get_text_config().num_hidden_layers)
         self.base = self.family.weightless(config)
 
