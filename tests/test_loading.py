@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPModel
+from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 import groundprune as gp
 from groundprune.asking import chat_prompt
@@ -58,6 +58,41 @@ def test_text_visual_finds_its_text_tower_in_the_checkpoint(pocket):
         scores = torch.nn.functional.cosine_similarity(patches, words)
         assert run.kept[0].equal(scores.topk(36).indices.sort().values)
     assert not found["red circle"].equal(found["blue star"])
+
+
+def test_cdpruner_averages_segments_of_77_tokens_and_others_cut():
+    """Against the official arithmetic: ids in one row, zeros behind, folded; each row's pooled state projected."""
+    folder = checkpoint_path() / "clip"
+    tower, clip = ClipTextTower(folder), CLIPModel.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    limit = clip.config.text_config.max_position_embeddings
+    short, long = "the red circle", "the red circle left of the blue star " * limit
+    assert tower.segments(short).equal(tower.text(short))
+    given = tokenizer(long, return_tensors="pt", verbose=False)
+    count = -(-given["input_ids"].shape[1] // limit)
+    assert count > 1
+    rest = count * limit - given["input_ids"].shape[1]
+    folded = {k: torch.nn.functional.pad(given[k], (0, rest)).view(count, limit) for k in ("input_ids", "attention_mask")}
+    with torch.no_grad():
+        wanted = clip.text_projection(clip.text_model(**folded).pooler_output)
+    torch.testing.assert_close(tower.segments(long), wanted)
+    assert tower.text(long).shape == (1, wanted.shape[1])
+    assert not torch.allclose(wanted, wanted[:1].expand_as(wanted), atol=1e-3)
+
+
+def test_what_stands_behind_77_tokens_counts_in_cdpruner_alone(pocket):
+    model, processor = pocket
+    image = Image.fromarray(np.random.default_rng(0).integers(0, 255, (144, 144, 3), dtype=np.uint8))
+    inputs = processor(images=image, text=chat_prompt(processor, "locate the star"), return_tensors="pt")
+    kept = {}
+    for pruner in (gp.CDPruner, gp.Trim, gp.TextVisual):
+        for end in ("yellow triangle", "blue star"):
+            text = "the red circle " * 40 + f"the {end} " * 40
+            with gp.prune(model, pruner(keep=0.25), text=[text]) as run, torch.no_grad():
+                model(**inputs)
+            kept[pruner, end] = run.kept[0]
+    same = {p: kept[p, "yellow triangle"].equal(kept[p, "blue star"]) for p, _ in kept}
+    assert same == {gp.CDPruner: False, gp.Trim: True, gp.TextVisual: True}
 
 
 @pytest.fixture

@@ -97,8 +97,12 @@ class TextEmbedder:
     """What `Signals` asks of a CLIP text tower (see `groundprune.text_tower`)."""
 
     def text(self, text: str) -> Tensor:
-        """[M, E]: the projected embedding of each segment of `text`."""
+        """[1, E]: the projected embedding of `text`, cut to what the tower reads."""
         raise NotImplementedError
+
+    def segments(self, text: str) -> Tensor:
+        """[M, E]: of each piece of `text` that is as long as the tower reads; by default only the first."""
+        return self.text(text)
 
     def patches(self, hidden: Tensor) -> Tensor:
         """[N, C] tower states -> [N, E] in the space of `text`."""
@@ -175,10 +179,13 @@ class Signals:
 
     @cached_property
     def clip_text(self) -> Tensor:
-        """[M, E]: the prompt's text in CLIP's joint space, one row per segment."""
-        if self._prompt is None:
-            raise Unservable("this pruner reads the prompt's text: pass text=[...], one entry per prompt row")
-        return self._text_tower.text(self._prompt).float().to(self._projected.device)
+        """[1, E]: the prompt's text in CLIP's joint space, cut to what the text tower reads (77 tokens)."""
+        return self._text_tower.text(self._words).float().to(self._projected.device)
+
+    @cached_property
+    def clip_segments(self) -> Tensor:
+        """[M, E]: the same, of each 77 tokens of the whole text."""
+        return self._text_tower.segments(self._words).float().to(self._projected.device)
 
     def llm(self, layer: int, kind: str, rows: Tensor | Sequence[int] | None = None, rope: bool = True) -> Tensor:
         """A signal of decoder layer `layer`, at most the stage's own; earlier ones as `Pruner.llm_layers` says.
@@ -208,6 +215,12 @@ class Signals:
             found[image[start]] = (found[image[start]] * 1_000_003 + self._record.fingerprint[unit]) % 2**61
             start += len(self._record.units[unit])
         return found
+
+    @property
+    def _words(self) -> str:
+        if self._prompt is None:
+            raise Unservable("this pruner reads the prompt's text: pass text=[...], one entry per prompt row")
+        return self._prompt
 
     @property
     def _text_tower(self) -> TextEmbedder:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 from groundprune.errors import GroundPruneError, first_line
@@ -32,18 +32,31 @@ class ClipTextTower(TextEmbedder):
         self._text_model, self._text_projection = clip.text_model, clip.text_projection
         self._layernorm, self._visual_projection = clip.vision_model.post_layernorm, clip.visual_projection
         self._limit = config.text_config.max_position_embeddings
-        self._known: dict[str, Tensor] = {}
+        self._known: dict[tuple[str, bool], Tensor] = {}
 
-    @torch.no_grad()
     def text(self, text: str) -> Tensor:
         """[1, E]; text beyond the tower's length is cut, as CLIP does."""
-        if text not in self._known:
-            inputs = self._tokenizer(text, truncation=True, max_length=self._limit, return_tensors="pt")
-            pooled = self._text_model(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-            ).pooler_output
-            self._known[text] = self._text_projection(pooled)
-        return self._known[text]
+        return self._embedded(text, truncation=True, max_length=self._limit)
+
+    def segments(self, text: str) -> Tensor:
+        """[M, E]; the last piece is padded with zeros. Only the first has a start token, only the last an end token,
+        as in CDPruner's code.
+        """
+        return self._embedded(text)
+
+    @torch.no_grad()
+    def _embedded(self, text: str, **limit: Any) -> Tensor:
+        key = (text, not limit)
+        if key not in self._known:
+            inputs = self._tokenizer(text, return_tensors="pt", verbose=False, **limit)
+            ids, mask = inputs["input_ids"], inputs["attention_mask"]
+            if ids.shape[1] > self._limit:
+                rest = -ids.shape[1] % self._limit
+                ids, mask = (nn.functional.pad(x, (0, rest)).view(-1, self._limit) for x in (ids, mask))
+            self._known[key] = self._text_projection(
+                self._text_model(input_ids=ids, attention_mask=mask).pooler_output
+            )
+        return self._known[key]
 
     @torch.no_grad()
     def patches(self, hidden: Tensor) -> Tensor:

@@ -1,3 +1,4 @@
+import sys
 from dataclasses import dataclass
 
 import pytest
@@ -134,6 +135,61 @@ def test_a_score_of_the_wrong_shape_is_refused():
         run(Flat(keep=0.5), make_layout((2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda n: None, r"mine\.score must give a tensor of numbers \(got None\)"),
+        (lambda n: "high", r"mine\.score must give a tensor of numbers \(got a str\)"),
+        (lambda n: [{}] * n, r"mine\.score must give a tensor of numbers \(got a list\)"),
+        (lambda n: torch.full((n,), torch.inf), r"mine\.score must give finite numbers: 6 of 6 are NaN or infinite"),
+        (lambda n: torch.arange(n) * torch.nan, r"mine\.score must give finite numbers: 6 of 6"),
+        (lambda n: torch.zeros(n, dtype=torch.complex64), r"mine\.score must give real numbers \(got torch.complex64\)"),
+        (lambda n: sys.exit(3), r"mine called exit\(3\) while it chose tokens"),
+        (lambda n: sys.exit(), r"mine called exit\(None\) while it chose tokens"),
+    ],
+)
+def test_a_score_that_is_none_is_refused_in_one_line_that_names_the_pruner(given, message):
+    class Mine(gp.Pruner):
+        name = "mine"
+
+        def score(self, signals, layout, stage):
+            return given(len(layout))
+
+    with pytest.raises(gp.GroundPruneError, match=f"^{message}[^\n]*$"):
+        run(Mine(keep=0.5), make_layout((2, 3)))
+
+
+def test_scores_of_newlines_may_be_anything():
+    class Mine(gp.Pruner):
+        def score(self, signals, layout, stage):
+            return torch.where(layout.is_patch, layout.col.float(), torch.nan)
+
+    assert run(Mine(keep=0.5), make_layout((1, 4), newline=True)).kept.tolist() == [2, 3, 4]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (lambda: None, r"mine\.select must give a Selection of a tensor \(got None\)"),
+        (lambda: torch.arange(3), r"mine\.select must give a Selection of a tensor \(got a Tensor\)"),
+        (lambda: gp.Selection([0, 1, 2]), r"mine\.select must give a Selection of a tensor"),
+        (lambda: gp.Selection(torch.arange(3.0)), r"mine: kept must be a row of indices \(got \(3,\) of torch.float32\)"),
+        (lambda: gp.Selection(torch.ones(2, 3)), r"mine: kept must be a row of indices \(got \(2, 3\)"),
+        (lambda: gp.Selection(torch.ones(6) > 0), r"mine: kept must be a row of indices \(got \(6,\) of torch.bool"),
+        (lambda: sys.exit("enough"), r"mine called exit\('enough'\) while it chose tokens"),
+    ],
+)
+def test_a_selection_that_is_none_is_refused_in_one_line_that_names_the_pruner(given, message):
+    class Mine(gp.Pruner):
+        name = "mine"
+
+        def select(self, signals, layout, stage):
+            return given()
+
+    with pytest.raises(gp.GroundPruneError, match=f"^{message}[^\n]*$"):
+        run(Mine(keep=0.5), make_layout((2, 3)))
+
+
 def test_an_undeclared_signal_says_how_to_declare_it():
     class Undeclared(gp.Pruner):
         def score(self, signals, layout, stage):
@@ -210,6 +266,10 @@ def test_a_class_in_a_file_is_a_pruner_by_its_path(tmp_path):
     broken.write_text("import")
     with pytest.raises(gp.GroundPruneError, match=r"broken\.py cannot be run: SyntaxError"):
         pruner_class(f"{broken}:X")
+    leaves = tmp_path / "leaves.py"
+    leaves.write_text("import sys; sys.exit(4)")
+    with pytest.raises(gp.GroundPruneError, match=r"leaves\.py cannot be run: SystemExit: 4"):
+        pruner_class(f"{leaves}:X")
     with pytest.raises(gp.GroundPruneError, match="no pruner file"):
         pruner_class(f"{tmp_path}/none.py:X")
 

@@ -130,12 +130,24 @@ def reader_of(need: Need, kind: Tower) -> attention.Reader:
 
 
 def _block(blocks: Sequence[nn.Module], family: Family, config: Any, need: Need) -> nn.Module:
+    return blocks[block_index(family, config, need, len(blocks))]
+
+
+def block_index(family: Family, config: Any, need: Need, count: int) -> int:
+    """Which of the tower's `count` blocks a need names.
+
+    A depth that falls on a block that attends within windows means the nearest one that attends to all: what a patch
+    receives says little of the image else. Of two the deeper one, as in HiPrune's code for Qwen2.5-VL.
+    """
     index = family.feature_layer(config) if need.layer is None else need.layer
     if isinstance(index, Fraction):
-        index = max(1, math.floor(index * len(blocks) + Fraction(1, 2))) - 1
-    if not -len(blocks) <= index < len(blocks):
-        raise GroundPruneError(f"the tower has {len(blocks)} layers; the pruner asks for '{need}'")
-    return blocks[index]
+        index = max(1, math.floor(index * count + Fraction(1, 2))) - 1
+        whole = getattr(config.vision_config, "fullatt_block_indexes", None)
+        if whole and need.signal == "tower_attention":
+            index = min(whole, key=lambda block: (abs(block - index), -block))
+    if not -count <= index < count:
+        raise GroundPruneError(f"the tower has {count} layers; the pruner asks for '{need}'")
+    return index
 
 
 def _keep_output(

@@ -169,7 +169,7 @@ class Pruner:
             raise GroundPruneError(f"{self.label} called exit({error.code!r}) while it chose tokens") from error
         if not isinstance(selection, Selection) or not isinstance(selection.kept, Tensor):
             raise GroundPruneError(f"{self.label}.select must give a Selection of a tensor (got {_told(selection)})")
-        if selection.kept.ndim != 1 or selection.kept.is_floating_point() or selection.kept.is_complex():
+        if selection.kept.ndim != 1 or selection.kept.dtype not in (torch.int64, torch.int32):
             raise GroundPruneError(
                 f"{self.label}: kept must be a row of indices (got {tuple(selection.kept.shape)} of "
                 f"{selection.kept.dtype})"

@@ -23,7 +23,7 @@ from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, Signals
 @register
 @dataclass(frozen=True)
 class CDPruner(Pruner):
-    """Needs the prompt's text and a CLIP text tower.
+    """Needs the prompt's text and a CLIP text tower; of a text beyond 77 tokens each 77 count alike.
 
     sign: -1 (the official code): the LESS similar a patch is to the text, the more relevant; 1 as the paper says it.
     """
@@ -42,7 +42,7 @@ class CDPruner(Pruner):
         features, patches = signals.projected, layout.patches
         score = torch.zeros(len(layout), device=features.device)
         # The range of relevance is that of all tiles together.
-        score[patches] = relevance(signals.clip_patches[patches], signals.clip_text, self.sign)
+        score[patches] = relevance(signals.clip_patches[patches], signals.clip_segments, self.sign)
         count = stage.budget.count(len(patches), layout.n_images)
         return by_tile(layout, count, lambda group, share: select_cdpruner(features[group], score[group], share))
 

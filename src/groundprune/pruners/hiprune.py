@@ -6,8 +6,10 @@ Source: github.com/Danielement321/HiPrune, `encode_images`.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -30,11 +32,13 @@ class HiPrune(Pruner):
     """Scores by the attention that patches receive: no CLS token is needed.
 
     alpha: the share of the budget that anchors and their four neighbours take. The middle layer is the ninth of 24,
-    and lies as deep in other towers. Position ids: its LLaVA code renumbers, its Qwen2.5-VL code keeps them.
+    and lies as deep in other towers; of those that attend within windows it is the nearest that attends to all (of
+    Qwen2.5-VL's 32 the 16th). Position ids: its LLaVA code renumbers, its Qwen2.5-VL code keeps them.
     """
 
     alpha: float = 0.1
     name = "hiprune"
+    official_by_model: ClassVar[Mapping[str, str]] = {"qwen2_5_vl": "preserved"}
     paper, year, scores_by = "2508.00553", 2025, "attention received in two tower layers"
     needs = frozenset({_MIDDLE, _DEEP})
 

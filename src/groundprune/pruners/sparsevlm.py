@@ -119,24 +119,22 @@ class SparseVLM(InsideLLM):
         part = 5 * x - min(int(x * 5), 4)
         return [a + part * (b - a) for a, b in zip(low, high, strict=True)]
 
-    def rows(self, signals: Signals, layout: VisualLayout) -> Tensor:
-        """Long[R]: the columns of the words that rate; chosen once, from all that the LLM was given of the image."""
+    def attention(self, signals: Signals, layout: VisualLayout, layer: int) -> Tensor:
+        """[H, R, N], of the words that rate; they are chosen once, from all that the LLM was given of the image."""
         after = torch.tensor(list(text_after(self.label, signals, layout)), device=layout.column.device)
-        return after[raters(signals.llm(0, "hidden", rows=after), signals.all_projected)]
+        rows = after[raters(signals.llm(0, "hidden", rows=after), signals.all_projected)]
+        attention = signals.llm(layer, "attention", rows=rows)
+        if self.version != "2.0":
+            return attention
+        attention = attention / rope_kernel(rows[:, None] - layout.column, signals.llm(layer, "frequencies"))
+        return attention[strongest_heads(attention, 14)]
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         assert stage.layer is not None
-        rows = self.rows(signals, layout)
-        attention = signals.llm(stage.layer - 1, "attention", rows=rows)
-        if self.version == "2.0":
-            frequencies = signals.llm(stage.layer - 1, "frequencies")
-            attention = attention / rope_kernel(rows[:, None] - layout.column, frequencies)
-            attention = attention[strongest_heads(attention, 14)]
-        score, states = attention.mean(0).mean(0), signals.llm(stage.layer, "hidden")
+        score = self.attention(signals, layout, stage.layer - 1).mean(0).mean(0)
+        states = signals.llm(stage.layer, "hidden")
 
         def rule(group: Tensor, share: int) -> Tensor | Merged:
-            if self.version == "1.0":
-                return recycled(score[group], states[group], _by_rank(attention[:, :, group], *self._rank))
             return select_sparsevlm(score[group], states[group], share, recycle=self.version == "1.5")
 
         return rule
@@ -145,18 +143,17 @@ class SparseVLM(InsideLLM):
         if not stage.adaptive:
             return super().select(signals, layout, stage)
         assert stage.layer is not None
-        rows, groups, shares = self.rows(signals, layout), images(layout), []
-        attention = signals.llm(stage.layer - 1, "attention", rows=rows)
-        for group in groups:
-            kept = _by_rank(attention[:, :, group], *self._rank)
-            shares.append(min(len(group), kept + clusters_of(len(group) - kept)[1]))
-        rule = self.rule(signals, layout, stage)
-        return by_tile(layout, 0, rule, groups=groups, shares=shares, space="hidden")
-
-    @property
-    def _rank(self) -> tuple[float, float]:
         assert self.budget.tokens is not None
-        return RANKS[self.budget.tokens]
+        attention = self.attention(signals, layout, stage.layer - 1)
+        score, states, groups = attention.mean(0).mean(0), signals.llm(stage.layer, "hidden"), images(layout)
+        kept = {int(group[0]): _by_rank(attention[:, :, group], *RANKS[self.budget.tokens]) for group in groups}
+        counts = [(len(group), kept[int(group[0])]) for group in groups]
+        shares = [n if count == n else count + clusters_of(n - count)[1] for n, count in counts]
+
+        def rule(group: Tensor, share: int) -> Merged:
+            return recycled(score[group], states[group], kept[int(group[0])])
+
+        return by_tile(layout, 0, rule, groups=groups, shares=shares, space="hidden")
 
 
 def _by_rank(attention: Tensor, scale: float, bias: float) -> int:
