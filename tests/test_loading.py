@@ -72,7 +72,9 @@ def test_cdpruner_averages_segments_of_77_tokens_and_others_cut():
     count = -(-given["input_ids"].shape[1] // limit)
     assert count > 1
     rest = count * limit - given["input_ids"].shape[1]
-    folded = {k: torch.nn.functional.pad(given[k], (0, rest)).view(count, limit) for k in ("input_ids", "attention_mask")}
+    folded = {
+        k: torch.nn.functional.pad(given[k], (0, rest)).view(count, limit) for k in ("input_ids", "attention_mask")
+    }
     with torch.no_grad():
         wanted = clip.text_projection(clip.text_model(**folded).pooler_output)
     torch.testing.assert_close(tower.segments(long), wanted)

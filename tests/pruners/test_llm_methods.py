@@ -9,7 +9,7 @@ import torch
 import groundprune as gp
 from groundprune.hooks import inside_llm
 from groundprune.pruners.sparsevlm import COUNTS
-from groundprune.pruners.sparsevlm_rule import clusters_of, raters, rank_count, rope_kernel, select_sparsevlm
+from groundprune.pruners.sparsevlm_rule import clusters_of, rank_count, raters, rope_kernel, select_sparsevlm
 from groundprune.signals import LLMStates
 from groundprune.tiny import tiny_inputs, tiny_model
 

@@ -1,4 +1,4 @@
-"""What methods take from the model that they run on: the rotary embedding, layers, and their authors' position ids."""
+"""What methods take from the model that they run on: the rotary embedding, layers, their authors' position ids."""
 
 from types import SimpleNamespace
 
@@ -7,12 +7,14 @@ import torch
 from transformers import Qwen2_5_VLConfig
 
 import groundprune as gp
+from groundprune.evaluation.settings import Setting
 from groundprune.families import families
 from groundprune.families.base import family_of
 from groundprune.hooks import inside_llm
 from groundprune.hooks.layer_inputs import LayerInputs
 from groundprune.hooks.tower import block_index
-from groundprune.pruners import ivc_prune
+from groundprune.positions import PLAIN, parse_policy
+from groundprune.pruners import ivc_prune, pruner_class, pruner_names
 from groundprune.pruners.hiprune import _DEEP, _MIDDLE
 from groundprune.tiny import tiny_inputs, tiny_model
 
@@ -90,22 +92,24 @@ def test_official_is_what_the_authors_do_on_this_family(name, wanted):
             expected = model(**inputs).logits
         with gp.prune(model, pruner, "official"):
             assert model(**inputs).logits.equal(expected)
-    setting = gp.evaluation.settings.Setting.of("hiprune", keep=0.5, positions="official")
+        with gp.prune(model, pruner, {"preserved": "reassigned", "reassigned": "preserved"}[wanted]):
+            assert not model(**inputs).logits.equal(expected)
+    setting = Setting.of("hiprune", keep=0.5, positions="official")
     assert str(setting.policy(pruner, model.config)) == wanted
 
 
 def test_every_official_policy_by_model_is_one():
-    for name in gp.pruners.pruner_names():
-        cls = gp.pruners.pruner_class(name)
-        for policy in cls.official_by_model.values():
-            gp.positions.parse_policy("official", policy)
+    for name in pruner_names():
+        for policy in pruner_class(name).official_by_model.values():
+            assert str(parse_policy("official", policy)) in PLAIN
 
 
 def test_a_stage_is_told_the_model_before_any_work(monkeypatch):
     """Also where the layer that its authors use does not exist."""
     model = tiny_model("llava", layers=4)
     monkeypatch.setattr(inside_llm.InsideLLM, "active", None)
-    with pytest.raises(gp.GroundPruneError, match=r"ivc-prune prunes at decoder layers \[9\]"), gp.prune(
-        model, gp.IVCPrune(keep=0.5, layer=9)
+    with (
+        pytest.raises(gp.GroundPruneError, match=r"ivc-prune prunes at decoder layers \[9\]"),
+        gp.prune(model, gp.IVCPrune(keep=0.5, layer=9)),
     ):
         pass

@@ -143,7 +143,10 @@ def test_a_score_of_the_wrong_shape_is_refused():
         (lambda n: [{}] * n, r"mine\.score must give a tensor of numbers \(got a list\)"),
         (lambda n: torch.full((n,), torch.inf), r"mine\.score must give finite numbers: 6 of 6 are NaN or infinite"),
         (lambda n: torch.arange(n) * torch.nan, r"mine\.score must give finite numbers: 6 of 6"),
-        (lambda n: torch.zeros(n, dtype=torch.complex64), r"mine\.score must give real numbers \(got torch.complex64\)"),
+        (
+            lambda n: torch.zeros(n, dtype=torch.complex64),
+            r"mine\.score must give real numbers \(got torch.complex64\)",
+        ),
         (lambda n: sys.exit(3), r"mine called exit\(3\) while it chose tokens"),
         (lambda n: sys.exit(), r"mine called exit\(None\) while it chose tokens"),
     ],
@@ -173,7 +176,10 @@ def test_scores_of_newlines_may_be_anything():
         (lambda: None, r"mine\.select must give a Selection of a tensor \(got None\)"),
         (lambda: torch.arange(3), r"mine\.select must give a Selection of a tensor \(got a Tensor\)"),
         (lambda: gp.Selection([0, 1, 2]), r"mine\.select must give a Selection of a tensor"),
-        (lambda: gp.Selection(torch.arange(3.0)), r"mine: kept must be a row of indices \(got \(3,\) of torch.float32\)"),
+        (
+            lambda: gp.Selection(torch.arange(3.0)),
+            r"mine: kept must be a row of indices \(got \(3,\) of torch.float32\)",
+        ),
         (lambda: gp.Selection(torch.ones(2, 3)), r"mine: kept must be a row of indices \(got \(2, 3\)"),
         (lambda: gp.Selection(torch.ones(6) > 0), r"mine: kept must be a row of indices \(got \(6,\) of torch.bool"),
         (lambda: sys.exit("enough"), r"mine called exit\('enough'\) while it chose tokens"),

@@ -33,7 +33,8 @@ def list_pruners(as_json: JsonOption = False) -> None:
         merges = "yes" if row["merges"] else "-"
         families = "all" if len(row["families"]) == most else ", ".join(row["families"]) or "-"
         told = (row["name"], row["paper"], str(row["year"] or ""), row["scores_by"], row["stage"], merges)
-        table.add_row(*told, row["official_positions"], families)
+        others = [f"{policy} on {model}" for model, policy in row["official_by_model"].items()]
+        table.add_row(*told, ", ".join([row["official_positions"], *others]), families)
     # A pipe has no width: what follows it wants one line per pruner.
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     typer.echo("\nOne of your own: --pruner path/to/file.py:Class")
@@ -54,6 +55,7 @@ def catalogue() -> list[dict[str, Any]]:
             "stage": stage_of(cls),
             "merges": cls.merges,
             "official_positions": cls.official_positions,
+            "official_by_model": dict(cls.official_by_model),
             "families": [family for family, names in served.items() if name in names],
             "needs": sorted(map(str, cls.needs)),
         }

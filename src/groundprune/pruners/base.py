@@ -142,7 +142,9 @@ class Pruner:
         try:
             score = torch.as_tensor(given, device=layout.column.device)
         except (TypeError, ValueError, RuntimeError) as error:
-            raise GroundPruneError(f"{self.label}.score must give a tensor of numbers (got {_told(given)})") from error
+            raise GroundPruneError(
+                f"{self.label}.score must give a tensor of numbers (got {_told(given)})"
+            ) from error
         if score.shape != (len(layout),):
             raise GroundPruneError(
                 f"{self.label}.score must give one value per visual token: expected {(len(layout),)}, "

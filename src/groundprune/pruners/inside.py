@@ -127,7 +127,9 @@ def text_after(label: str, signals: Signals, layout: VisualLayout) -> range:
     """
     after = range(int(signals.layout.column[-1]) + 1, layout.length)
     if not after:
-        raise Unservable(f"{label} reads the text after the image, and this prompt ends with the image: ask behind it")
+        raise Unservable(
+            f"{label} reads the text after the image, and this prompt ends with the image: ask behind it"
+        )
     return after
 
 

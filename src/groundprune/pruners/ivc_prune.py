@@ -20,7 +20,6 @@ from groundprune.pruners.registry import register
 from groundprune.pruners.tiles import by_tile, images
 from groundprune.signals import Need, Signals
 
-
 _LAYERS = {"qwen2_vl": (2, 28), "qwen2_5_vl": (16, 28)}  # by model type: the authors' layer, and of how many
 
 

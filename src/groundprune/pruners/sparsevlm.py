@@ -21,8 +21,8 @@ from groundprune.pruners.ranking import Merged
 from groundprune.pruners.registry import register
 from groundprune.pruners.sparsevlm_rule import (
     clusters_of,
-    raters,
     rank_count,
+    raters,
     recycled,
     rope_kernel,
     select_sparsevlm,

@@ -24,8 +24,8 @@ def strongest_heads(attention: Tensor, count: int) -> Tensor:
 def rope_kernel(distance: Tensor, frequencies: Tensor) -> Tensor:
     """Long[...] -> Float[...]: q . k / sqrt(d) of two vectors of ones, rotated to ids that lie so far apart.
 
-    frequencies: Float[d / 2], of the rotary embedding. From a distance of about 1700 on it falls below zero (theta 1e4, d 128), where a division by it turns ranks round;
-    it is cut at a hundredth of its largest value.
+    frequencies: Float[d / 2], of the rotary embedding. From a distance of about 1700 on (theta 1e4, d 128) it falls
+    below zero, where a division by it turns ranks round; it is cut at a hundredth of its largest value.
     """
     root = (2 * len(frequencies)) ** 0.5
     kernel = 2 * (distance.float()[..., None] * frequencies.to(distance.device)).cos().sum(-1) / root

@@ -24,8 +24,13 @@ def pruners_table() -> str:
         papers = dict.fromkeys(_ARXIV.findall(inspect.getdoc(sys.modules[cls.__module__]) or ""))
         links = ", ".join(f"[{paper}](https://arxiv.org/abs/{paper})" for paper in papers)
         needs = ", ".join(f"`{need}`" for need in sorted(map(str, cls.needs)))
-        rows.append(f"| `{name}` | {_cell(method(cls))} | {links} | {needs} | `{cls.official_positions}` |")
+        rows.append(f"| `{name}` | {_cell(method(cls))} | {links} | {needs} | {_official(cls)} |")
     return "\n".join(rows) + "\n"
+
+
+def _official(cls: type[Pruner]) -> str:
+    others = [f"`{policy}` on {model}" for model, policy in cls.official_by_model.items()]
+    return ", ".join([f"`{cls.official_positions}`", *others])
 
 
 def method(cls: type[Pruner]) -> str:

@@ -93,7 +93,8 @@ def _prompt(before: int, visual: int, after: int, columns: int, kept: list[int])
     layout = VisualLayout(
         column=before + index, image=torch.zeros_like(index), tile=torch.zeros_like(index), row=index // columns,
         col=index % columns, is_patch=torch.ones(visual, dtype=torch.bool), crop=torch.zeros_like(index),
-        overview=torch.ones(visual, dtype=torch.bool), position=(before + index)[None], length=before + visual + after,
+        overview=torch.ones(visual, dtype=torch.bool), position=(before + index)[None],
+        length=before + visual + after,
     )  # fmt: skip
     stay = torch.tensor(kept)
     words = torch.cat([torch.arange(before), before + visual + torch.arange(after)])
