@@ -65,6 +65,8 @@ class States(LLMStates):
         self.other = torch.randn(n + text, WIDTH)
 
     def read(self, layer: int, kind: str, rows: Tensor | None, rope: bool) -> Tensor:
+        if kind == "frequencies":
+            return 1e4 ** -(torch.arange(0, WIDTH // HEADS, 2) / (WIDTH // HEADS))
         where = torch.arange(self.n) if rows is None else self.n + torch.arange(len(rows))
         if kind in ("hidden", "normed"):
             return (self.hidden if layer % 2 else self.other)[where]

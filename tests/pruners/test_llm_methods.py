@@ -309,6 +309,22 @@ def test_one_word_after_the_image_is_text_enough(model, pruner):
     assert len(found.kept[0]) == pruner.stages(16)[-1].budget.count(36)
 
 
+def test_no_rows_are_no_rows(model):
+    class Asks(gp.Pruner):
+        def stages(self, n_layers):
+            return [gp.Stage(2, self.budget)]
+
+        def llm_layers(self, stages):
+            return frozenset({1})
+
+        def score(self, signals, layout, stage):
+            assert signals.llm(1, "attention", rows=[]).shape[1:] == (0, 36)
+            assert signals.llm(1, "k", rows=range(0)).shape[1] == 0
+            return layout.col
+
+    assert len(run(model, Asks(keep=0.5), [(1, 4, 5)]).kept[0]) == 18
+
+
 def run_on(model, pruner, inputs):
     with gp.prune(model, pruner), torch.no_grad():
         model(**inputs)

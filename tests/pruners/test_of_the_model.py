@@ -12,10 +12,11 @@ from groundprune.families import families
 from groundprune.families.base import family_of
 from groundprune.hooks import inside_llm
 from groundprune.hooks.layer_inputs import LayerInputs
-from groundprune.hooks.tower import block_index
+from groundprune.hooks.tower import block_index, record_of, recording
 from groundprune.positions import PLAIN, parse_policy
 from groundprune.pruners import ivc_prune, pruner_class, pruner_names
 from groundprune.pruners.hiprune import _DEEP, _MIDDLE
+from groundprune.signals import Need
 from groundprune.tiny import tiny_inputs, tiny_model
 
 
@@ -81,6 +82,16 @@ def test_hiprune_reads_blocks_that_attend_to_the_whole_image():
     assert block_index(family, real, _DEEP, 32) == 31
     llava = tiny_model("llava").config
     assert block_index(family_of(llava), llava, _MIDDLE, 24) == 8
+    assert block_index(family, real, Need("tower_hidden", _MIDDLE.layer), 32) == 11  # states are the depth's own
+
+
+def test_what_is_recorded_of_a_middle_layer_is_the_whole_blocks_attention():
+    model = tiny_model("qwen2_5_vl")
+    assert list(model.config.vision_config.fullatt_block_indexes) == [2]
+    inputs, whole = tiny_inputs(model, [(1, 4, 5)]), Need("tower_attention", 2, "received")
+    with recording(model.model, family_of(model.config), frozenset({_MIDDLE, whole})), torch.no_grad():
+        values = record_of(model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])).values
+    assert values[_MIDDLE][0].equal(values[whole][0])
 
 
 @pytest.mark.parametrize(("name", "wanted"), [("llava", "reassigned"), ("qwen2_5_vl", "preserved")])
