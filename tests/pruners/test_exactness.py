@@ -96,7 +96,7 @@ def test_generated_tokens_continue_as_the_policy_says(family, name):
             with pruning(family, make_pruner(name, 0.6), positions) as run:
                 generate(family, 2)
             segment = run.prompt.segments[-1]
-            policy = parse_policy(positions, make_pruner(name, 0.6).official_positions)
+            policy = parse_policy(positions, make_pruner(name, 0.6).official(model(family).config))
             if isinstance(policy, Reassigned):
                 length = segment.compaction.mask.sum(1, keepdim=True)
                 ids = length.expand(3, -1, -1) if len(segment.position) == 3 else length
