@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import ClassVar
 
@@ -68,8 +68,8 @@ class Selection:
     """kept: Long[K], ascending and unique, indices into the layout's N columns.
 
     A token that a method appends takes the slot and the id of a dropped one. merge: None for pure selection.
-    order: Long[K] or None, the kept tokens in the order in which the method's own code emits them; only the
-    `official` policy reads it.
+    order: Long[K] or None, indices into `kept`: the sequence in which the method's own code emits the kept tokens, one
+    image after another; only the `official` policy reads it. A later stage then sees them in that sequence.
     """
 
     kept: Tensor
@@ -151,8 +151,13 @@ class Pruner:
                 f"{self.label} kept {int(layout.is_patch[kept].sum())} patches where {count} of "
                 f"{len(layout.patches)} are asked for"
             )
-        if selection.order is not None and sorted(selection.order.tolist()) != list(range(len(kept))):
-            raise GroundPruneError(f"{self.label}: order must name each of the {len(kept)} kept tokens once")
+        if selection.order is not None:
+            order, image = selection.order.to(every.device), layout.image[kept]
+            if sorted(order.tolist()) != list(range(len(kept))) or not image[order].equal(image):
+                raise GroundPruneError(
+                    f"{self.label}: order must name each of the {len(kept)} kept tokens once, one image after another"
+                )
+            selection = replace(selection, order=order)
         return selection
 
     @property
