@@ -49,8 +49,8 @@ class Affine:
 class Merge:
     """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse), or an Affine.
 
-    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result) or
-    "hidden" (the states that enter the stage's layer of the LLM).
+    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result: needs
+    `PROJECTOR`) or "hidden" (the states that enter the stage's layer of the LLM).
     """
 
     weight: Tensor | Affine
