@@ -6,11 +6,11 @@ PaliGemma) and runs stock code, layer by layer where the method acts between lay
 
 import functools
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
 from embedder import Embedder
-from inside import Staged
 from transformers import DynamicCache
 
 import groundprune as gp
@@ -18,6 +18,7 @@ from groundprune.families import families, family_of
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
 from groundprune.tiny import tiny_inputs, tiny_model
 from groundprune.verification import relative_difference
+from inside import Staged
 from test_hooks_before_llm import GREEDY
 
 IN_ORDER = [name for name in pruner_names() if pruner_class(name).official_positions == "reassigned-in-order"]
@@ -105,7 +106,7 @@ def test_before_the_llm(name, family):
 class SparseVLM(gp.SparseVLM):
     """Says what it saw and chose: (layer, row's states, selection)."""
 
-    said = []
+    said: ClassVar[list] = []
 
     def select(self, signals, layout, stage):
         selection = super().select(signals, layout, stage)
@@ -117,7 +118,7 @@ class SparseVLM(gp.SparseVLM):
 class Backwards(Staged):
     """Three stages, each of which emits every image back to front: the second puts it right again."""
 
-    said = []
+    said: ClassVar[list] = []
     official_positions = "reassigned-in-order"
 
     def select(self, signals, layout, stage):
@@ -165,7 +166,7 @@ def deepstack(tiny, inputs, run):
     """Per row and level [K, D], in the order in which the method emits the tokens."""
     names = ("pixel_values", "image_grid_thw")
     levels = tiny.model.get_image_features(**{name: inputs[name] for name in names}).deepstack_features
-    sizes, orders = list(map(len, run.layout)), [r.selection.kept if r.selection.order is None else r.selection.kept[r.selection.order] for r in run.rows]
+    sizes, orders = list(map(len, run.layout)), [row.selection.kept[row.selection.order] for row in run.rows]
     split = [torch.cat(tuple(level)).split(sizes) for level in levels]
     return [[level[b][order] for level in split] for b, order in enumerate(orders)]
 
@@ -251,7 +252,8 @@ def test_a_second_turn(images):
         mask = torch.cat([first["attention_mask"], second["attention_mask"]], dim=1)
         pixels = {} if not images else {"pixel_values": second["pixel_values"]}
         out = tiny(input_ids=second["input_ids"], attention_mask=mask, past_key_values=cache, **pixels)
-        rows += plain_rows(tiny, second, run.rows) if images else [tiny.get_input_embeddings()(second["input_ids"][0])]
+        words = tiny.get_input_embeddings()(second["input_ids"][0])
+        rows += plain_rows(tiny, second, run.rows) if images else [words]
     logits, _ = stock(tiny, torch.cat(rows), 1)
     assert relative_difference([out.logits[:, -1]], logits) < TOLERANCE
 

@@ -1,4 +1,4 @@
-"""What the catalogue says of families and pruners: each pair that it claims runs, each other refuses before any work."""
+"""What the catalogue says of families and pruners: each pair that it claims runs, each other is refused at once."""
 
 import functools
 import itertools

@@ -77,8 +77,8 @@ def look_ahead(layer: nn.Module, record: LayerRecord, kwargs: dict[str, Any]) ->
 class RowStates(LLMStates):
     """The view of one prompt row at a stage.
 
-    columns: Long[N], the visual columns that are left, in sequence. last: Long[1], the column of the prompt's last token.
-    look_ahead: completes the record of the stage's own layer.
+    columns: Long[N], the visual columns that are left, in sequence. last: Long[1], the column of the prompt's last
+    token. look_ahead: completes the record of the stage's own layer.
     """
 
     def __init__(

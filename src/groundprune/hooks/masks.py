@@ -30,8 +30,8 @@ def prefill_mask(
     """Bool[B, 1, S, columns], True = may attend.
 
     stock: the mask that the model made for an earlier, longer set of slots (or this one: take = None), 4-D, or None =
-    causal. take: Long[B, S], whose place in that set each slot has. columns: at least S; the rest of a static cache is
-    hidden.
+    causal. take: Long[B, S], whose place in that set each slot has. columns: at least S; the rest of a static cache
+    is hidden.
     """
     rows, slots = compaction.index.shape
     device = compaction.index.device

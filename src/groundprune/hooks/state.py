@@ -38,8 +38,8 @@ class Segment:
 
     layer: the first of them. compaction: of their slots, in unpruned columns. position: Long[A, B, S], the ids in the
     slots (0 in padding). shift: Long[B], added to the unpruned ids of later tokens. kept: per row Long[K], which of
-    its visual tokens the layers saw on prefill, in sequence (ascending, unless the policy is `in_order`); where a later stage evicts, the compaction holds fewer. merged:
-    states of dropped tokens went into kept ones.
+    its visual tokens the layers saw on prefill, in sequence (ascending, unless the policy is `in_order`); where a
+    later stage evicts, the compaction holds fewer. merged: states of dropped tokens went into kept ones.
     """
 
     layer: int

@@ -68,8 +68,8 @@ class Selection:
     """kept: Long[K], ascending and unique, indices into the layout's N columns.
 
     A token that a method appends takes the slot and the id of a dropped one. merge: None for pure selection.
-    order: Long[K] or None, indices into `kept`: the sequence in which the method's own code emits the kept tokens, one
-    image after another; only the `official` policy reads it. A later stage then sees them in that sequence.
+    order: Long[K] or None, indices into `kept`: the sequence in which the method's own code emits the kept tokens,
+    one image after another; only the `official` policy reads it. A later stage then sees them in that sequence.
     """
 
     kept: Tensor
