@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundprune.compaction import compact
+from groundprune.compaction import compact, emitted
 
 
 @st.composite
@@ -22,6 +22,24 @@ def test_kept_columns_stay_in_order_and_rows_are_left_padded(keep):
         assert compaction.index[b, compaction.mask[b]].tolist() == keep[b].nonzero().squeeze(1).tolist()
         first = int(compaction.mask[b].long().argmax())
         assert compaction.mask[b, first:].all()
+
+
+@given(keep_masks(), st.randoms())
+def test_emitted_columns_stand_in_their_order_and_take_the_places_of_the_kept(keep, random):
+    rows, length = keep.shape
+    shuffled = [random.sample(kept, len(kept)) for kept in (row.nonzero().squeeze(1).tolist() for row in keep)]
+    compaction = compact(keep, torch.stack([emitted(torch.tensor(columns), length) for columns in shuffled]))
+    raster = compact(keep)
+    assert compaction.mask.equal(raster.mask)
+    for b in range(rows):
+        mine = compaction.mask[b]
+        assert compaction.index[b, mine].tolist() == shuffled[b]
+        assert compaction.place[b, mine].tolist() == sorted(shuffled[b])
+        # Either way each column is found in its slot, and each place in the slot that had it.
+        kept = keep[b].nonzero().squeeze(1)
+        assert compaction.index[b, compaction.slots_of(b, kept)].equal(kept)
+        assert raster.index[b, compaction.slots_in(raster)[b, mine]].tolist() == shuffled[b]
+        assert compaction.places_in(raster)[b, mine].equal(torch.arange(compaction.slots)[mine])
 
 
 @given(keep_masks())

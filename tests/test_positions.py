@@ -7,6 +7,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from groundprune.compaction import compact, emitted
 from groundprune.errors import GroundPruneError
 from groundprune.layout import VisualLayout
 from groundprune.positions import PLAIN, Row, parse_policy
@@ -15,7 +16,7 @@ COLUMNS = [2, 3, 4, 5, 7, 8, 9]
 LENGTH = 12
 
 
-def make_row(kept, order=None, axes=1, offset=0):
+def make_row(kept, axes=1, offset=0):
     column = torch.tensor(COLUMNS)
     position = (torch.arange(LENGTH) + offset).repeat(axes, 1)
     layout = VisualLayout(
@@ -31,8 +32,8 @@ def make_row(kept, order=None, axes=1, offset=0):
         length=LENGTH,
     )
     kept = torch.tensor(kept)
-    stay = sorted((set(range(LENGTH)) - set(COLUMNS)) | set(column[kept].tolist()))
-    return Row(position, torch.tensor(stay), layout, kept, None if order is None else torch.tensor(order))
+    keep = torch.ones(LENGTH, dtype=torch.bool).index_fill(0, column, False).index_fill(0, column[kept], True)
+    return Row(position, compact(keep[None], emitted(column[kept], LENGTH)[None]).index[0], layout, kept)
 
 
 def three_axes_row():
@@ -73,10 +74,13 @@ def test_positions_that_start_elsewhere_keep_their_offset():
 
 
 def test_reassigned_in_order_numbers_tokens_as_the_method_emits_them():
-    row = make_row(KEPT, order=[2, 0, 3, 1])
-    new, shift = parse_policy("official", "reassigned-in-order")(row)
-    # Emitted third, first, fourth, second kept token: their slots 2 3 5 6 hold ids 2 3 5 6 in that order.
-    assert new[0].tolist() == [0, 1, 3, 6, 4, 2, 5, 7, 8]
+    row = make_row([3, 1, 6, 4])  # of each image the second kept token is emitted first
+    assert row.column.tolist() == [0, 1, 5, 3, 6, 9, 7, 10, 11]
+    assert row.slot.tolist() == [2, 3, 5, 6]
+    policy = parse_policy("official", "reassigned-in-order")
+    assert policy.in_order
+    new, shift = policy(row)
+    assert new[0].tolist() == list(range(9))  # consecutive in the sequence
     assert shift == -3
 
 

@@ -15,11 +15,14 @@ class Compaction:
     index: Long[B, S], the original column of each slot (any column where `mask` is False).
     mask: Bool[B, S], False = padding.
     length: number of columns of the unpruned batch.
+    reordered: Long[B, S] or None, the column whose PLACE each slot has taken, ascending, where slots do not stand in
+    the order of their columns; see `compact`.
     """
 
     index: Tensor
     mask: Tensor
     length: int
+    reordered: Tensor | None = None
 
     @property
     def slots(self) -> int:
@@ -36,16 +39,22 @@ class Compaction:
         x = x.expand(*x.shape[:-2], self.index.shape[0], x.shape[-1])
         return torch.gather(x, -1, index).masked_fill(~self.mask, fill)
 
-    def holds(self, row: int, columns: Tensor) -> Tensor:
-        """Bool[S]: which slots of a row stand for one of these columns."""
-        return self.mask[row] & torch.isin(self.index[row], columns)
+    @property
+    def place(self) -> Tensor:
+        """Long[B, S]: what causal masks and windows go by; `index`, unless slots were reordered."""
+        return self.index if self.reordered is None else self.reordered
+
+    def slots_of(self, row: int, columns: Tensor) -> Tensor:
+        """Long[C]: the slots of a row that stand for these columns, all of them kept."""
+        return _slots_of(self.index[row : row + 1], self.length, columns[None])[0]
 
     def slots_in(self, earlier: Compaction) -> Tensor:
         """Long[B, S]: where each slot's column stands among the slots of an earlier, longer compaction."""
-        where = torch.zeros(len(self.index), self.length, dtype=torch.long, device=self.index.device)
-        slots = torch.arange(earlier.slots, device=self.index.device).expand_as(earlier.index)
-        # Slots of padding name columns that were dropped, so no kept column is written twice.
-        return where.scatter(1, earlier.index, slots).gather(1, self.index)
+        return _slots_of(earlier.index, self.length, self.index)
+
+    def places_in(self, earlier: Compaction) -> Tensor:
+        """Long[B, S]: which slot of an earlier compaction stood in each slot's place: its mask is now this one's."""
+        return _slots_of(earlier.place, self.length, self.place)
 
     def grown_mask(self, mask: Tensor | None, tail: int) -> Tensor:
         """Bool[B, S + tail]: the mask over the compact columns and `tail` columns that came after them.
@@ -59,10 +68,34 @@ class Compaction:
         return torch.cat([self.mask, newer], dim=1)
 
 
-def compact(keep: Tensor) -> Compaction:
-    """keep: Bool[B, L], True = the column stays (padding is not kept). Order of the columns is unchanged."""
+def compact(keep: Tensor, place: Tensor | None = None) -> Compaction:
+    """keep: Bool[B, L], True = the column stays (padding is not kept).
+
+    place: Long[B, L], the column whose place each kept one takes (a permutation of the kept ones of a row), or None =
+    the order of the columns is unchanged.
+    """
+    length = keep.shape[1]
     slots = int(keep.sum(1).max())
-    # A stable sort of 0/1 puts the dropped columns first and leaves the kept ones in their order.
-    order = torch.argsort(keep.long(), dim=1, stable=True)
-    index = order[:, keep.shape[1] - slots :]
-    return Compaction(index, torch.gather(keep, 1, index), keep.shape[1])
+    own = torch.arange(length, device=keep.device).expand_as(keep)
+    # Dropped columns come first, and the kept ones ascend by their places.
+    order = torch.argsort((own if place is None else place).masked_fill(~keep, -1), dim=1, stable=True)
+    index = order[:, length - slots :]
+    reordered = None if place is None or place.equal(own) else torch.gather(place, 1, index)
+    return Compaction(index, torch.gather(keep, 1, index), length, reordered)
+
+
+def emitted(columns: Tensor, length: int) -> Tensor:
+    """Long[L]: `place` of a row of `length` columns whose kept visual ones a method emits in the order of `columns`.
+
+    columns: Long[K], distinct. The first emitted takes the place of the leftmost, and so on: what stands between
+    images stays between them as long as a method emits one image after another.
+    """
+    place = torch.arange(length, device=columns.device)
+    return place.scatter(0, columns, columns.sort().values)
+
+
+def _slots_of(held: Tensor, length: int, columns: Tensor) -> Tensor:
+    """Long[B, S] columns of slots, Long[B, C] columns -> Long[B, C] slots."""
+    slots = torch.arange(held.shape[1], device=held.device).expand_as(held)
+    # Slots of padding name columns that were dropped, so no kept column is written twice.
+    return held.new_zeros(len(held), length).scatter(1, held, slots).gather(1, columns)

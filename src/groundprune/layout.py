@@ -96,7 +96,7 @@ class VisualLayout:
         return int(self.row[group].max()) + 1, int(self.col[group].max()) + 1
 
     def subset(self, kept: Tensor) -> VisualLayout:
-        """Of the tokens that are left: Long[K], ascending. `unit` goes on naming the whole row's."""
+        """Of the tokens that are left: Long[K], in sequence. `unit` goes on naming the whole row's."""
         names = ("column", "image", "tile", "row", "col", "is_patch", "crop", "overview")
         every = {name: getattr(self, name)[kept] for name in names}
         return replace(self, **every, position=self.position[:, kept])

@@ -19,16 +19,14 @@ from groundprune.layout import VisualLayout
 class Row:
     """One prompt row after selection.
 
-    position: Long[A, L], the unpruned ids of all columns. column: Long[S], the columns that stay, ascending.
-    kept: Long[K], which of the layout's N tokens stay, ascending. order: Long[K] or None, the kept tokens
-    (indices into `kept`) in the order in which the method's own code emits them.
+    position: Long[A, L], the unpruned ids of all columns. column: Long[S], the columns that stay, in sequence.
+    kept: Long[K], which of the layout's N tokens stay, in sequence. Both ascend, unless the policy is `in_order`.
     """
 
     position: Tensor
     column: Tensor
     layout: VisualLayout
     kept: Tensor
-    order: Tensor | None = None
 
     @property
     def original(self) -> Tensor:
@@ -38,7 +36,8 @@ class Row:
     @property
     def slot(self) -> Tensor:
         """Long[K]: where the kept tokens stand among the columns that stay."""
-        return torch.searchsorted(self.column, self.layout.column[self.kept])
+        ascending, slot = self.column.sort()
+        return slot[torch.searchsorted(ascending, self.layout.column[self.kept])]
 
     @property
     def whole(self) -> bool:
@@ -51,6 +50,7 @@ class Policy:
     name: str
     changes_whole_rows = False  # False: a row that loses nothing keeps its ids, so keep=1 is the stock model
     splits_flash_sequences = False  # True: ids are not ascending, which flash kernels read as packed sequences
+    in_order = False  # True: kept tokens stand in the sequence in which the method's own code emits them
 
     def __call__(self, row: Row) -> tuple[Tensor, int]:
         if not len(row.layout) or (row.whole and not self.changes_whole_rows):
@@ -78,15 +78,12 @@ class Preserved(Policy):
 class Reassigned(Policy):
     """What most pruning code does: consecutive ids from the first visual token's on, on every axis.
 
-    in_order: number the visual tokens in the order in which the method's code emits them, not in raster order.
+    in_order: the visual tokens stand, and are numbered, in the sequence in which the method's code emits them, not in
+    raster order: ids and causal order are those of the authors.
     """
 
     in_order: bool = False
     name = "reassigned"
-
-    @property
-    def splits_flash_sequences(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.in_order
 
     def ids(self, row: Row) -> tuple[Tensor, int]:
         first = int(row.layout.column[0])
@@ -94,9 +91,6 @@ class Reassigned(Policy):
         after = row.column >= first
         start = row.position[:, first].max()
         ids[:, after] = start + torch.arange(int(after.sum()), device=ids.device)
-        if self.in_order and row.order is not None:
-            slots = row.slot
-            ids[:, slots[row.order]] = ids[:, slots].clone()
         # Later tokens count on from the last column, not from the largest id: a video's times may run ahead of it.
         last = max(int(row.column[-1]), int(row.layout.column[-1]))
         return ids, int(ids.max() - row.position[:, last].max())
@@ -189,7 +183,8 @@ FORMS = [*PLAIN, "shifted:N", "permuted:SEED[:SHARE]", "official"]
 
 
 def parse_policy(text: str | Policy, official: str = "reassigned") -> Policy:
-    """The policy that `text` names (see FORMS); `official` is what the pruner's own code does.
+    """The policy that `text` names (see FORMS); `official` is what the pruner's own code does: a policy's name, or
+    "reassigned-in-order", which also puts the kept tokens in the order in which that code emits them.
 
     Raises GroundPruneError for an unknown name, with the nearest, or for a malformed argument.
     """

@@ -41,7 +41,10 @@ class Run:
 
     @property
     def kept(self) -> list[Tensor]:
-        """Long[K] per row: which of the row's visual tokens stayed to the end (indices into its layout)."""
+        """Long[K] per row: which of the row's visual tokens stayed to the end (indices into its layout), in sequence.
+
+        They ascend, unless the position policy is `official` and the method's authors emit them in another order.
+        """
         return list(self.prompt.segments[-1].kept)
 
     @property

@@ -64,10 +64,11 @@ def test_runs_with_the_position_ids_of_its_authors(model, name):
     if policy == "preserved":
         assert ids.equal(run.layout[0].position[0, run.kept[0]])
     else:
-        assert ids.sort().values.tolist() == list(range(3, 15))
-    if policy == "reassigned-in-order":
-        assert run.rows[0].selection.order is not None
-        assert ids[run.rows[0].selection.order].tolist() == list(range(3, 15))
+        assert ids.tolist() == list(range(3, 15))
+    selection = run.rows[0].selection
+    emitted = selection.kept if policy != "reassigned-in-order" else selection.kept[selection.order]
+    assert run.kept[0].equal(emitted)
+    assert run.rows[0].column[3:15].equal(run.layout[0].column[emitted])
 
 
 def test_pruners_without_merging_take_features_as_they_are(model):

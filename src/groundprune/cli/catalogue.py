@@ -74,20 +74,10 @@ def stage_of(cls: type[Pruner]) -> str:
 def families() -> dict[str, list[str]]:
     """Per registered family the pruners that a model of it can serve, with a CLIP text tower at hand."""
     from groundprune.families import families as registered
-    from groundprune.families.base import Family
-    from groundprune.pruners import pruner_class, servable
+    from groundprune.pruners import servable
 
-    found: dict[str, list[str]] = {}
-    for name, family in registered().items():
-        names = servable(functools.partial(family.check, family.tiny_config()))
-        if type(family).project is Family.project:  # it cannot project states one by one
-            names = [each for each in names if not _mixes_states(pruner_class(each))]
-        found[name] = names
-    return found
-
-
-def _mixes_states(cls: type[Pruner]) -> bool:
-    return cls.merges and any(need.signal == "tower_hidden" for need in cls.needs)
+    checks = {name: functools.partial(f.check, f.tiny_config()) for name, f in registered().items()}
+    return {name: servable(check) for name, check in checks.items()}
 
 
 def summary(cls: type[Pruner]) -> str:

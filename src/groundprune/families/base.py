@@ -14,7 +14,7 @@ from groundprune.errors import Unservable, unknown
 from groundprune.families.tiny_parts import TinyVisuals
 from groundprune.families.towers import Tower, tower_of
 from groundprune.layout import VisualLayout, VisualUnit, place_units
-from groundprune.signals import Need
+from groundprune.signals import PROJECTOR, Need
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,10 @@ class Family:
     position_axes: ClassVar[int] = 1  # of a token's position id: 3 for M-RoPE (time, height, width)
     unit_is_crop: ClassVar[bool] = False  # True: an image is a unit per crop, the last of which shows the whole
     first_position: ClassVar[int] = 0  # the id of a row's first column where the caller gives no position_ids
+    # Why `project` cannot run, None where the projector takes tower states one by one; and whether the tower sees
+    # several crops of what is one unit.
+    unprojectable: ClassVar[str | None] = "the projector of {} joins several patches into a token"
+    cropped: ClassVar[bool] = False
 
     # Where the visual tokens lie
 
@@ -108,14 +112,20 @@ class Family:
         return list(value[:, 1:] if self.tower_kind(base.config).cls else value)
 
     def project(self, base: nn.Module, hidden: Tensor) -> Tensor:
-        """[K, C] tower states, one per token -> [K, D], as the model's own projector does."""
-        raise Unservable(
-            f"the projector of {self.name} joins several patches into a token; a merge before it cannot run"
-        )
+        """[K, C] tower states, one per token -> [K, D], as the model's own projector does.
+
+        Raises Unservable where it does not take them one by one.
+        """
+        self.check(base.config, PROJECTOR)
+        return base.get_submodule("multi_modal_projector")(hidden)
 
     def check(self, config: Any, need: Need) -> None:
         """Raises Unservable, with the reason, where models of this family cannot give a signal."""
         if need.signal in ("llm", "fingerprint"):
+            return
+        if need == PROJECTOR:
+            if self.unprojectable is not None:
+                raise Unservable(f"{self.unprojectable.format(self.name)}; a merge before it cannot run")
             return
         tower, kind = self.tower_kind(config), config.vision_config.model_type
         self.feature_layer(config)
@@ -123,6 +133,10 @@ class Family:
             raise Unservable(f"the signal '{need}' needs a CLIP vision tower; this model has {kind!r}")
         if need.kind in ("cls", "cls-joint") and not tower.cls:
             raise Unservable(f"the signal '{need}' needs a tower with a CLS token; this model's {kind!r} has none")
+        if need.signal == "tower_hidden" and need.kind == "cls" and self.cropped:
+            raise Unservable(
+                f"the signal '{need}' needs a tower that sees each image once; that of {self.name} sees crops of it"
+            )
         strategy = getattr(config, "vision_feature_select_strategy", None)
         if strategy is not None and tower.cls != (strategy == "default"):
             raise Unservable(

@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from torch import Tensor, nn
-
 from groundprune.errors import Unservable
 from groundprune.families.base import Family, Grounding, register_family
 from groundprune.families.tiny_parts import IMAGE, TinyVisuals, square_visuals, tiny_clip, tiny_llama
@@ -29,14 +27,12 @@ class Llava(Family):
     name = "llava"
     model_types = ("llava",)
     grounding = LLAVA_GROUNDING
+    unprojectable = None
 
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         if self.tower_kind(base.config).packed:
             raise Unservable("a LLaVA with a Pixtral tower is not served; the same tower is in the family mistral3")
         return super().units(base, modality, arguments)
-
-    def project(self, base: nn.Module, hidden: Tensor) -> Tensor:
-        return base.get_submodule("multi_modal_projector")(hidden)
 
     def prepare_processor(self, processor: Any) -> Any:
         """Pads images to a square: the converted checkpoints crop instead, and lose the sides of the image."""

@@ -11,7 +11,7 @@ import functools
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from groundprune.families.base import Family, register_family
 from groundprune.families.llava import LLAVA_GROUNDING
@@ -30,6 +30,8 @@ class LlavaNext(Family):
     # The padded square is LLaVA-1.5's frame; whether 1.6 was trained on it is disputed (haotian-liu/LLaVA, issue
     # 1833). A checkpoint may name another in its grounding.json.
     grounding = LLAVA_GROUNDING
+    unprojectable = None
+    cropped = True
 
     def crops(self, base: Any, arguments: dict[str, Any]) -> list[int]:
         """How many crops of each image the tower sees."""
@@ -79,9 +81,6 @@ class LlavaNext(Family):
     def patches(self, base: Any, value: Tensor) -> Tensor:
         """[crops, T, ...] -> [crops, side^2, C], without special tokens, channels flat."""
         return value[:, 1 if self.tower_kind(base.config).cls else 0 :].flatten(2)
-
-    def project(self, base: nn.Module, hidden: Tensor) -> Tensor:
-        return base.get_submodule("multi_modal_projector")(hidden)
 
     def tiny_config(self, layers: int = 4, **options: Any) -> Any:
         from transformers import LlavaNextConfig

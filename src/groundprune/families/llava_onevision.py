@@ -12,9 +12,8 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from groundprune.errors import Unservable
 from groundprune.families.base import register_family
 from groundprune.families.llava import LLAVA_GROUNDING
 from groundprune.families.llava_next import TINY_SIDE, LlavaNext, anyres_visuals, tiny_pinpoints, tower_side
@@ -29,6 +28,7 @@ class LlavaOnevision(LlavaNext):
     name = "llava_onevision"
     model_types = ("llava_onevision",)
     grounding = replace(LLAVA_GROUNDING, frame="original")
+    unprojectable = "{} interpolates what its projector gives"
 
     def token_ids(self, config: Any) -> dict[str, int]:
         return {"image": config.image_token_id, "video": config.video_token_id}
@@ -59,9 +59,6 @@ class LlavaOnevision(LlavaNext):
         videos = pooled.reshape(len(arguments["pixel_values_videos"]), -1, pooled.shape[-1])
         ended = torch.cat([videos, torch.zeros_like(videos[:, :1])], 1)
         return list(ended.unflatten(-1, value.shape[2:]))
-
-    def project(self, base: nn.Module, hidden: Tensor) -> Tensor:
-        raise Unservable(f"{self.name} interpolates what its projector gives; a merge before it cannot run")
 
     def tiny_config(self, layers: int = 4, **options: Any) -> Any:
         from transformers import LlavaOnevisionConfig, Qwen2Config

@@ -18,6 +18,7 @@ class PaliGemma(Family):
     name = "paligemma"
     model_types = ("paligemma",)
     first_position = 1
+    unprojectable = None
     grounding = Grounding(
         rec_prompt="detect {expression}",
         vqa_prompt="answer en {question}",

@@ -309,7 +309,7 @@ def _compacted(inputs: dict[str, Any], state: PrunedPrompt, encoded: Encoded) ->
     """The inputs without the dropped columns. The caller's own objects are never changed."""
     compaction, position = state.compaction, state.segments[0].position
     new = dict(inputs)
-    new["mm_encoder_outputs"] = encoded.pruned(state.rows)
+    new["mm_encoder_outputs"] = encoded.pruned(state.rows, state.segments[0].kept)
     new["input_ids"] = compaction.gather(inputs["input_ids"])
     new["position_ids"] = position if len(position) > 1 else position[0]
     # Always explicit: with mask None, gaps in the ids would be read as packed sequences.

@@ -55,15 +55,17 @@ class Encoded:
             rows.append(row)
         return rows
 
-    def pruned(self, rows: Sequence[PrunedRow]) -> dict[str, Any]:
-        """New outputs that hold only what each row keeps. The given ones are never changed."""
+    def pruned(self, rows: Sequence[PrunedRow], sequences: Sequence[Tensor]) -> dict[str, Any]:
+        """New outputs that hold only what each row keeps. The given ones are never changed.
+
+        sequences: per row Long[K], the kept tokens in the order in which they stand in the pruned prompt.
+        """
         outputs = dict(self._outputs)
         for modality in self._tokens:
             features, index, start = [], [], 0
-            for b, row in enumerate(rows):
+            for b, (row, kept) in enumerate(zip(rows, sequences, strict=True)):
                 mine = self._of(modality, b, row.layout)
-                kept = row.selection.kept
-                features.append(row.features[mine[kept]])
+                features.append(row.features[torch.searchsorted(row.selection.kept, kept[mine[kept]])])
                 index.append(start + (mine.cumsum(0) - 1)[kept[mine[kept]]])
                 start += int(mine.sum())
             outputs[modality] = _rebuilt(self._outputs[modality], torch.cat(features), torch.cat(index))

@@ -246,7 +246,7 @@ class InsideLLM:
         states = torch.gather(states, 1, take[..., None].expand(-1, -1, states.shape[-1]))
         for b, new in enumerate(merged):
             if new is not None:
-                states[b, segment.compaction.holds(b, layouts[b].column[left[b]])] = new.to(states.dtype)
+                states[b, segment.compaction.slots_of(b, layouts[b].column[left[b]])] = new.to(states.dtype)
         segment = replace(segment, merged=any(new is not None for new in merged))
         if stage.evict_earlier:
             evict(run.prompt.segments, segment, kwargs.get("past_key_values"))
@@ -296,7 +296,7 @@ class InsideLLM:
             raise GroundPruneError(f"a stage inside of the LLM merges 'hidden' states, not {selection.merge.space!r}")
         previous = run.prompt.segments[-1]
         column = run.prompt.rows[row].layout.column[previous.kept[row]]
-        return selection.merge.weight @ states[row, previous.compaction.holds(row, column)].float()
+        return selection.merge.weight @ states[row, previous.compaction.slots_of(row, column)].float()
 
     def _loss(self, original: Any) -> Any:
         @functools.wraps(original)
@@ -317,10 +317,11 @@ class InsideLLM:
         def process(states: Tensor, mask: Tensor, features: Tensor) -> Tensor:
             run = self._running
             if run is not None and len(run.prompt.segments) > 1:
-                take = run.prompt.segments[-1].compaction.slots_in(run.entered)
-                stay = torch.zeros_like(mask).scatter(1, take, run.prompt.segments[-1].compaction.mask)
-                features, mask = features[stay[mask]], torch.gather(mask, 1, take)
-                mask = mask & run.prompt.segments[-1].compaction.mask
+                left = run.prompt.segments[-1].compaction
+                take = left.slots_in(run.entered)
+                index = (mask.flatten().cumsum(0) - 1).view_as(mask).gather(1, take)
+                mask = torch.gather(mask, 1, take) & left.mask
+                features = features[index[mask]]
             return original(states, mask, features)
 
         return process

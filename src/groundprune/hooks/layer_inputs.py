@@ -52,7 +52,7 @@ class LayerInputs:
         given = stock if stock is not None and stock.ndim == 4 else None
         if given is None and window is None and columns == compaction.slots and whole:
             return None  # stock code left it to the kernel, which is causal by itself
-        take = None if compaction is entered else compaction.slots_in(entered)
+        take = None if compaction is entered else compaction.places_in(entered)
         allowed = prefill_mask(compaction, given, take, columns, window)
         return as_given(allowed, self.implementation, self._decoder.dtype)
 

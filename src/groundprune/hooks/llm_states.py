@@ -77,8 +77,8 @@ def look_ahead(layer: nn.Module, record: LayerRecord, kwargs: dict[str, Any]) ->
 class RowStates(LLMStates):
     """The view of one prompt row at a stage.
 
-    columns: Long[N], the visual columns that are left. last: Long[1], the column of the prompt's last token.
-    look_ahead: completes the record of the stage's own layer. frequencies: see `LayerInputs.frequencies`.
+    columns: Long[N], the visual columns that are left, in sequence. last: Long[1], the column of the prompt's last
+    token. look_ahead: completes the record of the stage's own layer. frequencies: see `LayerInputs.frequencies`.
     """
 
     def __init__(
@@ -134,10 +134,7 @@ class RowStates(LLMStates):
         return part.rows(slice(None))[0]
 
     def _slots(self, record: LayerRecord, columns: Tensor) -> Tensor:
-        compaction = record.compaction
-        slots = torch.arange(compaction.slots, device=columns.device)
-        where = columns.new_zeros(compaction.length).scatter(0, compaction.index[self._row], slots)
-        return where[columns]
+        return record.compaction.slots_of(self._row, columns)
 
 
 def _last_before_rope(attention: nn.Module, name: str) -> nn.Module:

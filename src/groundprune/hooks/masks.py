@@ -30,8 +30,8 @@ def prefill_mask(
     """Bool[B, 1, S, columns], True = may attend.
 
     stock: the mask that the model made for an earlier, longer set of slots (or this one: take = None), 4-D, or None =
-    causal. take: Long[B, S], where each slot stood in that set. columns: at least S; the rest of a static cache is
-    hidden.
+    causal. take: Long[B, S], whose place in that set each slot has. columns: at least S; the rest of a static cache
+    is hidden.
     """
     rows, slots = compaction.index.shape
     device = compaction.index.device
@@ -46,8 +46,8 @@ def prefill_mask(
         allowed = torch.ones(slots, slots, dtype=torch.bool, device=device).tril()[None, None]
     allowed = allowed & compaction.mask[:, None, None]
     if window is not None:
-        index = compaction.index
-        allowed = allowed & (index[:, None, None] > index[:, None, :, None] - window)
+        place = compaction.place
+        allowed = allowed & (place[:, None, None] > place[:, None, :, None] - window)
     # A slot of padding sees itself: a row that sees nothing would be NaN.
     allowed = allowed | torch.eye(slots, dtype=torch.bool, device=device)
     return torch.nn.functional.pad(allowed, (0, columns - slots))
@@ -64,7 +64,7 @@ def decode_mask(
     slots = compaction.slots + tail
     device = compaction.index.device
     later = torch.arange(compaction.length, compaction.length + tail, device=device)
-    column = torch.cat([compaction.index, later.expand(len(compaction.index), -1)], dim=1)
+    column = torch.cat([compaction.place, later.expand(len(compaction.index), -1)], dim=1)
     valid = compaction.grown_mask(mask, tail)
     slot = torch.arange(offset, offset + columns, device=device)
     held = slot.clamp(max=slots - 1)

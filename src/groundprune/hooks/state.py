@@ -21,8 +21,8 @@ _ATTRIBUTE = "groundprune_state"
 class PrunedRow:
     """What became of one prompt row.
 
-    column: Long[S], the columns that stayed; position: Long[A, S], their ids; features: [K, D], what the LLM
-    reads in the kept slots.
+    column: Long[S], the columns that stayed, in sequence; position: Long[A, S], their ids; features: [K, D], what the
+    LLM reads in place of the kept tokens, in the order of `selection.kept`.
     """
 
     layout: VisualLayout
@@ -38,8 +38,8 @@ class Segment:
 
     layer: the first of them. compaction: of their slots, in unpruned columns. position: Long[A, B, S], the ids in the
     slots (0 in padding). shift: Long[B], added to the unpruned ids of later tokens. kept: per row Long[K], which of
-    its visual tokens the layers saw on prefill; where a later stage evicts, the compaction holds fewer. merged:
-    states of dropped tokens went into kept ones.
+    its visual tokens the layers saw on prefill, in sequence (ascending, unless the policy is `in_order`); where a
+    later stage evicts, the compaction holds fewer. merged: states of dropped tokens went into kept ones.
     """
 
     layer: int
@@ -85,9 +85,10 @@ class PrunedPrompt:
         (segment,), before = self.segments, earlier.compaction
         tail = torch.arange(held.shape[1] - before.slots, device=held.device) + before.length
         offset = before.length + len(tail)
-        index = torch.cat([before.index, tail.expand(len(held), -1), segment.compaction.index + offset], dim=1)
-        mask = torch.cat([held, segment.compaction.mask], dim=1)
-        compaction = Compaction(index, mask, offset + segment.compaction.length)
+        between, now = tail.expand(len(held), -1), segment.compaction
+        index = torch.cat([before.index, between, now.index + offset], dim=1)
+        place = torch.cat([before.place, between, now.place + offset], dim=1)
+        compaction = Compaction(index, torch.cat([held, now.mask], dim=1), offset + now.length, place)
         joined = replace(segment, compaction=compaction, shift=segment.shift + earlier.shift)
         return replace(self, segments=[joined], earlier=earlier, offset=offset)
 
@@ -100,6 +101,7 @@ class PrunedPrompt:
                     segment.compaction.index[:, :-count],
                     segment.compaction.mask[:, :-count],
                     segment.compaction.length - count,
+                    None if segment.compaction.reordered is None else segment.compaction.reordered[:, :-count],
                 ),
                 position=segment.position[..., :-count],
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -51,8 +51,8 @@ class Affine:
 class Merge:
     """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse), or an Affine.
 
-    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result) or
-    "hidden" (the states that enter the stage's layer of the LLM).
+    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result: needs
+    `PROJECTOR`) or "hidden" (the states that enter the stage's layer of the LLM).
     """
 
     weight: Tensor | Affine
@@ -70,8 +70,8 @@ class Selection:
     """kept: Long[K], ascending and unique, indices into the layout's N columns.
 
     A token that a method appends takes the slot and the id of a dropped one. merge: None for pure selection.
-    order: Long[K] or None, the kept tokens in the order in which the method's own code emits them; only the
-    `official` policy reads it.
+    order: Long[K] or None, indices into `kept`: the sequence in which the method's own code emits the kept tokens,
+    one image after another; only the `official` policy reads it. A later stage then sees them in that sequence.
     """
 
     kept: Tensor
@@ -185,8 +185,13 @@ class Pruner:
                 f"{self.label} kept {int(layout.is_patch[kept].sum())} patches where {count} of "
                 f"{len(layout.patches)} are asked for"
             )
-        if selection.order is not None and sorted(selection.order.tolist()) != list(range(len(kept))):
-            raise GroundPruneError(f"{self.label}: order must name each of the {len(kept)} kept tokens once")
+        if selection.order is not None:
+            order, image = selection.order.to(every.device), layout.image[kept]
+            if sorted(order.tolist()) != list(range(len(kept))) or not image[order].equal(image):
+                raise GroundPruneError(
+                    f"{self.label}: order must name each of the {len(kept)} kept tokens once, one image after another"
+                )
+            selection = replace(selection, order=order)
         return selection
 
     @property

@@ -19,7 +19,7 @@ from groundprune.pruners.inside import last_row, staged
 from groundprune.pruners.ranking import Merged, checked, merged, one_hot, ranked, rows_of, top_by_tier, unit
 from groundprune.pruners.registry import register
 from groundprune.pruners.tiles import by_tile, images
-from groundprune.signals import CLS_ATTENTION, TOWER_HIDDEN, Need, Signals
+from groundprune.signals import CLS_ATTENTION, PROJECTOR, TOWER_HIDDEN, Need, Signals
 
 _DEEP = [Fraction(layer, 24) for layer in range(16, 25)]
 
@@ -38,7 +38,7 @@ class Nuwa(Pruner):
     name = "nuwa"
     official_positions = "preserved"
     paper, year, scores_by, merges = "2602.02951", 2026, "CLS attention per 2 x 2 cell", True
-    needs = frozenset({CLS_ATTENTION, TOWER_HIDDEN, *(Need("tower_hidden", layer) for layer in _DEEP)})
+    needs = frozenset({CLS_ATTENTION, TOWER_HIDDEN, PROJECTOR, *(Need("tower_hidden", layer) for layer in _DEEP)})
 
     def __post_init__(self) -> None:
         super().__post_init__()

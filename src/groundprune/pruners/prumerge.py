@@ -17,7 +17,7 @@ from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.pruners.ranking import Merged, checked, mask_of, merged, one_hot, others, ranked, rows_of, unit
 from groundprune.pruners.registry import register
 from groundprune.pruners.tiles import at_least, by_tile
-from groundprune.signals import TOWER_HIDDEN, Need, Signals
+from groundprune.signals import PROJECTOR, TOWER_HIDDEN, Need, Signals
 
 _ATTENTION, _KEYS = Need("tower_attention", -1, "cls-joint"), Need("tower_keys", -1)
 
@@ -34,7 +34,7 @@ class PruMerge(Pruner):
     name = "prumerge"
     official_positions = "reassigned-in-order"
     paper, year, scores_by, merges = "2403.15388", 2024, "CLS attention, key similarity", True
-    needs = frozenset({_ATTENTION, _KEYS, TOWER_HIDDEN})
+    needs = frozenset({_ATTENTION, _KEYS, TOWER_HIDDEN, PROJECTOR})
     spatial: ClassVar[int] = 0  # of 4 kept patches, how many are an even sample
 
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:

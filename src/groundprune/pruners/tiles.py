@@ -27,7 +27,7 @@ def by_tile(
     space: str = "projected",
     cls: Tensor | None = None,
 ) -> Selection:
-    """Columns that are no patches stay; each group's share comes from `rule`, or is all of it.
+    """Columns that are no patches stay, each in its slot; each group's share comes from `rule`, or is all of it.
 
     groups: the tiles by default. shares: tokens per group; by default `count` in proportion to the groups' sizes.
     space: where merged features are mixed. cls: [groups, C], what `Merged.cls` stands for.
@@ -53,7 +53,9 @@ def by_tile(
     parts = [(g, found if isinstance(found, Merged) else _plain(found, len(g))) for g, found in found_in]
     kept, by_slot = torch.cat([group[part.kept] for group, part in parts]).sort()
     offsets = torch.tensor([0] + [len(part.kept) for _, part in parts[:-1]], device=device).cumsum(0)
-    emitted = torch.cat([offset + part.order for offset, (_, part) in zip(offsets, parts, strict=True)])
+    emitted = by_slot.argsort()[torch.cat([o + part.order for o, (_, part) in zip(offsets, parts, strict=True)])]
+    order, patch = torch.arange(len(kept), device=device), layout.is_patch[kept]
+    order[patch] = emitted[patch[emitted]]
     weight = torch.zeros(len(kept), n, device=device)
     for offset, (group, part) in zip(offsets.tolist(), parts, strict=True):
         rows = torch.arange(offset, offset + len(part.kept), device=device)
@@ -63,7 +65,7 @@ def by_tile(
         for row, state in cls_rows:
             extra[row] = state
     mix = weight[by_slot] if extra is None else Affine(weight[by_slot], extra[by_slot])
-    return Selection(kept, Merge(mix, space), by_slot.argsort()[emitted])
+    return Selection(kept, Merge(mix, space), order)
 
 
 def images(layout: VisualLayout) -> list[Tensor]:

@@ -25,11 +25,12 @@ from groundprune.signals import Signals
 class ToMe(Pruner):
     """Needs nothing but the projected features.
 
-    A group's slot and id are those of the token that the others were merged into; the official code, made for ViTs,
-    has no position ids to give.
+    A group's slot and id are those of the token that the others were merged into. The official code, made for ViTs,
+    has no position ids to give, but a sequence of tokens: even ones by falling similarity, then the odd ones.
     """
 
     name = "tome"
+    official_positions = "reassigned-in-order"
     paper, year, scores_by, merges = "2210.09461", 2022, "feature similarity", True
 
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:

@@ -17,7 +17,7 @@ from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.pruners.ranking import Merged, mask_of, merged, one_hot, ranked
 from groundprune.pruners.registry import register
 from groundprune.pruners.tiles import at_least, by_tile
-from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TOWER_HIDDEN, Signals
+from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, PROJECTOR, TOWER_HIDDEN, Signals
 
 
 @register
@@ -34,7 +34,7 @@ class Trim(Pruner):
     name = "trim"
     official_positions = "reassigned-in-order"
     paper, year, scores_by, merges = "2409.10994", 2024, "text similarity", True
-    needs = frozenset({CLIP_PATCHES, CLIP_TEXT, TOWER_HIDDEN})
+    needs = frozenset({CLIP_PATCHES, CLIP_TEXT, TOWER_HIDDEN, PROJECTOR})
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -16,7 +16,7 @@ from groundprune.pruners.base import Pruner, Selection, Stage
 from groundprune.pruners.ranking import Merged, merged, one_hot, others, ranked, rows_of, unit
 from groundprune.pruners.registry import register
 from groundprune.pruners.tiles import at_least, by_tile
-from groundprune.signals import CLS_ATTENTION, TOWER_CLS, TOWER_HIDDEN, Need, Signals
+from groundprune.signals import CLS_ATTENTION, PROJECTOR, TOWER_CLS, TOWER_HIDDEN, Need, Signals
 
 
 @register
@@ -32,7 +32,7 @@ class VisionZip(Pruner):
     name = "visionzip"
     official_positions = "reassigned-in-order"
     paper, year, scores_by, merges = "2412.04467", 2024, "CLS attention, key similarity", True
-    needs = frozenset({CLS_ATTENTION, TOWER_CLS, TOWER_HIDDEN, Need("tower_keys")})
+    needs = frozenset({CLS_ATTENTION, TOWER_CLS, TOWER_HIDDEN, Need("tower_keys"), PROJECTOR})
 
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         heads, keys = signals.tower_attention(kind="cls"), signals.tower_keys()
