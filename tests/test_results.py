@@ -119,7 +119,7 @@ def test_damage_is_named(tmp_path):
     path.write_text(good + "\nnonsense\n" + good + "\n")
     with pytest.raises(GroundPruneError, match="line 2: not a result row"):
         read_rows(path)
-    path.write_text(good + "\n" + good + "\n")
+    path.write_text(good + "\n" + json.dumps(row(SETTINGS[0], "a", False)) + "\n")
     with pytest.raises(GroundPruneError, match=r"line 2.*twice"):
         read_rows(path)
     with pytest.raises(GroundPruneError, match=r"without summary\.json"):
