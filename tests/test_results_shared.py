@@ -118,9 +118,8 @@ def test_a_report_while_a_run_goes_on(tmp_path):
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/dev/full is Linux's")
 def test_a_full_disk_is_one_line(tmp_path):
-    (tmp_path / "samples.jsonl").symlink_to("/dev/full")
     results = Results(None, {}, {}, SETTINGS, 1)
     results.folder = tmp_path
     results._file = open("/dev/full", "a")  # noqa: SIM115
-    with results, pytest.raises(GroundPruneError, match="cannot write results to .*No space left"):
+    with results, pytest.raises(GroundPruneError, match=r"cannot write results to .*No space left"):
         results.add([row("a")])

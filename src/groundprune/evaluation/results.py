@@ -13,8 +13,8 @@ same line twice counts once, and resuming cuts the second.
 
 summary.json, replaced as a whole after every setting: format, complete, run (model, weights, data, seed ...; what
 must be equal for a run to be resumed), about (command, versions, date, device, batch size; resumed: the same of each
-run that went on; unreadable: samples left out, and why their images cannot be read), settings (accuracy, interval,
-mean IoU, malformed answers, shares per type), differences (preserved minus reassigned). See `summary.py`.
+run that went on; unreadable: samples left out, and what is wrong with their images or boxes), settings (accuracy,
+interval, mean IoU, malformed answers, shares per type), differences (preserved minus reassigned). See `summary.py`.
 
 While a run writes there, .running says which one, and holds a lock that the system lets go of when the process ends.
 """
@@ -102,7 +102,7 @@ class Results:
             self._left_out |= new
             self.samples -= len(new)
             if self.samples == 0:
-                raise GroundPruneError(f"no image can be read; the first: {next(iter(new.values()))}")
+                raise GroundPruneError(f"no sample can be asked; the first: {next(iter(new.values()))}")
             self.about["unreadable"] = {"samples": len(self._left_out), "images": sorted({*self._left_out.values()})}
 
     def summary(self) -> Summary:
@@ -113,7 +113,9 @@ class Results:
         summary = self.summary()
         if self.folder is not None:
             with _writing(self.folder):
-                _replace(self.folder / SUMMARY_FILE, json.dumps(summary.to_json(), indent=1, ensure_ascii=False) + "\n")
+                _replace(
+                    self.folder / SUMMARY_FILE, json.dumps(summary.to_json(), indent=1, ensure_ascii=False) + "\n"
+                )
         return summary
 
     def _open(self, folder: Path, held: contextlib.ExitStack) -> None:
@@ -137,7 +139,7 @@ class Results:
 
 @contextlib.contextmanager
 def _alone(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
-    """Keeps other runs out of the folder; a process that is killed lets go. Raises GroundPruneError where one runs."""
+    """Keeps other runs out of a folder; a killed process lets go. Raises GroundPruneError where one runs."""
     lock, note = FileLock(folder / f"{HOLDER_FILE}.lock", thread_local=False), folder / HOLDER_FILE
     try:
         lock.acquire(blocking=False)

@@ -24,6 +24,7 @@ from groundprune.report import overview
 
 DETAILED = ("cls-visual", "0.5")  # the pruner and keep shown by type of question, where they were run
 EMPTY = "-"
+LEFT_OUT_SHOWN = 3
 T = TypeVar("T")
 _TASKS: tuple[tuple[str, str], ...] = (("rec", "REC Acc@0.5"), ("vqa", "VQA"))
 
@@ -131,6 +132,12 @@ def notes(results: Sequence[Summary]) -> list[str]:
     if malformed:
         share, label = max(malformed)
         found.append(f"Answers without a readable box count as wrong; at most {_percent(share)}% ({label}).")
+    left_out = first.about.get("unreadable")
+    if left_out:
+        shown = left_out["images"][:LEFT_OUT_SHOWN]
+        more = len(left_out["images"]) - len(shown)
+        why = "; ".join(shown) + (f"; and {more} more (see summary.json)" if more else "")
+        found.append(f"Left out: {left_out['samples']} samples that cannot be asked. {why}.")
     if not all(result.complete for result in results):
         found.append("Not complete: the run was interrupted, or is still going on.")
     return found
