@@ -107,9 +107,47 @@ def test_files_window_by_window_and_a_truncated_image(photos, tmp_path, monkeypa
         evaluate(**{**job, "protocol": "native"})
 
 
+IMPOSSIBLE = {
+    "nan": [float("nan"), 1, 50, 50], "swapped": [50, 10, 20, 40], "flat": [5, 5, 5, 40],
+    "infinite": [0, 0, 1e400, 9],
+    "outside": [5000, 5000, 5100, 5100], "negative": [-90, -90, -10, -10], "mostly outside": [300, 0, 2000, 90],
+}  # fmt: skip
+
+
+def test_boxes_that_cannot_be_are_left_out_counted_and_named(photos, tmp_path, capsys):
+    """Window by window, resumed, and beside fine expressions about the same image."""
+    fine = [json.loads(line) for line in (photos / "mine.jsonl").read_text().splitlines()[:4]]
+    fine[0] |= {"bbox": [-3, -2, 40, 50], "id": "a little outside"}
+    rows = [*fine, *({**fine[i % 3], "bbox": box, "id": id} for i, (id, box) in enumerate(IMPOSSIBLE.items()))]
+    data = photos / "odd.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = {"data": str(data), "out": tmp_path / "run", "window": 1, **QUICK}
+    for summary in (evaluate(**job), evaluate(**job)):
+        assert {result.rec.total.n for result in summary.settings} == {len(fine)}
+        assert summary.complete
+        left_out = summary.about["unreadable"]
+        assert left_out["samples"] == len(IMPOSSIBLE)
+        assert all(any(f"sample {id}: its box [" in why for why in left_out["images"]) for id in IMPOSSIBLE)
+    assert {sample for _, sample in read_rows(tmp_path / "run" / "samples.jsonl")} == {
+        "a little outside",
+        "2",
+        "3",
+        "4",
+    }
+    main(["evaluate", "--data", str(data), "--pruner", "random", "--keep", "0.25", "--limit", "6"])
+    assert "Left out: 2 samples that cannot be asked. sample nan" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("box", [["1", "2", "30", "40"], [None, 1, 2, 3], [True, 0, 9, 9]])
+def test_a_box_of_no_numbers_is_refused(tmp_path, box):
+    (tmp_path / "a.jsonl").write_text(json.dumps({"image": "a.png", "expression": "a", "bbox": box}) + "\n")
+    with pytest.raises(GroundPruneError, match="sample 1: a box is four numbers"):
+        evaluate(data=str(tmp_path / "a.jsonl"), **QUICK)
+
+
 def test_no_readable_image_is_an_error(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"image": "a.png", "question": "what", "answer": "a"}\n')
-    with pytest.raises(GroundPruneError, match=r"no image can be read; the first: .*a\.png: no such file"):
+    with pytest.raises(GroundPruneError, match=r"no sample can be asked; the first: .*a\.png: no such file"):
         evaluate(data=str(tmp_path / "a.jsonl"), **QUICK)
 
 

@@ -1,6 +1,7 @@
 """`paper table1`, and a model in the shape of LLaVA-1.5."""
 
 import json
+import shutil
 import sys
 from pathlib import Path
 
@@ -9,7 +10,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from checkpoints import save_tiny
+from checkpoints import save_tiny, save_tiny_llava
 from groundprune.cli import main
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import Runner, read_rows, read_summary
@@ -47,11 +48,15 @@ class TestPlan:
     def test_what_is_missing_is_named(self, root, tmp_path):
         places = tmp_path / "c.toml"
         places.write_text('[llava-next]\ncheckpoint = "next"\n[shikra]\ncheckpoint = "nowhere"\n')
-        (tmp_path / "next").mkdir()
+        save_tiny("llava_next", tmp_path / "next")
         cells = {(c.model, c.data, c.setting): c for c in plan(read_checkpoints(places), root)}
         assert cells["llava-next", "refcoco:val", "unpruned"].missing is None
         assert "text_tower of llava-next" in cells["llava-next", "refcoco:val", "trim/keep=0.5/preserved"].missing
         assert "gqa" in cells["llava-next", "gqa:testdev", "unpruned"].missing
+        both = cells["llava-1.5-7b", "gqa:testdev", "trim/keep=0.5/preserved"].missing
+        for lack in ("a checkpoint of llava-1.5-7b", "text_tower of llava-1.5-7b", "testdev_balanced", "gqa/images"):
+            assert lack in both, "all that a cell lacks is named"
+        assert "144 patches" not in (cells["llava-next", "refcoco:val", "unpruned"].warning or "")
         assert str(tmp_path / "nowhere") in cells["shikra", "refcoco:val", "unpruned"].missing
         assert "checkpoint of llava-1.5-13b" in cells["llava-1.5-13b", "refcoco:val", "unpruned"].missing
         # EVA-CLIP has no text side: no checkpoint would help.
@@ -68,11 +73,40 @@ class TestPlan:
     def test_on_the_command_line(self, tmp_path, capsys):
         assert main(["paper", "table1", "--plan", "--data-root", str(tmp_path), "--model", "shikra"]) == 0
         out = capsys.readouterr().out
-        assert out.count("missing: ") == 9 * 13
+        assert "shikra          0 of 117" in out
+        assert "  117  a checkpoint of shikra in the TOML file" in out
+        assert main(["paper", "table1", "--plan", "--data-root", str(tmp_path)]) == 0
+        whole = capsys.readouterr().out
+        assert "585 cells, 0 ready; " in whole
+        assert whole.count("\n") <= 40, "one screen"
         assert "117 cells, 0 ready; " in out
         assert "estimate, nothing was measured" in out
         assert main(["paper", "table1"]) == 2
         assert "--checkpoints" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_is_not_what_its_name_says_is_warned_of(root, tmp_path, capsys):
+    """Ready, but not LLaVA-1.5-7B; a folder without a checkpoint, and images that are not there, are not ready."""
+    save_tiny_llava(tmp_path / "small", side=12)
+    save_llava_15(tmp_path / "narrow")
+    (tmp_path / "empty").mkdir()
+    places = '["llava-1.5-7b"]\ncheckpoint = "small"\n["llava-1.5-13b"]\ncheckpoint = "narrow"\n'
+    places += '[llava-next]\ncheckpoint = "small"\n[shikra]\ncheckpoint = "empty"\n'
+    (tmp_path / "c.toml").write_text(places)
+    words = ["paper", "table1", "--plan", "--data-root", str(root), "--data", "refcoco:val", "--checkpoints"]
+    assert main([*words, str(tmp_path / "c.toml")]) == 0
+    out, err = capsys.readouterr()
+    assert "the checkpoint of llava-1.5-7b is not what its name says: 144 patches of an image, not 576" in err
+    assert "llava-1.5-13b is not what its name says: an LLM of" in err
+    assert "llava-next is not what its name says: model type llava, not llava_next" in err
+    assert err.count("\n") == 3
+    assert "a checkpoint in its folder (no checkpoint at" in out
+    assert main([*words, str(tmp_path / "c.toml"), "--json"]) == 0
+    cells = json.loads(capsys.readouterr().out)
+    assert {c["missing"] for c in cells if (c["model"], c["setting"]) == ("llava-1.5-7b", "unpruned")} == {None}
+    shutil.rmtree(root / "coco")
+    assert main([*words, str(tmp_path / "c.toml")]) == 0
+    assert "coco/train2014" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(

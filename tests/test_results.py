@@ -2,6 +2,8 @@
 
 import io
 import json
+import re
+from pathlib import Path
 
 import pytest
 from rich.console import Console
@@ -11,6 +13,7 @@ from groundprune.evaluation import Runner, Setting, compare, read_rows, read_sum
 from groundprune.evaluation.results import Results
 from groundprune.report.tables import markdown_table, print_tables
 
+ROOT = Path(__file__).parent.parent
 QUICK = {"scenes": 2, "pruners": ["random", "spatial"], "keeps": [0.1], "batch_size": 2, "progress": False}
 SETTINGS = [Setting.of(), Setting.of("random", 0.5), Setting.of("random", 0.5, positions="reassigned")]
 
@@ -116,7 +119,7 @@ def test_damage_is_named(tmp_path):
     path.write_text(good + "\nnonsense\n" + good + "\n")
     with pytest.raises(GroundPruneError, match="line 2: not a result row"):
         read_rows(path)
-    path.write_text(good + "\n" + good + "\n")
+    path.write_text(good + "\n" + json.dumps(row(SETTINGS[0], "a", False)) + "\n")
     with pytest.raises(GroundPruneError, match=r"line 2.*twice"):
         read_rows(path)
     with pytest.raises(GroundPruneError, match=r"without summary\.json"):
@@ -161,23 +164,41 @@ def test_summary(summary):
 
 def test_tables(summary):
     markdown = markdown_table([summary])
-    assert "| random | 0.5 (72) | 80.0 ±22.7 | 50.0 ±26.3 | 50.0 ±35.0 | 50.0 ±35.0 |" in markdown
+    # Wilson's interval is asymmetric, and stays within 0 to 100.
+    cells = "80.0 [49.0, 94.3] | 50.0 [23.7, 76.3] | 50.0 [15.0, 85.0] | 50.0 [15.0, 85.0]"
+    assert f"| random | 0.5 (72) | {cells} |" in markdown
+    assert "in brackets 95% intervals (of accuracies Wilson's, of differences the paired bootstrap's)" in markdown
     assert "at most 20.0% (random 0.5, reassigned)" in markdown
     shown = Console(file=io.StringIO(), width=80)
     print_tables(summary, shown)
     text = shown.file.getvalue()  # pyright: ignore[reportAttributeAccessIssue]
-    assert "80.0 ±22.7" in text
     assert "+30.0 [" in text
+    lines = text.splitlines()
+    number = next(i for i, line in enumerate(lines) if line.startswith("random") and "80.0" in line)
+    assert "[49.0, 94.3]" in lines[number + 1], "80 columns hold a number above its interval"
+    assert max(map(len, lines)) <= 80
 
 
 def test_tables_average_training_seeds(summary):
     rows = [row(s, str(i), i < 6) for s in SETTINGS for i in range(10)]
     other = summarize({"seed": 0, "scenes": 10}, {}, SETTINGS, rows, 10)
     markdown = markdown_table([summary, other])
-    assert "| random | 0.5 (72) | 70.0 ±14.1 | 55.0 ±7.1 | - | - |" in markdown
-    assert "2 training seeds" in markdown
+    assert "| random | 0.5 (72) | 70.0 [31.3, 94.3] | 55.0 [23.7, 83.2] | - | - |" in markdown
+    assert "mean over 2 training seeds [span of their 95% intervals" in markdown
     fewer = summarize({}, {}, SETTINGS[:1], rows, 10)
     with pytest.raises(GroundPruneError, match="different settings"):
         markdown_table([summary, fewer])
     with pytest.raises(GroundPruneError, match="at least one"):
         markdown_table([])
+
+
+def test_stored_figures_are_intervals_within_their_range():
+    """Whatever is generated: every interval holds its number, and an accuracy's lies within 0 to 100."""
+    page = (ROOT / "README.md").read_text(encoding="utf-8")
+    found = re.findall(r"([-+]?)([\d.]+) \[([-+\d.]+), ([-+\d.]+)\]", page)
+    assert len(found) > 50
+    for sign, value, low, high in found:
+        assert float(low) <= float(sign + value) <= float(high)
+        assert (-100 if sign else 0) <= float(low)
+        assert float(high) <= 100
+    assert "±" not in page

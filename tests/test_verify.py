@@ -1,3 +1,4 @@
+import json
 import re
 from pathlib import Path
 
@@ -5,9 +6,11 @@ import pytest
 import torch
 
 import groundprune as gp
+from groundprune.cli import checks, main
 from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.positions import Preserved
 from groundprune.tiny import tiny_inputs, tiny_model
+from groundprune.verification import relative_difference
 
 README = Path(__file__).parent.parent / "README.md"
 
@@ -60,6 +63,39 @@ def test_a_decode_shift_that_is_off_by_one_is_caught(model, monkeypatch):
     monkeypatch.setattr(Preserved, "ids", lambda self, row: (row.original, 1))
     found = gp.verify(model, tiny_inputs(model, [(1, 5, 7)]), gp.Spatial(keep=0.5), steps=2)
     assert found.difference > 1e-5
+
+
+def test_a_weak_control_is_inconclusive_and_no_failure(monkeypatch, capsys):
+    """Queries close to 0: attention is nearly uniform and reads no positions, so wrong ones would look right."""
+    model = tiny_model("llava", side=6)
+    for name, weight in model.named_parameters():
+        if "language_model" in name and "q_proj" in name:
+            weight.data *= 1e-3
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    found = gp.verify(model, inputs, gp.Spatial(keep=0.5), steps=2)
+    assert found.exact
+    assert 0 < found.control < 1e-2
+    assert (found.verdict, found.passed) == ("inconclusive", False)
+
+    monkeypatch.setattr(checks, "_subjects", lambda *_: [("weak", model, inputs)])
+    words = ["verify", "--pruner", "spatial", "--keep", "0.5"]
+    assert main(words) == 3
+    said = capsys.readouterr().out
+    assert "FAILED" not in said
+    assert "a smaller --keep" in said
+    assert main([*words, "--json"]) == 3
+    assert json.loads(capsys.readouterr().out)[0]["verdict"] == "inconclusive"
+
+    monkeypatch.setattr(Preserved, "ids", lambda self, row: (row.original, 1 + 10**4))  # far off, and exact no more
+    assert main(words) == 1
+    capsys.readouterr()
+    assert main(["verify", "--keep", "1"]) == 3, "every pruner was skipped"
+    assert "nothing was proven" in capsys.readouterr().err
+
+
+def test_nan_is_infinitely_far():
+    number, none = torch.ones(2), torch.tensor([1.0, float("nan")])
+    assert relative_difference([none], [number]) == relative_difference([number], [none]) == float("inf")
 
 
 def test_half_precision_is_refused_since_rounding_would_look_like_an_error():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -49,9 +50,17 @@ class Verification:
     tolerance: float = TOLERANCE
 
     @property
+    def exact(self) -> bool:
+        return self.keep_all_exact and self.same_tokens and self.difference <= self.tolerance
+
+    @property
+    def verdict(self) -> str:
+        """Of "ok", "FAILED", or "inconclusive": exact, but so would wrong positions have looked."""
+        return "FAILED" if not self.exact else "ok" if self.control > CONTROL else "inconclusive"
+
+    @property
     def passed(self) -> bool:
-        exact = self.keep_all_exact and self.same_tokens and self.difference <= self.tolerance
-        return exact and self.control > CONTROL
+        return self.verdict == "ok"
 
 
 @torch.no_grad()
@@ -203,12 +212,13 @@ def _dropping(run: Run) -> list[int]:
 
 
 def relative_difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Largest |a - b| over the largest |b|, over all pairs; infinite where a pair differs in shape."""
+    """Largest |a - b| over the largest |b|, over all pairs; infinite where a pair differs in shape or holds NaN."""
     worst = 0.0
     for x, y in zip(a, b, strict=True):
         if x.shape != y.shape:
             return float("inf")
-        worst = max(worst, float((x.float() - y.float()).abs().max() / y.float().abs().max()))
+        difference = float((x.float() - y.float()).abs().max() / y.float().abs().max())
+        worst = max(worst, float("inf") if math.isnan(difference) else difference)
     return worst
 
 

@@ -1,5 +1,6 @@
 """The official files: one sample an expression, boxes and images as they are published."""
 
+import json
 import pickle
 import pickletools
 
@@ -195,6 +196,21 @@ def test_check_tells_counts_and_what_is_missing(root):
     assert list(report.missing) == ["refcocog/refs(umd).p"]
     with pytest.raises(GroundPruneError, match="no such folder"):
         check_data(root / "none")
+
+
+def test_check_names_boxes_that_cannot_be(root, capsys):
+    file = root / "refcoco" / "instances.json"
+    content = json.loads(file.read_text())
+    for entry in content["annotations"]:
+        entry["bbox"] = {11: [float("nan"), 0, 9, 9], 12: [500, 500, 9, 9]}.get(entry["id"], entry["bbox"])
+    file.write_text(json.dumps(content))
+    for images, count in ((False, 2), (True, 3)):  # what lies outside shows with the image; 11 has two expressions
+        found = {split.spec: split for split in check_data(root, open_images=images).found}
+        assert len(found["refcoco:val"].impossible) == count
+        assert found["refcoco:val"].wrong
+        assert not found["refcoco+:val"].impossible
+    main(["data", "check", str(root)])
+    assert "impossible: sample 100: its box [nan, 0, nan, 9]" in capsys.readouterr().out
 
 
 def test_check_on_the_command_line(root, tmp_path, capsys):

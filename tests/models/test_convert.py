@@ -278,7 +278,7 @@ class TestShards:
 
 
 def test_torch_files_from_before_archives_are_read(tmp_path):
-    torch.save({"a": torch.arange(3)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
+    torch.save({"a": torch.arange(3.0)}, tmp_path / "old.pth", _use_new_zipfile_serialization=False)
     assert Weights(tmp_path / "old.pth").read("a").tolist() == [0, 1, 2]
 
 

@@ -23,7 +23,11 @@ if TYPE_CHECKING:
     from groundprune.pruners import Pruner
     from groundprune.verification import Verification
 
-FAILED = 1
+FAILED, INCONCLUSIVE = 1, 3  # exit codes; 2 is for what cannot be done
+ADVICE = (
+    "inconclusive: exact, but reassigned positions changed the logits too little to tell. Drop more (a smaller "
+    "--keep, another --pruner), or prove the family's code on sharp tiny weights (--family)."
+)
 REQUEST = "the red circle"
 
 
@@ -52,7 +56,7 @@ def verify(
 
     keep=1.0 must be the stock model, bit for bit. Preserved positions must equal the unpruned prompt under a mask
     that hides the dropped tokens: from the layer on that drops them. Reassigned positions must not, or the proof
-    could not fail. Exit code 1: one of the three does not hold.
+    could not fail. Exit code 1: pruning is not exact. 3: it is, but a control is too weak to prove anything.
 
     [dim]groundprune verify --pruner cls-visual --keep 0.25[/]
     [dim]groundprune verify --family all --stage before,inside[/]
@@ -73,11 +77,15 @@ def verify(
                 reason = str(error).partition("; this model can run")[0].removeprefix(f"{each.label}: ")
                 complain(f"{name}: skipped {each.label}: {reason}")
     if as_json:
-        print_json([{"model": n, **asdict(v), "passed": v.passed} for n, all_of in results.items() for v in all_of])
+        rows = [(name, v) for name, verifications in results.items() for v in verifications]
+        print_json([{"model": name, **asdict(v), "passed": v.passed, "verdict": v.verdict} for name, v in rows])
     else:
         _print(results)
-    if not all(v.passed for verifications in results.values() for v in verifications):
-        raise typer.Exit(FAILED)
+    verdicts = {v.verdict for verifications in results.values() for v in verifications}
+    if not verdicts:
+        raise typer.Exit(complain("nothing was proven: every pruner was skipped", INCONCLUSIVE))
+    if verdicts - {"ok"}:
+        raise typer.Exit(FAILED if "FAILED" in verdicts else INCONCLUSIVE)
 
 
 def _pruners(names: str, keep: str, stage: str) -> list[Pruner]:
@@ -133,7 +141,7 @@ def _print(results: dict[str, list[Verification]]) -> None:
                 f"{v.difference:.1e}",
                 "same" if v.same_tokens else "DIFFERENT",
                 f"{v.control:.1e}",
-                "ok" if v.passed else "FAILED",
+                v.verdict,
             )
     Console(width=None if sys.stdout.isatty() else 200).print(table)
     steps = max((v.steps for verifications in results.values() for v in verifications), default=0)
@@ -142,3 +150,5 @@ def _print(results: dict[str, list[Verification]]) -> None:
         f"and {steps} steps; at most {TOLERANCE:g}.\n"
         f"control: the same with reassigned positions; above {CONTROL:g}, or the proof could not fail."
     )
+    if any(v.verdict == "inconclusive" for verifications in results.values() for v in verifications):
+        typer.echo(ADVICE)

@@ -29,7 +29,7 @@ def check(
 ) -> None:
     """Say which benchmarks are there, whether their counts are the published ones, and how to get what is missing.
 
-    Exit code 1 where a count differs or an image is damaged; what is only missing is no error.
+    Exit code 1 where a count differs, an image is damaged or a box cannot be; what is only missing is no error.
 
     [dim]groundprune data check data[/]
     """
@@ -51,6 +51,8 @@ def check(
             typer.echo(f"{found.spec:22} {count}; {found.images} images, {there}")
             for damage in found.damaged:
                 typer.echo(f"{'':22} damaged: {damage}")
+            for impossible in found.impossible:
+                typer.echo(f"{'':22} impossible: {impossible}")
         for file, how in report.missing.items():
             typer.echo(f"{'missing':22} {file}: {how}")
     if report.wrong:

@@ -109,9 +109,6 @@ def evaluate(
     if not as_json:
         about = summary.run
         typer.echo(f"data     {about['data']}, {about['split']} ({about['source']}); protocol: {protocol}")
-        unreadable = summary.about.get("unreadable")
-        if unreadable:
-            typer.echo(f"warning  {unreadable['samples']} samples left out: {unreadable['images'][0]}")
     show(summary, out, device, as_json)
 
 

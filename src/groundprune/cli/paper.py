@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundprune.cli.console import pick_device, print_json, quieten
+from groundprune.cli.console import complain, pick_device, print_json, quieten
 from groundprune.cli.options import DeviceOption, JsonOption, comma_separated
 from groundprune.errors import GroundPruneError
 
 if TYPE_CHECKING:
-    from groundprune.studies.table1 import Cell
+    from groundprune.studies.table1 import Cell, Checkpoint
 
 app = typer.Typer(help="The tables of the paper (GAP, arXiv 2506.21873), run again.")
 
@@ -29,7 +30,10 @@ def table1(
         Path | None, typer.Option("--checkpoints", "-c", help="TOML file that says where each model's checkpoint is.")
     ] = None,
     data_root: Annotated[Path, typer.Option("--data-root", help="Folder of the benchmarks.")] = Path("data"),
-    plan: Annotated[bool, typer.Option("--plan", help="List every cell and what it lacks; run nothing.")] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Count what is ready and missing (--json: by cell); run nothing."),
+    ] = False,
     model: Annotated[str | None, typer.Option("--model", "-m", help="Only these, separated by commas.")] = None,
     data: Annotated[str | None, typer.Option("--data", "-d", help="Only these, separated by commas.")] = None,
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the first so many samples each.")] = None,
@@ -52,26 +56,43 @@ def table1(
     places = {} if checkpoints is None else study.read_checkpoints(checkpoints)
     models = list(study.MODELS) if model is None else comma_separated(model)
     specs = list(study.DATA) if data is None else comma_separated(data)
-    if plan:
-        cells = study.plan(places, data_root, models, specs)
-    elif checkpoints is None or out is None:
+    if not plan and (checkpoints is None or out is None):
         raise GroundPruneError("give --checkpoints FILE.toml and --out FOLDER, or --plan to see what is needed")
-    else:
+    cells = study.plan(places, data_root, models, specs)
+    _warn(cells)  # before hours of work
+    if not plan and out is not None:
         cells = study.table1(
             places, data_root, out, models, specs, limit=limit, batch_size=batch_size, device=pick_device(device)
         )
     if as_json:
-        print_json([{**asdict(cell), "difference": cell.difference} for cell in cells])
+        print_json([{**asdict(cell), "missing": cell.missing, "difference": cell.difference} for cell in cells])
         return
-    (_print_plan if plan else _print_table)(cells)
+    if plan:
+        _print_plan(cells, places)
+    else:
+        _print_table(cells)
 
 
-def _print_plan(cells: list[Cell]) -> None:
+def _warn(cells: list[Cell]) -> None:
+    for name, warning in dict.fromkeys((cell.model, cell.warning) for cell in cells if cell.warning):
+        complain(f"warning: the checkpoint of {name} is not what its name says: {warning}")
+
+
+def _print_plan(cells: list[Cell], places: dict[str, Checkpoint]) -> None:
     from groundprune.studies.table1 import BASIS
 
-    for cell in cells:
-        hours = "   ?" if cell.hours is None else f"{cell.hours:.2f}"
-        typer.echo(f"{_named(cell)}  {hours} h  {'ready' if cell.missing is None else f'missing: {cell.missing}'}")
+    typer.echo(f"{'model':14} {'ready':>9} {'hours':>7}  checkpoint")
+    for name in dict.fromkeys(cell.model for cell in cells):
+        mine = [cell for cell in cells if cell.model == name]
+        hours = sum(cell.hours for cell in mine if cell.hours is not None)
+        done = f"{sum(cell.missing is None for cell in mine)} of {len(mine)}"
+        place = places[name].path if name in places else "-"
+        typer.echo(f"{name:14} {done:>9} {hours:>7.1f}  {place}")
+    lacks = Counter(lack for cell in cells for lack in cell.lacks)
+    if lacks:
+        typer.echo("\ncells  lack")
+    for lack, count in lacks.most_common():
+        typer.echo(f"{count:5}  {lack}")
     ready = sum(cell.missing is None for cell in cells)
     known = [cell.hours for cell in cells if cell.hours is not None]
     unknown = len(cells) - len(known)

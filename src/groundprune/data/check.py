@@ -27,7 +27,8 @@ class Found:
     """One split. error: why it cannot be read; then all else is empty.
 
     samples, official: how many there are, and how many are published. images: different ones; absent: how many of
-    them are not there. damaged: what is wrong with images that were opened.
+    them are not there. damaged: what is wrong with images that were opened. impossible: boxes that are none or, of
+    images that were opened, lie outside.
     """
 
     spec: str
@@ -37,11 +38,12 @@ class Found:
     images: int = 0
     absent: int = 0
     damaged: list[str] = field(default_factory=list)
+    impossible: list[str] = field(default_factory=list)
 
     @property
     def wrong(self) -> bool:
         """True: what is there is not what it should be. What is not there is only missing."""
-        return bool(self.error or self.damaged) or self.official not in (None, self.samples)
+        return bool(self.error or self.damaged or self.impossible) or self.official not in (None, self.samples)
 
 
 @dataclass(frozen=True)
@@ -68,12 +70,12 @@ def check_data(root: str | Path, open_images: bool = False) -> Report:
     missing = {str(file): how for file, how in wanted.items() if not (root / file).exists()}
     splits = [(f"{name}:{split}", data.files) for name, data in REFCOCO.items() for split in data.counts]
     splits += [(f"gqa:{split}", (gqa.FILE,)) for split in gqa.SPLITS]
-    opened: dict[str, str | None] = {}
+    opened: dict[str, str | tuple[int, int]] = {}
     there = [spec for spec, files in splits if all((root / file).exists() for file in files)]
     return Report([_check(spec, root, open_images, opened) for spec in there], missing)
 
 
-def _check(spec: str, root: Path, open_images: bool, opened: dict[str, str | None]) -> Found:
+def _check(spec: str, root: Path, open_images: bool, opened: dict[str, str | tuple[int, int]]) -> Found:
     try:
         data = open_data(spec, root)
     except GroundPruneError as error:
@@ -81,13 +83,19 @@ def _check(spec: str, root: Path, open_images: bool, opened: dict[str, str | Non
     pictures = _pictures(data.samples)
     present = [picture for picture in pictures if picture.size >= 0]
     damaged: list[str] = []
+    sizes: dict[str, tuple[int, int]] = {}
     for picture in present if open_images else []:
         key = f"{spec.partition(':')[0] == 'gqa'} {picture.key}"
         if key not in opened:
-            opened[key] = _damage(picture)
-        damaged += [found for found in [opened[key]] if found]
+            opened[key] = _size(picture)
+        found = opened[key]
+        if isinstance(found, str):
+            damaged.append(found)
+        else:
+            sizes[picture.key] = found
     absent = len(pictures) - len(present)
-    return Found(spec, None, len(data.samples), data.official, len(pictures), absent, damaged)
+    impossible = [why for s in data.samples if (why := s.impossible(*sizes.get(s.image_key, ())))]
+    return Found(spec, None, len(data.samples), data.official, len(pictures), absent, damaged, impossible)
 
 
 def _pictures(samples: Iterable[Sample]) -> list[Picture]:
@@ -95,9 +103,9 @@ def _pictures(samples: Iterable[Sample]) -> list[Picture]:
     return [picture for picture in by_key.values() if isinstance(picture, Picture)]
 
 
-def _damage(picture: Picture) -> str | None:
+def _size(picture: Picture) -> str | tuple[int, int]:
+    """Width and height, or what is wrong with it."""
     try:
-        picture.open()
+        return picture.open().size
     except ImageError as error:
         return str(error)
-    return None

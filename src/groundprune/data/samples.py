@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from PIL import Image
 
-from groundprune.boxes import Box
+from groundprune.boxes import Box, iou
 from groundprune.data.pictures import Picture
 from groundprune.errors import GroundPruneError
 
@@ -21,7 +23,7 @@ class Sample:
     id: unique in its data set. picture: an image, or where to read one. type: the kind of expression or question, for
     results per type. text: the expression or question alone, without a prompt around it. box: pixels of the image.
     mask: the object's outline as its source gives it, polygons or run lengths; no metric reads it yet.
-    Raises GroundPruneError where the answer that the kind calls for is missing.
+    Raises GroundPruneError where the answer that the kind calls for is missing, or a box holds what is no number.
     """
 
     id: str
@@ -39,6 +41,22 @@ class Sample:
             raise GroundPruneError(f"sample {self.id}: kind must be one of {', '.join(KINDS)} (got {self.kind!r})")
         if (self.box if self.kind == "rec" else self.answer) is None:
             raise GroundPruneError(f"sample {self.id} has no {'box' if self.kind == 'rec' else 'answer'}")
+        if any(isinstance(edge, bool) or not isinstance(edge, Real) for edge in self.box or ()):
+            raise GroundPruneError(f"sample {self.id}: a box is four numbers (got {list(self.box or ())})")
+
+    def impossible(self, width: float = math.inf, height: float = math.inf) -> str | None:
+        """Why no box within an image of so many pixels could be right, or None: an answer to it would count as wrong.
+
+        A box that reaches out of the image by less than half of itself is none of these.
+        """
+        if self.box is None:
+            return None
+        named = f"sample {self.id}: its box [{', '.join(f'{edge:g}' for edge in self.box)}] (x1, y1, x2, y2)"
+        if not 0 < self.box.area < math.inf:
+            return f"{named} has no area: an edge is no number, or left is not left of right, or top not above bottom"
+        if iou(self.box.clip(width, height), self.box) < 0.5:
+            return f"{named} lies outside of its image of {width:g} x {height:g} pixels"
+        return None
 
     @property
     def image(self) -> Image.Image:

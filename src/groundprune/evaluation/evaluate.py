@@ -49,7 +49,7 @@ def evaluate(
 
     data, data_root, limit: see `open_data`. protocol: see `groundprune.evaluation.protocols`. seed: which scenes,
     where data is "scenes". window: images that are encoded at a time; the tower runs once per image whatever it is.
-    A sample whose image cannot be read is left out, counted and named in the summary.
+    A sample whose image cannot be read, or whose box cannot be in it, is left out, counted and named in the summary.
 
     Raises GroundPruneError, before any model is loaded, for data or settings that make no sense; before any work,
     where the model cannot run one of them or `out` holds another run.

@@ -8,27 +8,34 @@ samples.jsonl, one JSON object per setting and sample, appended and flushed batc
               and punctuation
     iou, box  rec: 0..1, and [x1, y1, x2, y2] in pixels of the image, or null where the answer holds no box; vqa: null
     kept      visual tokens that the LLM read
-No line holds a time: after sorting, two runs can be compared line by line. No (setting, sample) is there twice.
+No line holds a time: after sorting, two runs can be compared line by line. No (setting, sample) is there twice; the
+same line twice counts once, and resuming cuts the second.
 
 summary.json, replaced as a whole after every setting: format, complete, run (model, weights, data, seed ...; what
 must be equal for a run to be resumed), about (command, versions, date, device, batch size; resumed: the same of each
-run that went on; unreadable: samples left out, and why their images cannot be read), settings (accuracy, interval,
-mean IoU, malformed answers, shares per type), differences (preserved minus reassigned). See `summary.py`.
+run that went on; unreadable: samples left out, and what is wrong with their images or boxes), settings (accuracy,
+interval, mean IoU, malformed answers, shares per type), differences (preserved minus reassigned). See `summary.py`.
+
+While a run writes there, .running says which one, and holds a lock that the system lets go of when the process ends.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+import platform
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from filelock import FileLock, Timeout
 
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.settings import Setting, unique
 from groundprune.evaluation.summary import Summary, summarize
 
-SAMPLES_FILE, SUMMARY_FILE = "samples.jsonl", "summary.json"
+SAMPLES_FILE, SUMMARY_FILE, HOLDER_FILE = "samples.jsonl", "summary.json", ".running"
 ROW_KEYS = ("setting", "sample", "kind", "type", "answer", "correct", "iou", "box", "kept")
 
 
@@ -38,7 +45,8 @@ class Results:
     run: what must be equal for rows to belong together. settings: what is to be answered; settings that the folder
     holds already stay. samples: answers per setting.
 
-    Raises GroundPruneError where the folder cannot be used, or holds another run (naming what differs).
+    Raises GroundPruneError where the folder cannot be used, holds another run (naming what differs), or is being
+    written to (naming by whom).
     """
 
     def __init__(
@@ -56,15 +64,17 @@ class Results:
         self._left_out: dict[str, str] = {}
         self._file: TextIO | None = None
         self._resuming: dict[str, Any] | None = None  # about the run that goes on, until it adds a row
+        self._held = contextlib.ExitStack()
         if self.folder is not None:
-            self._open(self.folder)
+            with contextlib.ExitStack() as held:
+                self._open(self.folder, held)
+                self._held = held.pop_all()
 
     def __enter__(self) -> Results:
         return self
 
     def __exit__(self, *exception: object) -> None:
-        if self._file is not None:
-            self._file.close()
+        self._held.close()
 
     def done(self, setting: Setting) -> set[str]:
         """Ids of the samples that are answered under this setting."""
@@ -78,8 +88,9 @@ class Results:
             self.about["resumed"] = [*self.about.get("resumed", []), self._resuming]
             self._resuming = None
         if self._file is not None:
-            self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
-            self._file.flush()
+            with _writing(self.folder):
+                self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                self._file.flush()
 
     def leave_out(self, unreadable: Mapping[str, str]) -> None:
         """Samples that can have no answer, by id, and why: named in the summary, and not waited for.
@@ -91,7 +102,7 @@ class Results:
             self._left_out |= new
             self.samples -= len(new)
             if self.samples == 0:
-                raise GroundPruneError(f"no image can be read; the first: {next(iter(new.values()))}")
+                raise GroundPruneError(f"no sample can be asked; the first: {next(iter(new.values()))}")
             self.about["unreadable"] = {"samples": len(self._left_out), "images": sorted({*self._left_out.values()})}
 
     def summary(self) -> Summary:
@@ -101,19 +112,17 @@ class Results:
         """Replace summary.json, atomically."""
         summary = self.summary()
         if self.folder is not None:
-            temporary = self.folder / (SUMMARY_FILE + ".tmp")
-            with temporary.open("w", encoding="utf-8") as file:
-                json.dump(summary.to_json(), file, indent=1, ensure_ascii=False)
-                file.write("\n")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(self.folder / SUMMARY_FILE)
+            with _writing(self.folder):
+                _replace(
+                    self.folder / SUMMARY_FILE, json.dumps(summary.to_json(), indent=1, ensure_ascii=False) + "\n"
+                )
         return summary
 
-    def _open(self, folder: Path) -> None:
+    def _open(self, folder: Path, held: contextlib.ExitStack) -> None:
         path = folder / SAMPLES_FILE
-        try:
+        with _writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
+            held.enter_context(_alone(folder, self.about))
             if (folder / SUMMARY_FILE).exists():
                 stored = read_summary(folder)
                 _same_run(stored.run, self.run, folder)
@@ -125,30 +134,78 @@ class Results:
                 self.rows = read_rows(path, repair=True)
             self.save()
             self._file = path.open("a", encoding="utf-8", newline="\n")
-        except OSError as error:
-            raise GroundPruneError(f"cannot write results to {folder}: {error.strerror or error}") from error
+            held.callback(_close, self._file)
+
+
+@contextlib.contextmanager
+def _alone(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
+    """Keeps other runs out of a folder; a killed process lets go. Raises GroundPruneError where one runs."""
+    lock, note = FileLock(folder / f"{HOLDER_FILE}.lock", thread_local=False), folder / HOLDER_FILE
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        who = " ".join(note.read_text(encoding="utf-8").split()) if note.is_file() else "which left no name"
+        raise GroundPruneError(
+            f"{folder} is being written to by another run ({who}): wait for it, or choose another folder"
+        ) from None
+    try:
+        command = about.get("command", "unknown command")
+        note.write_text(f"process {os.getpid()} on {platform.node()}: {command}\n", encoding="utf-8")
+        yield
+    finally:
+        note.unlink(missing_ok=True)
+        lock.release()
+
+
+@contextlib.contextmanager
+def _writing(folder: Path | None) -> Iterator[None]:
+    """Makes what the disk refuses into one line."""
+    try:
+        yield
+    except OSError as error:
+        raise GroundPruneError(f"cannot write results to {folder}: {error.strerror or error}") from error
+
+
+def _replace(path: Path, text: str) -> None:
+    """The whole of a file at once, on disk when this returns."""
+    temporary = path.with_name(f"{path.name}.tmp")
+    with temporary.open("w", encoding="utf-8", newline="\n") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def _close(file: TextIO) -> None:
+    """What a full disk refused was reported when it was written."""
+    with contextlib.suppress(OSError):
+        file.close()
 
 
 def read_rows(path: str | Path, repair: bool = False) -> dict[tuple[str, str], dict[str, Any]]:
     """The rows of a samples.jsonl, by (setting, sample).
 
-    A last line that was not written to its end (the run was killed) is left out; repair: also cut from the file.
-    Raises GroundPruneError, naming the line, for any other line that is no row, and for a repeated one.
+    A last line that was not written to its end (the run was killed) is left out, and so is a repetition of a line
+    that is there; repair: also cut from the file. Raises GroundPruneError, naming the line, for any other line that
+    is no row, and for a second answer of one sample.
     """
     path = Path(path)
     content = path.read_bytes()
     whole = content[: content.rfind(b"\n") + 1]
-    if repair and len(whole) < len(content):
-        os.truncate(path, len(whole))
     rows: dict[tuple[str, str], dict[str, Any]] = {}
-    for number, line in enumerate(whole.splitlines(), start=1):
+    kept: list[bytes] = []
+    for number, line in enumerate(whole.splitlines(keepends=True), start=1):
         try:
             row = json.loads(line)
         except ValueError:
             row = None
         if not isinstance(row, dict) or any(key not in row for key in ROW_KEYS):
             raise GroundPruneError(f"{path}, line {number}: not a result row")
-        _insert(rows, row, f"{path}, line {number}")
+        if rows.get((row["setting"], row["sample"])) != row:
+            _insert(rows, row, f"{path}, line {number}")
+            kept.append(line)
+    if repair and (healed := b"".join(kept)) != content:
+        _replace(path, healed.decode("utf-8"))
     return rows
 
 
@@ -169,7 +226,7 @@ def read_summary(path: str | Path) -> Summary:
 def _insert(rows: dict[tuple[str, str], dict[str, Any]], row: dict[str, Any], where: str) -> None:
     key = (row["setting"], row["sample"])
     if key in rows:
-        raise GroundPruneError(f"{where}: sample {key[1]} of {key[0]} is there twice (two runs in one folder?)")
+        raise GroundPruneError(f"{where}: sample {key[1]} of {key[0]} is there twice, with two answers: keep one")
     rows[key] = row
 
 

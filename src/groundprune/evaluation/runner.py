@@ -54,8 +54,9 @@ class Runner:
     """Runs one model over the same samples under many settings.
 
     samples: one image each; the encoded images are held in memory (not on the GPU) for as long as the runner is, so
-    give it a part of a large data set (`groundprune.evaluation.evaluate` does). A sample whose image cannot be read
-    is left out of `samples` by `prepare`, and named in `unreadable`. text_tower: see `gp.prune`.
+    give it a part of a large data set (`groundprune.evaluation.evaluate` does). A sample whose image cannot be read,
+    or whose box cannot be in it, is left out of `samples` by `prepare`, and named in `unreadable`. text_tower: see
+    `gp.prune`.
 
     Raises GroundPruneError for repeated sample ids, a batch size below 1, or an unknown protocol.
     """
@@ -77,7 +78,7 @@ class Runner:
         self.batch_size = batch_size
         self._scorer = Scorer(grounding_of(model), processor, protocol)
         self.protocol, self.grounding = protocol, self._scorer.reader.grounding
-        self.unreadable: dict[str, str] = {}  # by sample id: why its image cannot be read
+        self.unreadable: dict[str, str] = {}  # by sample id: why it cannot be asked
         self._tower = text_tower
         self._prepared: tuple[list[Words], EncodedImages | None] | None = None
         self._limits: dict[str, int] = {}  # what max_new_tokens found, by kind
@@ -90,7 +91,7 @@ class Runner:
                 pass
 
     def leave_out_unreadable(self, among: Collection[str]) -> None:
-        """Drop the samples with these ids whose image cannot be read; encodes nothing."""
+        """Drop the samples with these ids that cannot be asked; encodes nothing."""
         for sample in self.samples:
             if sample.id in among:
                 self._open([sample])
@@ -109,7 +110,7 @@ class Runner:
         images = 0
         for start in range(0, len(groups), ENCODE_BATCH):
             chunk = groups[start : start + ENCODE_BATCH]
-            opened = [(group, image) for group in chunk if (image := self._open(group)) is not None]
+            opened = [(fine, image) for fine, image in map(self._open, chunk) if fine and image is not None]
             first = [(group[0], image) for group, image in opened]
             # What a prompt says does not change what the tower sees of its image.
             parts += _halving(first, lambda some: [encode(self.model, self._inputs(some), pruners)])
@@ -166,12 +167,15 @@ class Runner:
             raise GroundPruneError("call prepare() before run(): the images are not encoded yet")
         return self._prepared
 
-    def _open(self, group: list[Sample]) -> Image.Image | None:
+    def _open(self, group: Sequence[Sample]) -> tuple[list[Sample], Image.Image | None]:
+        """The samples that can be asked about their image, and it."""
         try:
-            return group[0].image
+            image = group[0].image
         except ImageError as error:
             self.unreadable |= {sample.id: str(error) for sample in group}
-            return None
+            return [], None
+        self.unreadable |= {s.id: why for s in group if (why := s.impossible(*image.size))}
+        return [s for s in group if s.id not in self.unreadable], image
 
     def _inputs(self, asked: Sequence[tuple[Sample, Image.Image]]) -> dict[str, Any]:
         prompts = [prompt_for(self.processor, self.grounding, s.kind, s.text) for s, _ in asked]

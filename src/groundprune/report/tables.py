@@ -1,16 +1,18 @@
 """Comparison results as tables, on the terminal and in markdown: percent, one decimal.
 
-Of one result: accuracy ± half of its 95% Wilson interval; a difference with its 95% bootstrap interval.
-Of several, which are training seeds of one model: mean ± standard deviation over them.
+One kind of figure: a value and, in brackets, its 95% interval (Wilson's of an accuracy, the paired bootstrap's of a
+difference). Of several results, which are training seeds of one model: their mean, and the span of their intervals.
 """
 
 from __future__ import annotations
 
+import re
 import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
@@ -22,6 +24,7 @@ from groundprune.report import overview
 
 DETAILED = ("cls-visual", "0.5")  # the pruner and keep shown by type of question, where they were run
 EMPTY = "-"
+LEFT_OUT_SHOWN = 3
 T = TypeVar("T")
 _TASKS: tuple[tuple[str, str], ...] = (("rec", "REC Acc@0.5"), ("vqa", "VQA"))
 
@@ -35,15 +38,23 @@ class Grid:
     rows: list[list[str]]
     left: int
 
+    @property
+    def width(self) -> int:
+        """Characters that a terminal needs for it, lines between the columns included."""
+        columns = [[*name.split("\n"), *cells] for name, *cells in zip(self.header, *self.rows, strict=True)]
+        return sum(max(map(len, column)) for column in columns) + 3 * len(columns) + 1
+
 
 def print_tables(summary: Summary, console: Console) -> None:
     """Every table of one result, and below them what a reader must know about the numbers."""
     for grid in grids([summary]):
-        table = Table(title=grid.title, title_justify="left", header_style="bold", title_style="bold")
+        narrow = grid.width > console.width  # what stands in brackets goes below its number, and the frame goes
+        frame: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "padding": 0} if narrow else {}
+        table = Table(title=grid.title, title_justify="left", header_style="bold", title_style="bold", **frame)
         for index, name in enumerate(grid.header):
             table.add_column(name, justify="left" if index < grid.left else "right", no_wrap=True)
         for row in grid.rows:
-            table.add_row(*map(Text, row))
+            table.add_row(*(Text(re.sub(r" (?=[\[(])", "\n", cell) if narrow else cell) for cell in row))
         console.print(table)
     for note in notes([summary]):
         console.print(note, style="dim", highlight=False, markup=False)
@@ -100,13 +111,14 @@ def notes(results: Sequence[Summary]) -> list[str]:
     """One sentence each: what a number is, how many samples, and what is missing."""
     first = results[0]
     samples = _samples(first)
+    kind = "95% intervals (of accuracies Wilson's, of differences the paired bootstrap's)"
     if len(results) > 1:
-        reach = f"mean ± standard deviation over {len(results)} training seeds; {samples} each"
+        reach = f"mean over {len(results)} training seeds [span of their {kind}]; {samples} each"
     else:
-        reach = f"± half of the 95% Wilson interval; {samples}, seed {first.run.get('seed', '?')}"
+        reach = f"in brackets {kind}; {samples}, seed {first.run.get('seed', '?')}"
     if len(results) == 1 and overview.many(first):
         found = [*overview.leaders(first), *overview.schedules(first)]
-        found.append(f"Percent (REC: Acc@0.5); {samples}, seed {first.run.get('seed', '?')}.")
+        found.append(f"Percent (REC: Acc@0.5); {samples}, seed {first.run.get('seed', '?')}.{_widths(first)}")
     else:
         found = [f"Percent (REC: Acc@0.5), {reach}."]
         found += [line for result in results for line in overview.schedules(result)][:1]
@@ -120,6 +132,12 @@ def notes(results: Sequence[Summary]) -> list[str]:
     if malformed:
         share, label = max(malformed)
         found.append(f"Answers without a readable box count as wrong; at most {_percent(share)}% ({label}).")
+    left_out = first.about.get("unreadable")
+    if left_out:
+        shown = left_out["images"][:LEFT_OUT_SHOWN]
+        more = len(left_out["images"]) - len(shown)
+        why = "; ".join(shown) + (f"; and {more} more (see summary.json)" if more else "")
+        found.append(f"Left out: {left_out['samples']} samples that cannot be asked. {why}.")
     if not all(result.complete for result in results):
         found.append("Not complete: the run was interrupted, or is still going on.")
     return found
@@ -208,11 +226,7 @@ def _accuracy(results: Sequence[Summary], setting: Setting, kind: str, question_
         asked = task.total if question_type is None else task.types.get(question_type)
         return asked if asked is not None and asked.n else None
 
-    shares = _each(results, share)
-    if len(shares) == 1:
-        low, high = shares[0].interval
-        return f"{_percent(shares[0].accuracy)} ±{_percent((high - low) / 2)}"
-    return _spread([s.accuracy for s in shares])
+    return _figure([(s.accuracy, s.interval) for s in _each(results, share)])
 
 
 def _gain(results: Sequence[Summary], pruner: str, budget: str, kind: str) -> str:
@@ -220,11 +234,7 @@ def _gain(results: Sequence[Summary], pruner: str, budget: str, kind: str) -> st
         key = (pruner, budget, kind)
         return next((d for d in result.differences if (d.pruner, d.budget, d.kind) == key), None)
 
-    found = _each(results, difference)
-    if len(found) == 1:
-        low, high = (f"{100 * end:+.1f}" for end in found[0].interval)
-        return f"{100 * found[0].difference:+.1f} [{low}, {high}]"
-    return _spread([d.difference for d in found], "+.1f")
+    return _figure([(d.difference, d.interval) for d in _each(results, difference)], "+.1f")
 
 
 def _each(results: Sequence[Summary], get: Callable[[Summary], T | None]) -> list[T]:
@@ -233,10 +243,20 @@ def _each(results: Sequence[Summary], get: Callable[[Summary], T | None]) -> lis
     return found if len(found) == len(results) else []
 
 
-def _spread(values: Sequence[float], form: str = ".1f") -> str:
-    if not values:
+def _figure(found: Sequence[tuple[float, tuple[float, float]]], form: str = ".1f") -> str:
+    """The mean of (value, interval), and the span of the intervals: it holds what questions and trainings vary by."""
+    if not found:
         return EMPTY
-    return f"{100 * statistics.fmean(values):{form}} ±{_percent(statistics.stdev(values))}"
+    values, lows, highs = zip(*((value, *interval) for value, interval in found), strict=True)
+    mean, low, high = (f"{100 * value:{form}}" for value in (statistics.fmean(values), min(lows), max(highs)))
+    return f"{mean} [{low}, {high}]"
+
+
+def _widths(result: Summary) -> str:
+    """How wide the intervals are that a table of many pruners has no room for."""
+    shares = [share for r in result.settings for share in (r.rec.total, r.vqa.total) if share.n]
+    widths = [100 * (high - low) for low, high in (share.interval for share in shares)]
+    return f" A 95% Wilson interval is {min(widths):.0f} to {max(widths):.0f} points wide." if widths else ""
 
 
 def _percent(share: float) -> str:

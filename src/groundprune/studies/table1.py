@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from groundprune.data import open_data
-from groundprune.data.gqa import FILE as GQA_FILE
+from groundprune.data import gqa, open_data, refcoco
 from groundprune.data.refcoco import REFCOCO
 from groundprune.errors import GroundPruneError, Unservable, first_line, unknown
 from groundprune.evaluation.settings import MAIN_POSITIONS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
 from groundprune.families import families
+from groundprune.loading import read_config
 from groundprune.pruners import pruner_class
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT
 from groundprune.studies.published import PUBLISHED, REC_SPLITS
@@ -33,20 +33,24 @@ BASIS = (
 
 @dataclass(frozen=True)
 class Model:
-    """parameters: of the LLM. tokens: visual ones of an image, unpruned. protocol: that of the published numbers."""
+    """parameters: of the LLM. tokens: visual ones of an image, unpruned. protocol: that of the published numbers.
+
+    side: patches along an edge of what the tower sees at a time.
+    """
 
     family: str
     parameters: float
     tokens: int
     protocol: str
+    side: int
 
 
 MODELS = {
-    "llava-1.5-7b": Model("llava", 6.7e9, 576, "paper"),
-    "llava-1.5-13b": Model("llava", 13e9, 576, "paper"),
-    "llava-next": Model("llava_next", 6.7e9, 2880, "paper"),
-    "shikra": Model("shikra", 6.7e9, 256, "native"),
-    "minigpt-v2": Model("minigpt-v2", 6.7e9, 256, "native"),
+    "llava-1.5-7b": Model("llava", 6.7e9, 576, "paper", 24),
+    "llava-1.5-13b": Model("llava", 13e9, 576, "paper", 24),
+    "llava-next": Model("llava_next", 6.7e9, 2880, "paper", 24),
+    "shikra": Model("shikra", 6.7e9, 256, "native", 16),
+    "minigpt-v2": Model("minigpt-v2", 6.7e9, 256, "native", 32),
 }
 
 
@@ -60,19 +64,25 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class Cell:
-    """One number. missing: why it cannot be had here, or None. hours: of one GPU, None where the count is unknown.
+    """One number. lacks: all for which it cannot be had here. hours: of one GPU, None where the count is unknown.
 
-    ours, published: percent; None where there is none. samples: answers that `ours` is over.
+    warning: how the checkpoint differs from what its name says. ours, published: percent; None where there is none.
+    samples: answers that `ours` is over.
     """
 
     model: str
     data: str
     setting: str
-    missing: str | None
+    lacks: tuple[str, ...]
     hours: float | None
     published: float | None
     ours: float | None = None
     samples: int = 0
+    warning: str | None = None
+
+    @property
+    def missing(self) -> str | None:
+        return "; ".join(self.lacks) or None
 
     @property
     def difference(self) -> float | None:
@@ -120,12 +130,16 @@ def plan(
                 raise unknown(f"{kind} of table 1", name, known)
     counts = {spec: _count(spec, Path(root)) for spec in data}
     for name in models:
-        without = {setting: _missing(name, checkpoints.get(name), setting) for setting in settings()}
+        place = checkpoints.get(name)
+        config, lack = _config(name, place)
+        warning = None if config is None else _differs(name, config)
+        without = {setting: _missing(name, place, setting) for setting in settings()}
         for spec, (count, lacking) in counts.items():
-            for setting, lack in without.items():
-                missing = lack or lacking
+            for setting, (never, more) in without.items():
+                lacks = (never,) if never else (*lack, *more, *lacking)
                 hours = None if count is None else _hours(MODELS[name], setting, count, spec.startswith("gqa"))
-                cells.append(Cell(name, spec, setting.id, missing, hours, PUBLISHED.get((name, spec, setting.id))))
+                published = PUBLISHED.get((name, spec, setting.id))
+                cells.append(Cell(name, spec, setting.id, lacks, hours, published, warning=warning))
     return cells
 
 
@@ -169,38 +183,72 @@ def _filled(cell: Cell, summary: Summary) -> Cell:
         return cell
     total = (result.vqa if cell.data.startswith("gqa") else result.rec).total
     ours = round(100 * total.accuracy, 2)
-    return Cell(cell.model, cell.data, cell.setting, None, cell.hours, cell.published, ours, total.n)
+    return replace(cell, lacks=(), ours=ours, samples=total.n)
 
 
-def _count(spec: str, root: Path) -> tuple[int | None, str | None]:
-    """How many samples there are, or should be; and which file is missing, if any."""
+def _count(spec: str, root: Path) -> tuple[int | None, list[str]]:
+    """How many samples there are, or should be; and which files are missing."""
     name, _, split = spec.partition(":")
-    files = REFCOCO[name].files if name in REFCOCO else (GQA_FILE,)
-    absent = [file for file in files if not (root / file).exists()]
-    if absent:
-        published = REFCOCO[name].counts[split] if name in REFCOCO else None
-        return published, f"{root / absent[0]} (see `groundprune data check`)"
+    files = (*REFCOCO[name].files, refcoco.IMAGES) if name in REFCOCO else (gqa.FILE, gqa.IMAGES)
+    absent = [f"{root / file} (see `groundprune data check`)" for file in files if not (root / file).exists()]
+    published = REFCOCO[name].counts[split] if name in REFCOCO else None
+    if not all((root / file).exists() for file in files[:-1]):  # the last is the folder of the images
+        return published, absent
     try:
-        return len(open_data(spec, root).samples), None
+        return len(open_data(spec, root).samples), absent
     except GroundPruneError as error:
-        return None, str(error)
+        return None, [*absent, str(error)]
 
 
-def _missing(name: str, place: Checkpoint | None, setting: Setting) -> str | None:
+def _config(name: str, place: Checkpoint | None) -> tuple[Any, list[str]]:
+    """The checkpoint's config, or None and what is missing."""
+    if place is None:
+        return None, [f"a checkpoint of {name} in the TOML file"]
+    if not place.path.is_dir():
+        return None, [f"the folder {place.path}"]
+    try:
+        return read_config(place.path), []
+    except GroundPruneError as error:
+        return None, [f"a checkpoint in its folder ({error})"]
+
+
+def _differs(name: str, config: Any) -> str | None:
+    """How a config differs from what the name says: its family, its tower's patches, the size of its LLM."""
+    model, found = MODELS[name], []
+    types = families()[model.family].model_types
+    if config.model_type not in types:
+        found.append(f"model type {config.model_type}, not {' or '.join(types)}")
+    edge, patch = (getattr(getattr(config, "vision_config", None), key, None) for key in ("image_size", "patch_size"))
+    side = edge // patch if isinstance(edge, int) and isinstance(patch, int) else None
+    if side != model.side:
+        seen = "no square of patches" if side is None else f"{side**2} patches"
+        found.append(f"{seen} of an image, not {model.side**2}")
+    text = config.get_text_config()
+    sizes = ("hidden_size", "intermediate_size", "num_hidden_layers", "vocab_size")
+    width, inner, layers, words = (getattr(text, size, 0) for size in sizes)
+    parameters = layers * (4 * width**2 + 3 * width * inner) + 2 * words * width
+    if not 0.8 < parameters / model.parameters < 1.25:
+        found.append(f"an LLM of {parameters / 1e9:.3g}e9 parameters, not {model.parameters / 1e9:.3g}e9")
+    return "; ".join(found) or None
+
+
+def _missing(name: str, place: Checkpoint | None, setting: Setting) -> tuple[str | None, list[str]]:
+    """Why no checkpoint can serve it, and what it lacks beside the checkpoint."""
     needs = pruner_class(setting.pruner).needs if setting.pruner else frozenset()
     family = families()[MODELS[name].family]
     try:
         for need in sorted(needs, key=str):
             family.check(family.tiny_config(), need)
     except Unservable as error:
-        return str(error)
-    if place is None:
-        return f"a checkpoint of {name} in the TOML file"
-    if not place.path.is_dir():
-        return f"the folder {place.path}"
-    if needs & {CLIP_TEXT, CLIP_PATCHES} and place.text_tower is None and not (place.path / "clip").is_dir():
-        return f"text_tower of {name} in the TOML file: {setting.pruner} reads the text"
-    return None
+        return str(error), []
+    if not needs & {CLIP_TEXT, CLIP_PATCHES}:
+        return None, []
+    tower = None if place is None else place.text_tower or place.path / "clip"
+    if tower is not None and tower.is_dir():
+        return None, []
+    if place is not None and place.text_tower is not None:
+        return None, [f"the folder {tower}"]
+    return None, [f"text_tower of {name} in the TOML file, for pruners that read the text"]
 
 
 def _hours(model: Model, setting: Setting, count: int, words: bool) -> float:

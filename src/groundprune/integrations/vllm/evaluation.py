@@ -172,7 +172,11 @@ class EngineRunner:
 
     def _open(self, sample: Sample) -> Image.Image | None:
         try:
-            return sample.image
+            image = sample.image
         except ImageError as error:
             self.unreadable[sample.id] = str(error)
             return None
+        why = sample.impossible(*image.size)
+        if why is not None:
+            self.unreadable[sample.id] = why
+        return image

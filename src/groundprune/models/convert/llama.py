@@ -9,9 +9,13 @@ from typing import Any
 from transformers import LlamaConfig, PreTrainedTokenizerFast
 
 from groundprune.errors import GroundPruneError
-from groundprune.models.convert.weights import read_json
+from groundprune.models.convert.weights import check_numbers, read_json, refusing
 
 GROWN = ("model.embed_tokens.weight", "lm_head.weight")  # have one row per token
+_COUNTS = (
+    "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads",
+    "max_position_embeddings",
+)  # fmt: skip
 _NOT_OF_THE_MODEL = {"architectures", "dtype", "transformers_version", "_name_or_path"}  # but of a file
 
 
@@ -28,23 +32,27 @@ def llama_base(folder: Path, settings_from: Path, extra_tokens: Sequence[str]) -
         )
     given = read_json(settings_from / "config.json")
     vocabulary = read_json(folder / "config.json").get("vocab_size")
-    tokenizer: Any = PreTrainedTokenizerFast(
-        tokenizer_file=str(file), unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>",
-        padding_side="left", clean_up_tokenization_spaces=False,
-    )  # fmt: skip
-    tokenizer.add_tokens(list(extra_tokens), special_tokens=True)
-    if vocabulary is None or len(tokenizer) != vocabulary + len(extra_tokens):
+    check_numbers(settings_from / "config.json", given, _COUNTS, ("rms_norm_eps", "rope_theta"))
+    with refusing(f"{file}: no tokenizer can be made of it"):
+        tokenizer: Any = PreTrainedTokenizerFast(
+            tokenizer_file=str(file), unk_token="<unk>", bos_token="<s>", eos_token="</s>", pad_token="<unk>",
+            padding_side="left", clean_up_tokenization_spaces=False,
+        )  # fmt: skip
+        tokenizer.add_tokens(list(extra_tokens), special_tokens=True)
+        pieces = tokenizer.tokenize("a")
+    if not isinstance(vocabulary, int) or len(tokenizer) != vocabulary + len(extra_tokens):
         raise GroundPruneError(
             f"{folder}: config.json says a vocabulary of {vocabulary}, tokenizer.json holds "
             f"{len(tokenizer) - len(extra_tokens)}: not the base, or not its tokenizer"
         )
-    if not tokenizer.tokenize("a")[0].startswith("▁"):
+    if not pieces or not pieces[0].startswith("▁"):
         raise GroundPruneError(f"{file}: puts no SentencePiece prefix in front of a text, as Llama's tokenizer does")
     known = {*LlamaConfig().to_dict(), "rope_theta", "rope_scaling"} - _NOT_OF_THE_MODEL
     kept = {name: value for name, value in given.items() if name in known}
     # The ids in old configs are often wrong (-1, 0); the tokenizer's are those that were trained.
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("pad", "bos", "eos")}
-    return tokenizer, LlamaConfig(**{**kept, **ids, "vocab_size": len(tokenizer)})
+    with refusing(f"{settings_from / 'config.json'}: no config of a Llama"):
+        return tokenizer, LlamaConfig(**{**kept, **ids, "vocab_size": len(tokenizer)})
 
 
 def is_rotary_table(name: str) -> bool:

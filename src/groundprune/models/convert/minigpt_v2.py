@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 import re
 from functools import partial
+from numbers import Real
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +16,7 @@ from transformers import InstructBlipVisionConfig
 from groundprune.errors import GroundPruneError
 from groundprune.models.convert.llama import GROWN, is_rotary_table, llama_base, llama_name
 from groundprune.models.convert.result import Conversion, Part, Progress, Result
-from groundprune.models.convert.weights import Weights, load_torch
+from groundprune.models.convert.weights import ODD, Weights, load_torch, refusing
 from groundprune.models.minigpt_v2 import (
     CHAT_TEMPLATE,
     EXTRA_TOKENS,
@@ -46,6 +48,7 @@ _BLOCK_NAMES = {
 }
 
 
+@refusing("the files do not make a MiniGPT-v2", ODD)
 def convert_minigpt_v2(
     checkpoint: str | Path,
     eva: str | Path,
@@ -86,7 +89,7 @@ def convert_minigpt_v2(
         vision_config=vision.to_dict(), text_config=text.to_dict(), image_seq_length=tokens,
         image_token_index=tokenizer.convert_tokens_to_ids(EXTRA_TOKENS[0]),
     )  # fmt: skip
-    alpha = _alpha(Path(checkpoint)) if lora_alpha is None else lora_alpha
+    alpha = _alpha(Path(checkpoint), lora_alpha)
     lora = _lora(trained, bases)
     rank = trained.shape(next(iter(lora.values()))[0])[0]
     llm, tower = _llm(trained, bases, lora, alpha), _tower(towers, tower_depth, rows)
@@ -114,12 +117,15 @@ def convert_minigpt_v2(
     )
 
 
-def _alpha(checkpoint: Path) -> float:
-    """The run's own setting, where its author's config was saved with it; it scales the whole LoRA."""
+def _alpha(checkpoint: Path, given: float | None) -> float:
+    """What was given, or the run's own setting, where its author's config was saved with it; it scales the LoRA."""
     run = load_torch(checkpoint).get("config")
     model = run.get("model") if isinstance(run, dict) else None
-    alpha = model.get("lora_alpha") if isinstance(model, dict) else None
-    return float(DEFAULT_ALPHA if alpha is None else alpha)
+    own: Any = model.get("lora_alpha") if isinstance(model, dict) else None
+    alpha: Any = next((value for value in (given, own) if value is not None), DEFAULT_ALPHA)
+    if isinstance(alpha, bool) or not isinstance(alpha, Real) or not 0 < float(alpha) < math.inf:
+        raise GroundPruneError(f"lora_alpha must be a number above 0 (got {alpha!r})")
+    return float(alpha)
 
 
 def _lora(trained: Weights, bases: Weights) -> dict[str, tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,7 +18,7 @@ from transformers import GenerationConfig
 
 import groundprune
 from groundprune.errors import GroundPruneError, first_line
-from groundprune.models.convert.weights import Weights, read_json
+from groundprune.models.convert.weights import Weights, finite, read_json, refusing
 
 SHARD_BYTES = 2 * 1024**3
 RECORD = "conversion.json"  # what the folder was made from; tells whether an unfinished one can be gone on with
@@ -81,12 +82,16 @@ class Result:
             file = f"model-{i + 1:05}-of-{len(shards):05}.safetensors"
             where |= dict.fromkeys(names, file)
             if not (partial / file).is_file():
-                self._write_shard(partial / file, names)
+                try:
+                    self._write_shard(partial / file, names)
+                except GroundPruneError:  # of a source: what was made of it is worth nothing
+                    shutil.rmtree(partial)
+                    raise
             progress(i + 1, len(shards))
         self._finish(partial, where)
 
     def _check(self) -> None:
-        with torch.device("meta"):
+        with refusing("the configs make no model"), torch.device("meta"):
             expected = {name: tuple(t.shape) for name, t in self.model_class(self.config).state_dict().items()}
         missing, foreign = sorted(expected.keys() - self.parts.keys()), sorted(self.parts.keys() - expected.keys())
         wrong = [name for name in expected.keys() & self.parts.keys() if expected[name] != self.parts[name].shape]
@@ -127,8 +132,10 @@ class Result:
         tensors: dict[str, Tensor] = {}
         for name in names:
             part = self.parts[name]
-            # A copy: tensors of one torch file may share memory, which safetensors refuses.
-            tensors[name] = part.make().to(part.dtype, copy=True).contiguous()
+            with refusing(f"{name} cannot be made"):
+                # A copy: tensors of one torch file may share memory, which safetensors refuses.
+                made = part.make().to(part.dtype, copy=True).contiguous()
+            tensors[name] = finite(made, f"{name}, made as {str(part.dtype).removeprefix('torch.')},")
         unfinished = file.with_suffix(".unfinished")
         save_file(tensors, unfinished, metadata={"format": "pt"})
         os.replace(unfinished, file)

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from transformers import CLIPVisionConfig
 
-from groundprune.errors import GroundPruneError, first_line
+from groundprune.errors import GroundPruneError
 from groundprune.models.convert.llama import GROWN, is_rotary_table, llama_base, llama_name
 from groundprune.models.convert.result import Conversion, Part, Progress, Result
-from groundprune.models.convert.weights import Weights, read_json
+from groundprune.models.convert.weights import ODD, Weights, check_numbers, read_json, refusing
 from groundprune.models.processing import clip_images
 from groundprune.models.shikra import (
     CHAT_TEMPLATE,
@@ -28,6 +28,7 @@ _PROJECTOR = "model.mm_projector."
 _UNUSED_CLIP = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 
 
+@refusing("the files do not make a Shikra", ODD)
 def convert_shikra(
     delta: str | Path,
     base: str | Path,
@@ -47,12 +48,9 @@ def convert_shikra(
     deltas, bases, towers = Weights(delta), Weights(base), Weights(clip)
     tokenizer, text = llama_base(base, delta, EXTRA_TOKENS)
     _check_extra_tokens(delta, tokenizer)
-    try:
-        vision: Any = CLIPVisionConfig.from_pretrained(clip, local_files_only=True)
-    except Exception as error:
-        raise GroundPruneError(f"{clip}: no CLIP config there ({first_line(error)})") from error
+    vision = _vision(clip)
     tokens = (vision.image_size // vision.patch_size) ** 2
-    layer = read_json(delta / "config.json").get("mm_vision_select_layer", -2)
+    layer = _layer(delta, vision.num_hidden_layers)
     config = ShikraConfig(
         vision_config=vision.to_dict(), text_config=text.to_dict(), vision_feature_layer=layer,
         image_seq_length=tokens, image_token_index=tokenizer.convert_tokens_to_ids(EXTRA_TOKENS[0]),
@@ -79,6 +77,37 @@ def convert_shikra(
             f"tokens {', '.join(EXTRA_TOKENS)} from {config.image_token_index} on; {tokens} per image",
         ],
     )
+
+
+def _vision(clip: Path) -> Any:
+    given = read_json(clip / "config.json")
+    given = given.get("vision_config", given)
+    counts = (
+        "hidden_size",
+        "intermediate_size",
+        "num_hidden_layers",
+        "num_attention_heads",
+        "image_size",
+        "patch_size",
+    )
+    check_numbers(clip / "config.json", given, counts, ("layer_norm_eps",))
+    with refusing(f"{clip}: no CLIP config there"):
+        vision: Any = CLIPVisionConfig.from_pretrained(clip, local_files_only=True)
+    if vision.patch_size > vision.image_size:
+        sizes = f"patch_size {vision.patch_size}, image_size {vision.image_size}"
+        raise GroundPruneError(f"{clip / 'config.json'}: an image holds no patch ({sizes})")
+    return vision
+
+
+def _layer(delta: Path, depth: int) -> int:
+    """Whose output the projector reads: a block of the tower, counted from 1, or from the last by -1."""
+    layer = read_json(delta / "config.json").get("mm_vision_select_layer", -2)
+    if not isinstance(layer, int) or isinstance(layer, bool) or not 1 <= abs(layer) <= depth:
+        raise GroundPruneError(
+            f"{delta / 'config.json'}: mm_vision_select_layer must be one of the tower's {depth} blocks, "
+            f"1 to {depth} or -{depth} to -1 (got {layer!r})"
+        )
+    return layer
 
 
 def _llm(deltas: Weights, bases: Weights) -> dict[str, Part]:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,7 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, first_line
 
 _SINGLE = ("model.safetensors", "pytorch_model.bin")
+ODD = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)  # of odd shapes and types
 _INDICES = tuple(f"{name}.index.json" for name in _SINGLE)
 
 
@@ -62,12 +66,49 @@ class Weights:
         return self.entries[name].shape
 
     def read(self, name: str) -> Tensor:
+        """Raises GroundPruneError where there is none, and for one that holds NaN, infinities or no real numbers."""
         self.shape(name)
         file = self.entries[name].file
         if self._open is None or self._open[0] != file:
             self._open = None  # let go of the old file before the new one is read
             self._open = (file, _opened(file, self.member)[1])
-        return self._open[1](name)
+        return finite(self._open[1](name), f"{file}: {name}")
+
+
+def finite(tensor: Tensor, named: str) -> Tensor:
+    """The tensor, where a model can compute with it. Raises GroundPruneError that begins with `named`."""
+    if not tensor.is_floating_point():
+        raise GroundPruneError(f"{named} holds {tensor.dtype}, not real numbers (quantised weights are not read)")
+    wrong = tensor.numel() - int(tensor.isfinite().sum())
+    if wrong:
+        raise GroundPruneError(f"{named} holds {wrong} values of {tensor.numel()} that are NaN or infinite")
+    return tensor
+
+
+@contextlib.contextmanager
+def refusing(what: str, kinds: tuple[type[Exception], ...] = (Exception,)) -> Iterator[None]:
+    """Makes what odd files make our code or the libraries raise into one line. Also a decorator."""
+    try:
+        yield
+    except (GroundPruneError, OSError):
+        raise
+    except kinds as error:
+        said = " ".join(str(error).split()) or "nothing was said"
+        raise GroundPruneError(f"{what} ({type(error).__name__}: {said[:300]})") from error
+
+
+def check_numbers(file: Path, config: Mapping[str, Any], counts: tuple[str, ...], reals: tuple[str, ...]) -> None:
+    """Raises GroundPruneError where a config gives one of these and it is no whole, or no real, number above 0."""
+    for name in (*counts, *reals):
+        value = config.get(name)
+        whole = name in counts
+        kind = int if whole else Real
+        if value is None or (isinstance(value, kind) and not isinstance(value, bool) and 0 < float(value) < math.inf):
+            continue
+        raise GroundPruneError(f"{file}: {name} must be a {'whole ' * whole}number above 0 (got {value!r})")
+    width, heads = config.get("hidden_size"), config.get("num_attention_heads")
+    if width and heads and width % heads:
+        raise GroundPruneError(f"{file}: num_attention_heads must divide hidden_size (got {heads} and {width})")
 
 
 def read_json(path: Path) -> dict[str, Any]:
