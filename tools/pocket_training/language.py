@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from ..model import make_llava
-from ..scenes import make_scene
-from ..vocabulary import BINS, CLOSE, EOS, FIRST_BIN, LM_IDS, LM_WORDS, MIDDLE, OPEN, PAD
+from groundprune.pocket.scenes import make_scene
+
+from .model import make_llava
 from .optimizers import descend, make_optimizers, set_rate
 from .packed_model import PackedLlava
 from .packing import PREFIX_BUCKETS, draw_blocks, draw_gap, draw_prefix, pack
 from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically, scene_seed
 from .tower import load_clip, to_pixels
+from .vocabulary import BINS, CLOSE, EOS, FIRST_BIN, LM_IDS, LM_WORDS, MIDDLE, OPEN, PAD
 
 END_WEIGHT, WORD_WEIGHT, EDGE_WEIGHT = 0.2, 1.5, 1.0  # of the loss at ends of answers, at words, at box edges
 SPREAD = 1.3  # bins: a box edge one bin off is nearly right, and the loss says so

@@ -7,10 +7,11 @@ from pathlib import Path
 import torch
 import transformers
 
+from groundprune.pocket.samples import eval_samples
+from groundprune.pocket.scenes import HELD_OUT_PAIRS
+
 from .evaluate import accuracy
 from .export import make_processor
-from .samples import eval_samples
-from .scenes import HELD_OUT_PAIRS
 
 SPLIT_SIZES = {"held-out": (600, 600), "novel-pair": (300, 300), "novel-template": (300, 300)}  # rec, vqa
 

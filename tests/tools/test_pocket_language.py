@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 
-from groundprune.pocket.evaluate import read_box
-from groundprune.pocket.export import make_processor
-from groundprune.pocket.prefixes import LLAVA_SYSTEM, draw_history, draw_system
-from groundprune.pocket.prompts import before_image, request
 from groundprune.pocket.questions import draw_question
 from groundprune.pocket.samples import SPLITS, eval_samples
 from groundprune.pocket.scenes import IMAGE_SIZE, make_scene
-from groundprune.pocket.training.packing import PREFIX_BUCKETS, draw_prefix, turn
-from groundprune.pocket.vocabulary import (
+from tools.pocket_training.evaluate import read_box
+from tools.pocket_training.export import make_processor
+from tools.pocket_training.packing import PREFIX_BUCKETS, draw_prefix, turn
+from tools.pocket_training.prefixes import LLAVA_SYSTEM, draw_history, draw_system
+from tools.pocket_training.prompts import before_image, request
+from tools.pocket_training.vocabulary import (
     LM_IDS,
     UNK,
     box_text,

@@ -6,9 +6,10 @@ from itertools import islice
 
 import torch
 
+from groundprune.pocket.samples import PocketSample
+from groundprune.pocket.scenes import IMAGE_SIZE
+
 from .prompts import request
-from .samples import PocketSample
-from .scenes import IMAGE_SIZE
 
 _NUMBER = re.compile(r"\d+\.\d+")
 

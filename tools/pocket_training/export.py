@@ -9,7 +9,8 @@ import torch
 from torch import nn
 from transformers import CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
 
-from .scenes import IMAGE_SIZE, PATCH_SIZE
+from groundprune.pocket.scenes import IMAGE_SIZE, PATCH_SIZE
+
 from .vocabulary import make_clip_tokenizer, make_lm_tokenizer
 
 try:  # the processor that needs no torchvision

@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from ..questions import FORMS, describe, draw_question
-from ..scenes import (
+from groundprune.pocket.questions import FORMS, describe, draw_question
+from groundprune.pocket.scenes import (
     COLORS,
     GRID,
     HELD_OUT_PAIRS,
@@ -29,9 +29,10 @@ from ..scenes import (
     make_scene,
     shape_mask,
 )
-from ..vocabulary import BOS, CLIP_IDS, CLIP_MAX_TOKENS, CLIP_WORDS, EOS, PAD, clip_ids
+
 from .optimizers import descend, make_optimizers, set_rate
 from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically, scene_seed
+from .vocabulary import BOS, CLIP_IDS, CLIP_MAX_TOKENS, CLIP_WORDS, EOS, PAD, clip_ids
 
 PATCHES = GRID * GRID
 TEXT_LENGTH = 16

@@ -12,7 +12,7 @@ import torch.distributed as dist
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
-from ..scenes import TRAIN_SEEDS
+from groundprune.pocket.scenes import TRAIN_SEEDS
 
 CHECKPOINT_SECONDS = 120.0  # the most work that an interruption can cost
 SEEDS_PER_RUN = 20_000_000  # scene seeds that one training seed may use, half for each stage

@@ -7,17 +7,17 @@ import pytest
 import torch
 from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
 
-from groundprune.pocket.card import card_text
-from groundprune.pocket.evaluate import answers
-from groundprune.pocket.model import make_llava
 from groundprune.pocket.samples import eval_samples
 from groundprune.pocket.scenes import GRID, HELD_OUT_PAIRS, TRAIN_SEEDS
-from groundprune.pocket.training import train
-from groundprune.pocket.training.language import LanguageBatches, LanguagePlan
-from groundprune.pocket.training.packed_model import PackedLlava
-from groundprune.pocket.training.runtime import SEEDS_PER_RUN, Workers, load_state, scene_seed
-from groundprune.pocket.training.tower import Phrases, make_clip, to_pixels
-from groundprune.pocket.vocabulary import IMAGE, LM_IDS
+from tools.pocket_training import train
+from tools.pocket_training.card import card_text
+from tools.pocket_training.evaluate import answers
+from tools.pocket_training.language import LanguageBatches, LanguagePlan
+from tools.pocket_training.model import make_llava
+from tools.pocket_training.packed_model import PackedLlava
+from tools.pocket_training.runtime import SEEDS_PER_RUN, Workers, load_state, scene_seed
+from tools.pocket_training.tower import Phrases, make_clip, to_pixels
+from tools.pocket_training.vocabulary import IMAGE, LM_IDS
 
 VISUAL = GRID * GRID
 

@@ -1,4 +1,4 @@
-"""`python -m groundprune.pocket.training --seed 0 --processes 2`"""
+"""`python -m tools.pocket_training --seed 0 --processes 2`"""
 
 import argparse
 from pathlib import Path
@@ -8,7 +8,7 @@ from . import train
 
 def main() -> None:
     """Train as the command line says."""
-    parser = argparse.ArgumentParser(prog="groundprune.pocket.training")
+    parser = argparse.ArgumentParser(prog="tools.pocket_training")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--work", type=Path, help="where checkpoints go; default: the user's cache")
     parser.add_argument("--device", default="cpu")

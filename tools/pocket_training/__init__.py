@@ -9,13 +9,14 @@ from pathlib import Path
 
 from torch import nn
 
-from ..card import SPLIT_SIZES, measure, versions
-from ..export import export_checkpoint
-from ..scenes import IMAGE_SIZE
-from ..vocabulary import words
+from groundprune.pocket.scenes import IMAGE_SIZE
+
+from .card import SPLIT_SIZES, measure, versions
+from .export import export_checkpoint
 from .language import LanguagePlan, load_llava, train_language
 from .runtime import load_state, run_workers
 from .tower import TowerPlan, load_clip, train_tower
+from .vocabulary import words
 
 __all__ = ["Recipe", "default_work", "export", "recipe", "train"]
 
