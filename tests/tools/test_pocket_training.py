@@ -1,25 +1,32 @@
 """Training: packed rows against the stock model, interruption and resumption, what is exported."""
 
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
 
+import groundprune as gp
+from groundprune.answer import answer
+from groundprune.boxes import Box, iou
+from groundprune.evaluation import compare
+from groundprune.pocket import checkpoint_path
 from groundprune.pocket.samples import eval_samples
 from groundprune.pocket.scenes import GRID, HELD_OUT_PAIRS, TRAIN_SEEDS
 from tools.pocket_training import train
+from tools.pocket_training.__main__ import main
 from tools.pocket_training.card import card_text
-from tools.pocket_training.evaluate import answers
-from tools.pocket_training.language import LanguageBatches, LanguagePlan
+from tools.pocket_training.language import AnswerLoss, LanguageBatches, LanguagePlan
 from tools.pocket_training.model import make_llava
-from tools.pocket_training.packed_model import PackedLlava
+from tools.pocket_training.packed_model import packed_hidden
 from tools.pocket_training.runtime import SEEDS_PER_RUN, Workers, load_state, scene_seed
 from tools.pocket_training.tower import Phrases, make_clip, to_pixels
 from tools.pocket_training.vocabulary import IMAGE, LM_IDS
 
 VISUAL = GRID * GRID
+TWIN = Path(__file__).parents[2] / "results" / "pocket-seed0"
 
 
 @pytest.fixture(scope="module")
@@ -33,27 +40,62 @@ def llava():
     return model
 
 
+def apart(llava, batch, pixels, row, number):
+    """Logits of one block of questions, alone behind its prefix and image in the stock model: [tokens, V]."""
+    prefix = batch["prefix"][row, batch["prefix_pad"][row] :]
+    asked = batch["tokens"][row][batch["block"][row] == number]
+    ids = torch.cat([prefix, torch.full((VISUAL,), LM_IDS[IMAGE]), asked])[None]
+    position = torch.arange(ids.shape[1])[None].clone()
+    position[:, len(prefix) :] += batch["gap"][row]
+    given = {"pixel_values": pixels[row : row + 1], "attention_mask": torch.ones_like(ids)}
+    return llava(input_ids=ids, position_ids=position, **given).logits[0, len(prefix) + VISUAL :]
+
+
+def gradients(llava, loss):
+    """Of all trained weights, in one vector."""
+    llava.zero_grad()
+    loss.backward()
+    return torch.cat([p.grad.flatten() for p in llava.parameters() if p.requires_grad])
+
+
 @pytest.mark.parametrize("step", range(4))
-@torch.no_grad()
-def test_packed_logits_are_the_stock_model_s(llava, step):
+def test_loss_and_gradients_are_those_of_each_question_alone(llava, step):
+    """Both prefix lengths, gaps, padding and second turns come up in these steps."""
     batch = LanguageBatches(LanguagePlan(0, batch=2), Workers())(step)
-    pixels = to_pixels(batch.pop("images"))
-    del batch["predicts"], batch["questions"]
-    packed = PackedLlava(llava)
+    pixels, (row, column, token) = to_pixels(batch.pop("images")), batch.pop("predicts")
+    del batch["questions"]
+    loss_of = AnswerLoss("cpu")
     features = llava.model.vision_tower(pixels).last_hidden_state[:, 1:]
-    logits = packed.logits(packed(features, **batch))
-    for row in range(2):
-        prefix = batch["prefix"][row, batch["prefix_pad"][row] :]
-        for number in batch["block"][row].unique()[[1, -1]]:  # the first is the padding
-            own = batch["block"][row] == number
-            ids = torch.cat([prefix, torch.full((VISUAL,), LM_IDS[IMAGE]), batch["tokens"][row][own]])[None]
-            position = torch.arange(ids.shape[1])[None].clone()
-            position[:, len(prefix) :] += batch["gap"][row]
-            stock = llava(
-                input_ids=ids, pixel_values=pixels[row : row + 1], position_ids=position,
-                attention_mask=torch.ones_like(ids),
-            ).logits[0, len(prefix) + VISUAL :]  # fmt: skip
-            torch.testing.assert_close(logits[row][own], stock, atol=1e-4, rtol=1e-4)
+    packed = llava.lm_head(packed_hidden(llava, features, **batch)[row, column])
+    loss, _ = loss_of(packed, token)
+    gradient = gradients(llava, loss)
+
+    alone = torch.zeros(*batch["tokens"].shape, packed.shape[-1])
+    for i, numbers in enumerate(batch["block"]):
+        for number in numbers[numbers >= 0].unique():
+            alone[i, numbers == number] = apart(llava, batch, pixels, i, number)
+    alone = alone[row, column]
+    expected, _ = loss_of(alone, token)
+    torch.testing.assert_close(packed, alone, atol=1e-5 * float(alone.detach().abs().max()), rtol=0)
+    torch.testing.assert_close(loss, expected, atol=0, rtol=1e-5)
+    other = gradients(llava, expected)
+    assert float((gradient - other).norm()) < 1e-5 * float(other.norm())
+
+
+def test_these_gradients_tell_one_id_or_one_key_too_many(llava):
+    """The control: a question one id further on, and one that sees its neighbour."""
+    batch = LanguageBatches(LanguagePlan(0, batch=2), Workers())(0)
+    pixels, (row, column, token) = to_pixels(batch.pop("images")), batch.pop("predicts")
+    del batch["questions"]
+    features = llava.model.vision_tower(pixels).last_hidden_state[:, 1:]
+
+    def gradient(**changed):
+        hidden = packed_hidden(llava, features, **{**batch, **changed})
+        return gradients(llava, AnswerLoss("cpu")(llava.lm_head(hidden[row, column]), token)[0])
+
+    right, block = gradient(), batch["block"]
+    for wrong in (gradient(offset=batch["offset"] + 1), gradient(block=torch.where(block == 1, 0, block))):
+        assert float((right - wrong).norm()) > 1e-3 * float(right.norm())
 
 
 def test_processes_share_a_batch_and_change_nothing():
@@ -120,9 +162,12 @@ def test_the_export_loads_with_stock_classes(runs):
     folder = runs[0] / "checkpoint"
     model = LlavaForConditionalGeneration.from_pretrained(folder).eval()
     processor = LlavaProcessor.from_pretrained(folder)
-    said = answers(model, processor, list(eval_samples(2, 2)))
-    assert len(said) == 4
-    assert all(isinstance(text, str) for text in said)
+    sample = next(eval_samples(1, 0))
+    turn = [{"role": "user", "content": [{"type": "image"}, {"type": "text", "text": f"locate {sample.text}"}]}]
+    inputs = processor(
+        sample.image, processor.apply_chat_template(turn, add_generation_prompt=True), return_tensors="pt"
+    )
+    assert model.generate(**inputs, max_new_tokens=4).shape[1] > inputs["input_ids"].shape[1]
 
     clip, tokenizer = CLIPModel.from_pretrained(folder / "clip"), AutoTokenizer.from_pretrained(folder / "clip")
     for ours, theirs in zip(model.model.vision_tower.parameters(), clip.vision_model.parameters(), strict=True):
@@ -132,5 +177,52 @@ def test_the_export_loads_with_stock_classes(runs):
 
     card = json.loads((folder / "card.json").read_text())
     assert card["accuracy"]["held-out"]["rec"]["asked"] == 4
-    assert "novel-pair" in card_text(card)
+    assert card["accuracy"]["held-out"].keys() > {"rec", "vqa"}
+    assert (folder / "CARD.md").read_text() == card_text(card)
     assert json.loads((folder / "grounding.json").read_text())["rec_prompt"] == "locate {expression}"
+
+
+def test_accuracy_is_that_of_compare(runs):
+    folder = runs[0] / "checkpoint"
+    summary = compare(folder, 4, pruners=[], positions=["preserved"], split="novel-pair")
+    card = json.loads((folder / "card.json").read_text())["accuracy"]["novel-pair"]
+    for kind, task in (("rec", summary.settings[0].rec), ("vqa", summary.settings[0].vqa)):
+        assert (card[kind]["right"], card[kind]["asked"]) == (task.total.correct, task.total.n)
+        assert sum(entry["asked"] for name, entry in card.items() if name.startswith(f"{kind}/")) == 4
+
+
+@pytest.mark.parametrize("folder", [checkpoint_path(), TWIN])
+def test_a_stored_card_says_what_its_numbers_say(folder):
+    assert (folder / "CARD.md").read_text() == card_text(json.loads((folder / "card.json").read_text()))
+
+
+def test_the_twin_is_loaded_by_its_folder():
+    model, processor = gp.load(TWIN)
+    other, _ = gp.load("pocket")
+    sample = next(eval_samples(1, 0))
+    found = answer(model, processor, sample.image, sample.text)
+    assert iou(found.box, Box(*sample.box)) > 0.5
+    assert not torch.equal(model.lm_head.weight, other.lm_head.weight)
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--seed", "50"], "--seed must be 0 to 49"),
+        (["--seed", "x"], "invalid int value: 'x'"),
+        (["--processes", "0"], "--processes must be a whole number of at least 1 (got 0)"),
+        (["--processes", "3"], "among 3 processes"),
+        (["--out", "photo.png"], "photo.png: is a file, give a folder"),
+        (["--device", "abacus"], "device 'abacus' cannot be used"),
+        (["--fast"], "unrecognized arguments: --fast"),
+    ],
+)
+def test_bad_arguments_are_refused_in_one_line(words, says, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.png").touch()
+    assert main(["--quick", "--work", "work", *words]) == 2
+    out, err = capsys.readouterr()
+    assert says in err
+    assert err.count("\n") == 1
+    assert out == ""
+    assert not (tmp_path / "work").exists()
