@@ -22,7 +22,8 @@ from tools.pocket_training.language import AnswerLoss, LanguageBatches, Language
 from tools.pocket_training.model import make_llava
 from tools.pocket_training.packed_model import packed_hidden
 from tools.pocket_training.runtime import SEEDS_PER_RUN, Workers, load_state, scene_seed
-from tools.pocket_training.tower import Phrases, make_clip, to_pixels
+from tools.pocket_training.tower import make_clip, to_pixels
+from tools.pocket_training.tower_data import Phrases
 from tools.pocket_training.vocabulary import IMAGE, LM_IDS
 
 VISUAL = GRID * GRID

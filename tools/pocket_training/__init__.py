@@ -16,7 +16,8 @@ from .card import SPLIT_SIZES, card_text, measure, versions
 from .export import replaced, save_checkpoint
 from .language import LanguagePlan, load_llava, train_language
 from .runtime import SEEDS_PER_RUN, Workers, load_state, run_workers
-from .tower import TowerPlan, load_clip, train_tower
+from .tower import load_clip, train_tower
+from .tower_data import TowerPlan
 from .vocabulary import words
 
 __all__ = ["Recipe", "default_work", "export", "recipe", "train"]
