@@ -69,7 +69,7 @@ compare: .venv/.stamp
 
 # README's tables, and what of docs/ is generated.
 readme: .venv/.stamp
-	$(BIN)/python -m groundprune.report.generated
+	$(BIN)/python -m tools.docs.generated
 
 docs: .venv/.stamp
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
@@ -77,4 +77,4 @@ docs: .venv/.stamp
 
 clean:
 	rm -rf .venv .venv-lower .venv-vllm .pytest_cache .ruff_cache .hypothesis dist site
-	find src tests -name __pycache__ -type d -prune -exec rm -rf {} +
+	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -26,11 +26,11 @@ os.environ |= {
 import numpy as np
 from PIL import Image
 from timing import store
-from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
+from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
 import groundprune as gp
 from groundprune.integrations.vllm import check_version
-from groundprune.pocket.export import make_processor
+from groundprune.pocket import checkpoint_path
 from groundprune.tiny import tiny_of
 
 KEEPS = (1, 0.5, 0.25)
@@ -40,7 +40,7 @@ PROMPT = "user: <image> locate the red circle assistant:"
 
 def save_checkpoint(folder: Path) -> None:
     """In the layout of LLaVA-1.5's, with the pocket's words."""
-    processor = make_processor()
+    processor = LlavaProcessor.from_pretrained(checkpoint_path())
     processor.patch_size = PATCH
     processor.image_processor.size = {"shortest_edge": SIDE}
     processor.image_processor.crop_size = {"height": SIDE, "width": SIDE}

@@ -200,10 +200,6 @@ class TestOtherCommands:
     def test_compare(self, refused, options, says):
         assert says in refused("compare", "--scenes", "1", *options)
 
-    def test_pocket_train(self, refused):
-        assert "--seed must be 0 to 49" in refused("pocket", "train", "--quick", "--seed", "50")
-        assert "give a folder" in refused("pocket", "train", "--quick", "--out", "photo.png")
-
 
 def test_ctrl_c(capsys, monkeypatch):
     def press(*_, **__):

@@ -19,6 +19,7 @@ from PIL import Image
 
 import groundprune as gp
 from groundprune.cli import main
+from tools.pocket_training.__main__ import main as train_pocket
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -28,7 +29,7 @@ LANGUAGES = {"python", "bash", "json", "text"}  # of fenced blocks; text is no p
 CHEAPER: dict[str, tuple[list[str], list[str]]] = {
     "groundprune compare": (["--pruner", "random", "--keep", "0.5"], ["--scenes", "2"]),
     "groundprune verify": (["--pruner", "random"], []),
-    "groundprune pocket train": ([], ["--quick", "--processes", "1", "--work", "work"]),
+    "python -m tools.pocket_training": ([], ["--quick", "--processes", "1", "--work", "work"]),
 }
 # What is not run at all: how far it is checked.
 NOT_RUN = {
@@ -91,6 +92,9 @@ class Reader:
             targets = [word for word in words[1:] if "=" not in word]
             assert targets
             assert all(target in make_targets() for target in targets), f"no such target: {line}"
+        elif words[:3] == ["python", "-m", "tools.pocket_training"]:
+            _, instead = CHEAPER[" ".join(words[:3])]
+            assert train_pocket([*words[3:], *instead]) == 0
         elif listed is None:
             assert words[0] == "groundprune", f"neither run nor listed: {line}"
             self.groundprune(words[1:], line)
@@ -127,6 +131,8 @@ def make_targets():
 def reader(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Image.new("RGB", (64, 48), "teal").save("photo.jpg")
+    Path("results").mkdir()
+    Path("results", "pocket-seed0").symlink_to(ROOT / "results" / "pocket-seed0")
     return Reader(tmp_path, monkeypatch)
 
 

@@ -18,12 +18,11 @@ from groundprune.pocket import checkpoint_path
 from groundprune.processing import load_processor
 
 POCKET = "pocket"
-_POCKET_FOLDERS = {POCKET: checkpoint_path(), f"{POCKET}-seed0": checkpoint_path(0)}
 
 
 def source_of(source: str | Path) -> str | Path:
-    """What `from_pretrained` takes: the folder of an embedded model for its name, anything else as it is."""
-    return _POCKET_FOLDERS.get(str(source), source)
+    """What `from_pretrained` takes: the folder of the embedded model for its name, anything else as it is."""
+    return checkpoint_path() if str(source) == POCKET else source
 
 
 def checkpoint_folder(source: str | Path) -> Path:
@@ -55,7 +54,7 @@ def load(
     dtype: torch.dtype | str = "auto",
     **options: Any,
 ) -> tuple[Any, Any]:
-    """(model, processor) of a local folder, a Hub id, or an embedded model: "pocket", or "pocket-seed0", its twin.
+    """(model, processor) of a local folder, a Hub id, or "pocket", the embedded model.
 
     The model is in eval mode; the processor pads images as the family's boxes need (see `Family.prepare_processor`).
     options go to `from_pretrained`. On a CPU, without a dtype given, weights are widened to fp32: faster there.

@@ -315,9 +315,8 @@ def test_tiles_count():
 # The embedded model, wider
 
 
-@pytest.mark.parametrize("seed", [0, 1])
-def test_the_wider_pocket_is_the_same_function(seed, tmp_path):
-    narrow, wide = checkpoint_path(seed), write_widened(checkpoint_path(seed), tmp_path / "wide")
+def test_the_wider_pocket_is_the_same_function(tmp_path):
+    narrow, wide = checkpoint_path(), write_widened(checkpoint_path(), tmp_path / "wide")
     model, processor = gp.load(narrow)
     other, _ = gp.load(wide)
     assert other.config.text_config.head_dim == WIDE

@@ -1,4 +1,4 @@
-"""`scene` and `pocket`: drawings that the embedded model understands, its card, and its training."""
+"""`scene` and `pocket`: drawings that the embedded model understands, and its card."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundprune.cli.console import pick_device, print_json, quieten, save_image, writable_image
+from groundprune.cli.console import print_json, save_image, writable_image
 from groundprune.cli.options import JsonOption
 from groundprune.errors import GroundPruneError
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 EXPRESSIONS = 3
 QUESTIONS = 4
 
-app = typer.Typer(help="The pocket model: its card, and how to train it again.")
+app = typer.Typer(help="The pocket model.")
 
 
 def scene(
@@ -83,7 +83,7 @@ def card(as_json: JsonOption = False) -> None:
     """Print the pocket model's card: what it is, how it was trained, and what it gets right."""
     from groundprune.pocket import checkpoint_path
 
-    path = checkpoint_path() / "card.json" if as_json else checkpoint_path().parent / "CARD.md"
+    path = checkpoint_path() / ("card.json" if as_json else "CARD.md")
     if not path.is_file():
         raise GroundPruneError(f"the pocket model has no {path.name}")
     text = path.read_text(encoding="utf-8")
@@ -91,37 +91,3 @@ def card(as_json: JsonOption = False) -> None:
         print_json(json.loads(text))
     else:
         typer.echo(text.rstrip())
-
-
-@app.command()
-def train(
-    seed: Annotated[int, typer.Option("--seed", help="Of the weights and of the scenes.")] = 0,
-    work: Annotated[
-        Path | None, typer.Option("--work", help="Checkpoints of the run; the same call goes on from them.")
-    ] = None,
-    device: Annotated[str, typer.Option("--device", help="cpu or cuda.")] = "cpu",
-    processes: Annotated[int, typer.Option("--processes", min=1, help="On a CPU: how many train together.")] = 1,
-    out: Annotated[
-        Path | None, typer.Option("--out", help="Folder to export to (default: inside of --work).")
-    ] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="A run of seconds that learns nothing.")] = False,
-) -> None:
-    """Train the pocket model from nothing, or go on with a run that was interrupted.
-
-    [dim]groundprune pocket train --seed 1 --processes 2 --work runs/seed1 --out runs/seed1/checkpoint[/]
-    [dim]groundprune ground scene.png "the star" --model runs/seed1/checkpoint[/]
-    """
-    if out is not None and out.exists() and not out.is_dir():
-        raise GroundPruneError(f"{out}: is a file, give a folder to export to")
-    quieten()
-    pick_device(device)
-    from groundprune.pocket.scenes import TRAIN_SEEDS
-    from groundprune.pocket.training import train as train_pocket
-    from groundprune.pocket.training.runtime import SEEDS_PER_RUN
-
-    runs = len(TRAIN_SEEDS) // SEEDS_PER_RUN
-    if not 0 <= seed < runs:
-        raise GroundPruneError(f"--seed must be 0 to {runs - 1}, each has scenes of its own (got {seed})")
-
-    exported = train_pocket(seed=seed, work=work, device=device, processes=processes, out=out, quick=quick)
-    typer.echo(f"exported to {exported}")

@@ -10,11 +10,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from ..prefixes import draw_history, draw_system
-from ..prompts import before_image, request
-from ..questions import REC_SHARES, Question, draw_question
-from ..scenes import Scene
-from ..vocabulary import EOS, LM_IDS, PAD, box_text, lm_ids
+from groundprune.pocket.questions import REC_SHARES, Question, draw_question
+from groundprune.pocket.scenes import Scene
+
+from .prefixes import draw_history, draw_system
+from .prompts import before_image, request
+from .vocabulary import EOS, LM_IDS, PAD, box_text, lm_ids
 
 PLAIN_PREFIX = lm_ids(before_image())
 # Lengths that a prefix is padded to, and how often a step uses each. Few, because each is compiled anew.

@@ -3,15 +3,16 @@
 import numpy as np
 import pytest
 
-from groundprune.pocket.evaluate import read_box
-from groundprune.pocket.export import make_processor
-from groundprune.pocket.prefixes import LLAVA_SYSTEM, draw_history, draw_system
-from groundprune.pocket.prompts import before_image, request
+from groundprune.evaluation.scoring import Scorer
+from groundprune.families.base import Grounding
 from groundprune.pocket.questions import draw_question
 from groundprune.pocket.samples import SPLITS, eval_samples
 from groundprune.pocket.scenes import IMAGE_SIZE, make_scene
-from groundprune.pocket.training.packing import PREFIX_BUCKETS, draw_prefix, turn
-from groundprune.pocket.vocabulary import (
+from tools.pocket_training.export import GROUNDING, make_processor
+from tools.pocket_training.packing import PREFIX_BUCKETS, draw_prefix, turn
+from tools.pocket_training.prefixes import LLAVA_SYSTEM, draw_history, draw_system
+from tools.pocket_training.prompts import before_image, request
+from tools.pocket_training.vocabulary import (
     LM_IDS,
     UNK,
     box_text,
@@ -28,13 +29,15 @@ def tokenizer():
 
 
 def test_every_box_survives_the_tokenizer(tokenizer):
-    rng = np.random.default_rng(0)
-    for box in rng.integers(0, IMAGE_SIZE + 1, (300, 4)):
+    rng, reader = np.random.default_rng(0), Scorer(Grounding(**GROUNDING)).reader
+    for first, second in rng.integers(0, IMAGE_SIZE - 3, (300, 2, 2)):
+        box = [*np.minimum(first, second), *np.maximum(first, second) + 4]
         text = box_text(tuple(int(edge) for edge in box))
         ids = tokenizer(text, add_special_tokens=False).input_ids
         assert len(ids) == 4
         assert tokenizer.decode(ids) == text
-        assert np.abs(np.array(read_box(text)) - box).max() <= IMAGE_SIZE / 100
+        read = reader.read(text, IMAGE_SIZE, IMAGE_SIZE)
+        assert np.abs(np.array(list(read)) - box).max() <= IMAGE_SIZE / 100
 
 
 def test_nothing_that_is_generated_is_unknown(tokenizer):

@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from transformers import LlavaForConditionalGeneration
 
-from ..model import make_llava
-from ..scenes import make_scene
-from ..vocabulary import BINS, CLOSE, EOS, FIRST_BIN, LM_IDS, LM_WORDS, MIDDLE, OPEN, PAD
+from groundprune.pocket.scenes import make_scene
+
+from .model import make_llava
 from .optimizers import descend, make_optimizers, set_rate
-from .packed_model import PackedLlava
+from .packed_model import packed_hidden
 from .packing import PREFIX_BUCKETS, draw_blocks, draw_gap, draw_prefix, pack
 from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically, scene_seed
 from .tower import load_clip, to_pixels
+from .vocabulary import BINS, CLOSE, EOS, FIRST_BIN, LM_IDS, LM_WORDS, MIDDLE, OPEN, PAD
 
 END_WEIGHT, WORD_WEIGHT, EDGE_WEIGHT = 0.2, 1.5, 1.0  # of the loss at ends of answers, at words, at box edges
 SPREAD = 1.3  # bins: a box edge one bin off is nearly right, and the loss says so
@@ -118,7 +119,7 @@ def train_language(
     """Train to the end of the plan, or go on from what `path` holds. `stop_after` steps, for tests."""
     torch.manual_seed(plan.seed)
     llava = make_llava(load_clip(tower))
-    packed = PackedLlava(llava, plan.compile).to(workers.device)
+    torch.nn.Module.to(llava, workers.device)
     answer_loss = AnswerLoss(workers.device)
     parameters = [p for p in llava.parameters() if p.requires_grad]
     optimizers = make_optimizers(llava, plan.optimizer, plan.peak_rate, plan.weight_decay, betas=(0.9, 0.97))
@@ -129,6 +130,7 @@ def train_language(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
     run_tower = torch.compile(llava.model.vision_tower) if plan.compile else llava.model.vision_tower
+    hidden_of = torch.compile(packed_hidden, dynamic=False) if plan.compile else packed_hidden
     meter = Meter("language model", workers, plan.steps, first, seconds)
     make_batch = LanguageBatches(plan, workers)
     for step, batch in enumerate(batches(make_batch, first, plan.steps, workers.device), first):
@@ -140,8 +142,8 @@ def train_language(
         with autocast(workers.device):
             with torch.no_grad():
                 features = run_tower(pixels).last_hidden_state[:, 1:]
-            hidden = packed(features, **batch)
-            logits = packed.logits(hidden[row, column])
+            hidden = hidden_of(llava, features, **batch)
+            logits = llava.lm_head(hidden[row, column])
         loss, numbers = answer_loss(logits, token)
         descend(loss, parameters, optimizers, workers.average_gradients)
         meter.add(step, numbers)

@@ -5,6 +5,8 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from groundprune.errors import GroundPruneError
+
 ADAM_PEAK = 1.2e-3  # where Muon has the matrices, its rate says nothing about what is left
 
 
@@ -15,7 +17,7 @@ def make_optimizers(
     if name not in ("muon", "adamw"):
         raise ValueError(f"the optimizer is muon or adamw, not {name!r}")
     if name == "muon" and not hasattr(torch.optim, "Muon"):
-        raise RuntimeError(f"training the pocket model needs torch 2.9 or newer, this is {torch.__version__}")
+        raise GroundPruneError(f"training the pocket model needs torch 2.9 or newer, this is {torch.__version__}")
     embeddings = {m.weight for m in model.modules() if isinstance(m, nn.Embedding)}
     trained = [p for p in model.parameters() if p.requires_grad]
     hidden = [p for p in trained if name == "muon" and p.ndim == 2 and p not in embeddings]

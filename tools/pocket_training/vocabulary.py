@@ -7,9 +7,10 @@ that is four words, so the vocabulary holds a hundred words of each of the forms
 from tokenizers import Regex, Tokenizer, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
+from groundprune.pocket.questions import EXTREMES, PLURAL, RELATIONS
+from groundprune.pocket.scenes import COLORS, IMAGE_SIZE, SHAPES, SIZES
+
 from .prefixes import prefix_words
-from .questions import EXTREMES, PLURAL, RELATIONS
-from .scenes import COLORS, IMAGE_SIZE, SHAPES, SIZES
 
 BINS = 100  # per axis; a bin is 1.44 pixels
 PAD, BOS, EOS, UNK, IMAGE = "<pad>", "<s>", "</s>", "<unk>", "<image>"

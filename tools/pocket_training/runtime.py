@@ -12,7 +12,8 @@ import torch.distributed as dist
 from rich.console import Console
 from torch.utils.data import DataLoader, Dataset
 
-from ..scenes import TRAIN_SEEDS
+from groundprune.errors import GroundPruneError
+from groundprune.pocket.scenes import TRAIN_SEEDS
 
 CHECKPOINT_SECONDS = 120.0  # the most work that an interruption can cost
 SEEDS_PER_RUN = 20_000_000  # scene seeds that one training seed may use, half for each stage
@@ -34,7 +35,7 @@ class Workers:
         """Which rows of a batch are this process's."""
         each, left = divmod(batch, self.count)
         if left:
-            raise ValueError(f"{batch} scenes a step cannot be split evenly among {self.count} processes")
+            raise GroundPruneError(f"{batch} scenes a step cannot be split evenly among {self.count} processes")
         return range(self.rank * each, (self.rank + 1) * each)
 
     def average_gradients(self, parameters: list[torch.nn.Parameter]) -> None:

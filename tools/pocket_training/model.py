@@ -2,7 +2,8 @@
 
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaForConditionalGeneration
 
-from .scenes import GRID
+from groundprune.pocket.scenes import GRID
+
 from .vocabulary import BOS, EOS, IMAGE, LM_IDS, LM_WORDS, PAD
 
 HEADS = 4

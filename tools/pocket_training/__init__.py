@@ -3,19 +3,22 @@
 Everything is a function of the seeds and the plan. Interrupted, the same call goes on where it was.
 """
 
+import json
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from torch import nn
+from groundprune.cli.console import pick_device
+from groundprune.errors import GroundPruneError
+from groundprune.pocket.scenes import IMAGE_SIZE, TRAIN_SEEDS
 
-from ..card import SPLIT_SIZES, measure, versions
-from ..export import export_checkpoint
-from ..scenes import IMAGE_SIZE
-from ..vocabulary import words
+from .card import SPLIT_SIZES, card_text, measure, versions
+from .export import replaced, save_checkpoint
 from .language import LanguagePlan, load_llava, train_language
-from .runtime import load_state, run_workers
-from .tower import TowerPlan, load_clip, train_tower
+from .runtime import SEEDS_PER_RUN, Workers, load_state, run_workers
+from .tower import load_clip, train_tower
+from .tower_data import TowerPlan
+from .vocabulary import words
 
 __all__ = ["Recipe", "default_work", "export", "recipe", "train"]
 
@@ -26,7 +29,7 @@ class Recipe:
 
     tower: TowerPlan
     language: LanguagePlan
-    sizes: dict[str, tuple[int, int]]  # of the evaluation, by split
+    sizes: dict[str, int]  # of the evaluation, by split
 
 
 def recipe(seed: int, quick: bool = False) -> Recipe:
@@ -37,7 +40,7 @@ def recipe(seed: int, quick: bool = False) -> Recipe:
     return Recipe(
         replace(tower, steps=6, batch=4, compile=False),
         replace(language, steps=6, batch=4, compile=False),
-        dict.fromkeys(SPLIT_SIZES, (4, 4)),
+        dict.fromkeys(SPLIT_SIZES, 4),
     )
 
 
@@ -61,10 +64,14 @@ def train(
 
     `tower_from` is the `tower.pt` of another run, to use in place of a new tower. `stop_after` ends each stage
     after that many steps in all, as an interruption would, and exports nothing.
+
+    Raises GroundPruneError, before any work, for arguments that make no sense.
     """
     if device != "cpu":
         processes = 1
     plan = recipe(seed, quick)
+    _check(seed, plan, processes, out)
+    pick_device(device)
     work = Path(work or default_work(seed))
     print(f"checkpoints of this run: {work}", flush=True)
     tower, language = tower_from or work / "tower.pt", work / "language.pt"
@@ -81,11 +88,14 @@ def train(
 
 def export(tower: Path, language: Path, out: Path, plan: Recipe, device: str, processes: int) -> Path:
     """Measure what the checkpoints hold, as it will be stored, and write the folder."""
-    model, clip = load_llava(tower, language).bfloat16(), load_clip(tower)
+    model, clip = load_llava(tower, language), load_clip(tower)
     card = make_card(tower, language, device, processes)
-    card["parameters"] = sum(p.numel() for p in model.parameters())
-    card["accuracy"] = measure(nn.Module.to(model, device), plan.sizes)
-    export_checkpoint(model.cpu(), clip, out, card)
+    with replaced(out) as folder:
+        save_checkpoint(model, clip, folder)
+        card["parameters"] = sum(p.numel() for p in model.parameters())
+        card["accuracy"] = measure(folder, device, plan.sizes)
+        (folder / "card.json").write_text(json.dumps(card, indent=2) + "\n")
+        (folder / "CARD.md").write_text(card_text(card))
     return out
 
 
@@ -106,6 +116,18 @@ def make_card(tower: Path, language: Path, device: str, processes: int) -> dict:
     stages["language"]["vocabulary"] = len(words())
     return {**stages, "image_size": IMAGE_SIZE, "device": device, "processes": processes, "dtype": "bfloat16",
             "versions": versions()}  # fmt: skip
+
+
+def _check(seed: int, plan: Recipe, processes: int, out: Path | None) -> None:
+    runs = len(TRAIN_SEEDS) // SEEDS_PER_RUN
+    if not 0 <= seed < runs:
+        raise GroundPruneError(f"--seed must be 0 to {runs - 1}, each has scenes of its own (got {seed})")
+    if processes < 1:
+        raise GroundPruneError(f"--processes must be a whole number of at least 1 (got {processes})")
+    for stage in (plan.tower, plan.language):
+        Workers(count=processes).share(stage.batch)
+    if out is not None and out.exists() and not out.is_dir():
+        raise GroundPruneError(f"{out}: is a file, give a folder to export to")
 
 
 def _steps_done(path: Path) -> int:

@@ -1,24 +1,38 @@
 """The model card: its data as they were measured, and the text made from them."""
 
-import json
 import platform
 from pathlib import Path
 
 import torch
 import transformers
 
-from .evaluate import accuracy
-from .export import make_processor
-from .samples import eval_samples
-from .scenes import HELD_OUT_PAIRS
+from groundprune.evaluation import compare
+from groundprune.evaluation.summary import Share, Task
+from groundprune.pocket.scenes import HELD_OUT_PAIRS
 
-SPLIT_SIZES = {"held-out": (600, 600), "novel-pair": (300, 300), "novel-template": (300, 300)}  # rec, vqa
+SPLIT_SIZES = {"held-out": 600, "novel-pair": 300, "novel-template": 300}  # expressions, and as many questions
 
 
-def measure(model, sizes: dict[str, tuple[int, int]] = SPLIT_SIZES, seed: int = 0) -> dict:
-    """Unpruned accuracy by split, kind and type of question."""
-    processor = make_processor()
-    return {split: accuracy(model, processor, eval_samples(*size, seed, split)) for split, size in sizes.items()}
+def measure(folder: Path, device: str, sizes: dict[str, int] = SPLIT_SIZES, seed: int = 0) -> dict[str, dict]:
+    """Unpruned accuracy of a checkpoint by split, kind and type of question, as `groundprune compare` measures it.
+
+    Returns by split `{"rec": {"right": .., "asked": .., "accuracy": percent}, "rec/extreme": .., "vqa": .., ..}`.
+    """
+    found = {}
+    for split, size in sizes.items():
+        summary = compare(folder, size, seed, [], positions=["preserved"], split=split, device=device)
+        (unpruned,) = summary.settings
+        found[split] = {**_by_type("rec", unpruned.rec), **_by_type("vqa", unpruned.vqa)}
+    return found
+
+
+def _by_type(kind: str, task: Task) -> dict[str, dict]:
+    shares = {kind: task.total} | {f"{kind}/{type}": share for type, share in task.types.items()}
+    return {name: _entry(share) for name, share in shares.items()}
+
+
+def _entry(share: Share) -> dict:
+    return {"right": share.correct, "asked": share.n, "accuracy": round(100 * share.accuracy, 2)}
 
 
 def versions() -> dict[str, str]:
@@ -70,11 +84,6 @@ In brackets: how many were asked.
 Six colours, five shapes, two sizes, two to seven objects that do not overlap, one kind of background. English in a
 fixed grammar. Images start at positions up to about 100 in training; longer prompts are outside of what it has seen.
 """
-
-
-def write_card(folder: Path, path: Path) -> None:
-    """The card of an exported folder, as a file."""
-    path.write_text(card_text(json.loads((folder / "card.json").read_text())))
 
 
 def _table(splits: dict) -> str:

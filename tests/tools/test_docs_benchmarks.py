@@ -1,6 +1,6 @@
 """What the docs say of a benchmark is what its file holds."""
 
-from groundprune.report.benchmarks import coverage_table, prefill_table, selection_table
+from tools.docs.benchmarks import coverage_table, prefill_table, selection_table
 
 GAIN = {"difference": 0.2, "interval": [0.1, 0.3]}
 TIE = {"difference": 0.01, "interval": [-0.05, 0.07]}

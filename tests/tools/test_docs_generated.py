@@ -7,11 +7,11 @@ import pytest
 import groundprune as gp
 from groundprune.errors import GroundPruneError
 from groundprune.families import families
-from groundprune.report.catalogue import families_table, pruners_table
-from groundprune.report.generated import BLOCKS, generated_files, main, regenerate
-from groundprune.report.pictures import PICTURES, picture_svg
+from tools.docs.catalogue import families_table, pruners_table
+from tools.docs.generated import BLOCKS, generated_files, main, regenerate
+from tools.docs.pictures import PICTURES, picture_svg
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")

@@ -1,15 +1,18 @@
 """Write the pocket model as a folder that stock transformers loads without the network."""
 
+import contextlib
 import json
 import shutil
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
 from torch import nn
 from transformers import CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
 
-from .scenes import IMAGE_SIZE, PATCH_SIZE
+from groundprune.pocket.scenes import IMAGE_SIZE, PATCH_SIZE
+
 from .vocabulary import make_clip_tokenizer, make_lm_tokenizer
 
 try:  # the processor that needs no torchvision
@@ -52,22 +55,29 @@ def make_processor() -> LlavaProcessor:
     )
 
 
-def export_checkpoint(
-    model: LlavaForConditionalGeneration, clip: CLIPModel, folder: Path, card: dict, dtype=torch.bfloat16
-) -> None:
-    """Replace `folder` by the model, its processor, the CLIP of its tower, and the data of its card."""
+def save_checkpoint(model: LlavaForConditionalGeneration, clip: CLIPModel, folder: Path) -> None:
+    """The model, its processor and the CLIP of its tower, in bf16, in an empty folder."""
+    for module in (model, clip):
+        nn.Module.to(module, torch.bfloat16)
+    model.save_pretrained(folder)
+    make_processor().save_pretrained(folder)
+    clip.save_pretrained(folder / "clip")
+    make_clip_tokenizer().save_pretrained(folder / "clip")
+    make_image_processor().save_pretrained(folder / "clip")
+    (folder / "grounding.json").write_text(json.dumps(GROUNDING, indent=2) + "\n")
+
+
+@contextlib.contextmanager
+def replaced(folder: Path) -> Iterator[Path]:
+    """A new folder to fill, which then takes the place of `folder`; where filling it fails, `folder` stays."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     draft = Path(tempfile.mkdtemp(prefix=folder.name, dir=folder.parent))
+    try:
+        yield draft
+    except BaseException:
+        shutil.rmtree(draft)
+        raise
     draft.chmod(0o755)
-    for module in (model, clip):
-        nn.Module.to(module, dtype)
-    model.save_pretrained(draft)
-    make_processor().save_pretrained(draft)
-    clip.save_pretrained(draft / "clip")
-    make_clip_tokenizer().save_pretrained(draft / "clip")
-    make_image_processor().save_pretrained(draft / "clip")
-    (draft / "grounding.json").write_text(json.dumps(GROUNDING, indent=2) + "\n")
-    (draft / "card.json").write_text(json.dumps(card, indent=2) + "\n")
     for file in draft.rglob("*.*"):
         file.chmod(0o644)  # safetensors writes files that only their owner may read
     # Two renames rather than a copy: a reader sees the old folder or the new one, hardly ever neither.

@@ -7,52 +7,23 @@ patches of the image, "where is what is asked for?"). Patches are compared as CL
 patches that a pruner reads later is the one that was trained.
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from ..questions import FORMS, describe, draw_question
-from ..scenes import (
-    COLORS,
-    GRID,
-    HELD_OUT_PAIRS,
-    IMAGE_SIZE,
-    PATCH_SIZE,
-    SHAPES,
-    SIZES,
-    SceneObject,
-    make_scene,
-    shape_mask,
-)
-from ..vocabulary import BOS, CLIP_IDS, CLIP_MAX_TOKENS, CLIP_WORDS, EOS, PAD, clip_ids
-from .optimizers import descend, make_optimizers, set_rate
-from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically, scene_seed
+from groundprune.pocket.scenes import IMAGE_SIZE, PATCH_SIZE
 
-PATCHES = GRID * GRID
-TEXT_LENGTH = 16
-QUESTIONS_PER_SCENE = 2
+from .optimizers import descend, make_optimizers, set_rate
+from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically
+from .tower_data import BACKGROUND, WORD_TEXTS, Phrases, TowerBatches, TowerPlan, text_ids
+from .vocabulary import BOS, CLIP_IDS, CLIP_MAX_TOKENS, CLIP_WORDS, EOS, PAD
+
 MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
-BACKGROUND = "the background"
-
-
-@dataclass(frozen=True)
-class TowerPlan:
-    """What fixes a run of this stage."""
-
-    seed: int
-    steps: int = 1500
-    batch: int = 64  # scenes a step, over all processes
-    optimizer: str = "muon"  # "muon" | "adamw"
-    peak_rate: float = 3e-3
-    warmup: int = 60
-    hold: float = 0.3
-    compile: bool = True
 
 
 def make_clip() -> CLIPModel:
@@ -94,104 +65,6 @@ def to_pixels(images: Tensor) -> Tensor:
     return (images.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def patch_owners(objects) -> np.ndarray:
-    """Index of the object that covers most of each patch (at least 15% of it), else -1: int64 [144]."""
-    owner, best = np.full((GRID, GRID), -1, np.int64), np.full((GRID, GRID), 0.15)
-    for index, obj in enumerate(objects):
-        left, top, right, bottom = obj.box
-        canvas = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)
-        canvas[top:bottom, left:right] = shape_mask(obj.shape, right - left, bottom - top)
-        cover = canvas.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).mean((1, 3))
-        owner[cover > best] = index
-        best = np.maximum(best, cover)
-    return owner.ravel()
-
-
-class Phrases:
-    """Every description of an object, but for those that name a held-out pair, and what each fits."""
-
-    def __init__(self):
-        self.texts, self.forms, self.likes = [], [], []
-        for form in FORMS:
-            for like in _objects_of(form):
-                if {"color", "shape"} <= set(form) and like.pair in HELD_OUT_PAIRS:
-                    continue
-                self.texts.append("the " + describe(like, form))
-                self.forms.append(form)
-                self.likes.append(like)
-        # Each form counts the same, however many phrases it has.
-        self.weight = torch.tensor([1 / self.forms.count(form) for form in self.forms])
-        self._fits: dict[tuple, np.ndarray] = {}
-
-    def fitting(self, objects) -> np.ndarray:
-        """Which phrases fit any of the objects: float32 [phrases]."""
-        return np.max([self._fitting_one(obj) for obj in objects], axis=0)
-
-    def _fitting_one(self, obj: SceneObject) -> np.ndarray:
-        key = (obj.size, obj.color, obj.shape)
-        if key not in self._fits:
-            fits = [
-                all(getattr(like, name) == getattr(obj, name) for name in form)
-                for form, like in zip(self.forms, self.likes, strict=True)
-            ]
-            self._fits[key] = np.array(fits, np.float32)
-        return self._fits[key]
-
-
-def _objects_of(form) -> list[SceneObject]:
-    choices = [options if name in form else options[:1] for name, options in _ATTRIBUTES.items()]
-    return [SceneObject(s, c, z, (0, 0, 0, 0)) for s in choices[0] for c in choices[1] for z in choices[2]]
-
-
-_ATTRIBUTES = {"shape": SHAPES, "color": COLORS, "size": SIZES}
-_WORD_TEXTS = {
-    "shape": [f"the {shape}" for shape in SHAPES],
-    "color": [f"the {color} object" for color in COLORS],
-    "size": [f"the {size} object" for size in SIZES],
-}
-
-
-def text_ids(texts: list[str]) -> Tensor:
-    """Token ids padded on the right: long [texts, 16]."""
-    ids = torch.full((len(texts), TEXT_LENGTH), CLIP_IDS[PAD])
-    for row, text in enumerate(texts):
-        tokens = clip_ids(text)
-        ids[row, : len(tokens)] = torch.tensor(tokens)
-    return ids
-
-
-class TowerBatches:
-    """`batch(step)`: images, phrase labels, attributes of each patch, questions with their patches."""
-
-    def __init__(self, plan: TowerPlan, workers: Workers):
-        self.plan, self.rows, self.phrases = plan, workers.share(plan.batch), Phrases()
-
-    def __call__(self, step: int) -> dict[str, Tensor]:
-        images, present, attributes, texts, evidence = [], [], [], [], []
-        for row in self.rows:
-            seed = scene_seed(self.plan.seed, 0, step * self.plan.batch + row)
-            scene, rng = make_scene(seed), np.random.default_rng([seed, 2])
-            owner = patch_owners(scene.objects)
-            images.append(scene.image)
-            present.append(self.phrases.fitting(scene.objects))
-            # The last class of every attribute is the background, which index -1 picks.
-            codes = [[options.index(getattr(o, name)) for o in scene.objects] + [len(options)]
-                     for name, options in _ATTRIBUTES.items()]  # fmt: skip
-            attributes.append(np.array(codes)[:, owner])
-            for kind in ("rec", "vqa")[:QUESTIONS_PER_SCENE]:
-                question = draw_question(rng, scene.objects, kind)
-                wanted = np.isin(owner, question.about) if question else np.zeros(PATCHES, bool)
-                texts.append(question.text if question else BACKGROUND)
-                evidence.append(wanted / max(1, wanted.sum()))
-        return {
-            "images": torch.from_numpy(np.stack(images)),
-            "present": torch.from_numpy(np.stack(present)),
-            "attributes": torch.from_numpy(np.stack(attributes)),  # long [B, 3, 144]
-            "texts": text_ids(texts),  # long [B * 2, 16]
-            "evidence": torch.from_numpy(np.stack(evidence)).float(),  # [B * 2, 144], each row sums to 1 or 0
-        }
-
-
 class TowerLoss(nn.Module):
     """The model with what only its training needs."""
 
@@ -201,7 +74,7 @@ class TowerLoss(nn.Module):
         self.fixed_ids: Tensor
         self.phrase_weight: Tensor
         self.phrase_scale, self.phrase_bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-4.0))
-        named = [text for group in _WORD_TEXTS.values() for text in group]
+        named = [text for group in WORD_TEXTS.values() for text in group]
         self.register_buffer("fixed_ids", text_ids([*phrases.texts, *named, BACKGROUND]), persistent=False)
         self.register_buffer("phrase_weight", phrases.weight, persistent=False)
 
@@ -221,7 +94,7 @@ class TowerLoss(nn.Module):
         embedded = self.embed_text(torch.cat([self.fixed_ids, texts]))
         fixed, asked = embedded.split([len(self.fixed_ids), len(texts)])
         scale = self.clip.logit_scale.exp().clamp(max=100)
-        sizes = [len(self.phrase_weight), *(len(group) for group in _WORD_TEXTS.values()), 1]
+        sizes = [len(self.phrase_weight), *(len(group) for group in WORD_TEXTS.values()), 1]
         phrases, *words, background = fixed.split(sizes)
 
         logits = image @ phrases.T * self.phrase_scale.exp() + self.phrase_bias

@@ -1,0 +1,1 @@
+"""What `make readme` writes: tables, catalogue and drawings of README and docs."""
