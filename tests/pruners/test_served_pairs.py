@@ -12,8 +12,8 @@ import groundprune as gp
 from groundprune.cli import catalogue as listed
 from groundprune.families import families, family_of
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
-from groundprune.report.catalogue import families_table
 from groundprune.tiny import tiny_inputs, tiny_model
+from tools.docs.catalogue import families_table
 
 PAIRS = list(itertools.product(families(), pruner_names()))
 
