@@ -18,6 +18,7 @@ from groundprune.pocket.training.packed_model import PackedLlava
 from groundprune.pocket.training.runtime import SEEDS_PER_RUN, Workers, load_state, scene_seed
 from groundprune.pocket.training.tower import Phrases, make_clip, to_pixels
 from groundprune.pocket.vocabulary import IMAGE, LM_IDS
+from support.closeness import assert_near
 
 VISUAL = GRID * GRID
 
@@ -53,7 +54,7 @@ def test_packed_logits_are_the_stock_model_s(llava, step):
                 input_ids=ids, pixel_values=pixels[row : row + 1], position_ids=position,
                 attention_mask=torch.ones_like(ids),
             ).logits[0, len(prefix) + VISUAL :]  # fmt: skip
-            torch.testing.assert_close(logits[row][own], stock, atol=1e-4, rtol=1e-4)
+            assert_near(logits[row][own], stock)
 
 
 def test_processes_share_a_batch_and_change_nothing():
@@ -100,7 +101,7 @@ def test_a_resumed_run_is_the_same_run(runs, stage):
     whole, broken = (load_state(folder / f"{stage}.pt")["model"] for folder in runs)
     assert whole.keys() == broken.keys()
     for name, weight in whole.items():
-        torch.testing.assert_close(weight, broken[name], atol=1e-6, rtol=1e-5, msg=name)
+        assert_near(weight, broken[name])
 
 
 def test_training_moves_the_model_but_not_its_tower(runs):
