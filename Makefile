@@ -11,6 +11,7 @@ LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py tests/test_
 
 # What compares results of models and kernels, and is quick.
 PORTABLE_TESTS ?= tests/test_closeness.py tests/test_inside_llm.py tests/test_hooks_tower.py tests/pruners tests/models
+
 .PHONY: test test-portable test-browser test-lower test-vllm lint format compare readme docs clean help
 
 help:
@@ -48,7 +49,7 @@ test: .venv/.stamp
 
 # Plain kernels and two threads a process: sums in other orders, as on other processors.
 test-portable: .venv/.stamp
-	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=2 \
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE \
 		$(BIN)/python -m pytest -n $(JOBS) $(ARGS) $(PORTABLE_TESTS)
 
 # On a machine with Debian's chromium and chromium-driver, say; skipped where they are missing.
