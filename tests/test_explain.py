@@ -16,6 +16,7 @@ from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 from groundprune.report.explain import box_label, draw_sheet, mosaic, write_sheet
 from groundprune.report.scored import Explanation, Scored, _gridded, explain, noting_scores
 from groundprune.report.style import UNPRUNED_LOOK, look_of
+from support.closeness import assert_near
 
 TEXT = "the small purple object"
 
@@ -99,7 +100,7 @@ class TestScored:
         norms = features.norm(dim=-1).reshape(12, 12).numpy()
         scored = next(s for s in explained.scored if s.label == "feature-norm")
         assert scored.scores is not None
-        np.testing.assert_allclose(scored.scores[0], norms, rtol=1e-5)
+        assert_near(scored.scores[0], norms)
         assert (scored.kept[0] == (norms >= np.sort(norms, axis=None)[72])).all()
         assert (scored.kept_tokens, scored.total_tokens) == (72, 144)
 

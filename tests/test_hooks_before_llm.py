@@ -15,6 +15,7 @@ from groundprune.pruning import EncodedImages
 from groundprune.signals import TextEmbedder
 from groundprune.tiny import tiny_inputs, tiny_model
 from groundprune.verification import relative_difference
+from support.closeness import assert_near
 
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
 GREEDY = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
@@ -249,7 +250,7 @@ def test_the_loss_is_that_of_the_labels_that_stayed(model):
             pruned = model(**inputs, labels=labels).loss
         with hide(model, hidden_columns(run.prompt)):
             wanted = model(**inputs, labels=labels).loss
-    assert torch.isclose(pruned, wanted, rtol=1e-5)
+    assert_near(pruned, wanted)
 
 
 @pytest.mark.parametrize("first_images", [1, 0])
@@ -402,7 +403,7 @@ def test_merging_in_each_space_feeds_the_mixed_features(model):
     for space, features in wanted.items():
         with gp.prune(model, Doubling(keep=0.5, space=space)) as run:
             generate(model, inputs)
-        assert torch.allclose(run.rows[0].features, features, atol=1e-5)
+        assert_near(run.rows[0].features, features)
 
 
 class TestRefusals:

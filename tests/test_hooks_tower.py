@@ -10,6 +10,7 @@ from groundprune.hooks import attention
 from groundprune.hooks.tower import record_of, recordable, recording
 from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need
 from groundprune.tiny import tiny_inputs, tiny_model
+from support.closeness import assert_near
 
 LAYERS = [None, 0, 2, -1]
 
@@ -46,16 +47,16 @@ def test_attention_rows_equal_eager_attention(model, pixels, eager, layer):
     weights = eager.attentions[1 if layer is None else layer]
     for need, wanted in zip(needs, (weights[:, :, 0], weights.mean(2)), strict=True):
         got = torch.stack(found.values[need])  # [images, patches, heads]: the CLS token is no visual token
-        assert torch.allclose(got.transpose(1, 2), wanted[..., 1:], atol=1e-6)
+        assert_near(got.transpose(1, 2), wanted[..., 1:])
 
 
 def test_hidden_states_and_keys_are_the_towers_own(model, pixels, eager):
     keys = Need("tower_keys", 2)
     found = record(model, pixels, CLIP_PATCHES, keys)
-    assert torch.allclose(torch.stack(found.values[TOWER_HIDDEN]), eager.hidden_states[-2][:, 1:], atol=1e-5)
+    assert_near(torch.stack(found.values[TOWER_HIDDEN]), eager.hidden_states[-2][:, 1:])
     layer = model.model.vision_tower.encoder.layers[2]
     wanted = layer.self_attn.k_proj(layer.layer_norm1(eager.hidden_states[2]))
-    assert torch.allclose(torch.stack(found.values[keys]).flatten(2), wanted[:, 1:], atol=1e-5)
+    assert_near(torch.stack(found.values[keys]).flatten(2), wanted[:, 1:])
 
 
 def test_recording_changes_no_feature_and_runs_the_tower_once(model, pixels):
@@ -110,7 +111,7 @@ def test_eager_attention_gives_the_same_scores_and_leaves_no_trace(model, pixels
         got = record(model, pixels, need).values[need]
     finally:
         model.model.vision_tower.set_attn_implementation("sdpa")
-    assert all(torch.allclose(a, b, atol=1e-6) for a, b in zip(got, wanted, strict=True))
+    assert_near(torch.stack(got), torch.stack(wanted))
     assert not ALL_ATTENTION_FUNCTIONS._local_mapping
 
 
@@ -121,11 +122,11 @@ def test_a_packed_flash_call_is_read_sequence_by_sequence():
     parts = attention._sequences(attention.AttentionCall(query, key, value), ends)
     got = torch.cat([attention.received(part) for part in parts], dim=1)
     weights = (query[:, :, 5:] @ key[:, :, 5:].transpose(-1, -2) / 2).softmax(-1).mean(2)
-    assert torch.allclose(got[:, 5:].transpose(1, 2), weights, atol=1e-6)
+    assert_near(got[:, 5:].transpose(1, 2), weights)
     mask = torch.block_diag(torch.ones(5, 5), torch.ones(4, 4)).bool()[None, None]
-    assert torch.allclose(attention.received(attention.AttentionCall(query, key, value, mask=mask)), got, atol=1e-6)
+    assert_near(attention.received(attention.AttentionCall(query, key, value, mask=mask)), got)
 
 
 def test_attention_received_does_not_depend_on_the_size_of_the_chunks():
     call = attention.AttentionCall(*torch.randn(3, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0)))
-    assert torch.allclose(attention.received(call, chunk=2), attention.received(call), atol=1e-6)
+    assert_near(attention.received(call, chunk=2), attention.received(call))

@@ -15,6 +15,7 @@ from groundprune.signals import Need
 from groundprune.tiny import tiny_inputs, tiny_model
 from groundprune.verification import relative_difference
 from inside import LastRow, Staged
+from support.closeness import assert_apart, assert_near
 from test_hooks_before_llm import GREEDY, TOLERANCE, snapshot
 
 PRUNERS = [LastRow(keep=0.4), LastRow(keep=0.4, evict=True), Staged(keep=0.4), Staged(keep=0.4, evict=True)]
@@ -202,7 +203,7 @@ def test_a_plain_forward_has_the_oracles_logits_and_loss(model):
             pruned = model(**inputs, labels=labels)
         with hide(model, hidden_columns(run.prompt)):
             wanted = model(**inputs, labels=labels)
-    assert torch.isclose(pruned.loss, wanted.loss, rtol=1e-5)
+    assert_near(pruned.loss, wanted.loss)
     last = run.prompt.segments[-1].compaction
     for b in range(2):
         mine = last.mask[b]
@@ -258,17 +259,17 @@ class TestSignals:
         _, out, _ = eager
         for b, found in enumerate(read):
             columns = found["layout"].column
-            assert torch.allclose(found["last"], out.attentions[1][b, :, -1:, columns], atol=1e-6)
-            assert torch.allclose(found["ahead"], out.attentions[2][b, :, -1:, columns], atol=1e-6)
-            assert torch.allclose(found["rows"], out.attentions[1][b, :, [-3, -1]][..., columns], atol=1e-6)
+            assert_near(found["last"], out.attentions[1][b, :, -1:, columns])
+            assert_near(found["ahead"], out.attentions[2][b, :, -1:, columns])
+            assert_near(found["rows"], out.attentions[1][b, :, [-3, -1]][..., columns])
 
     def test_states(self, model, eager, read):
         _, out, _ = eager
         for b, found in enumerate(read):
             columns = found["layout"].column
-            assert torch.allclose(found["hidden"], out.hidden_states[2][b, columns], atol=1e-5)
-            assert torch.allclose(found["text"], out.hidden_states[2][b, [-3, -1]], atol=1e-5)
-            assert torch.allclose(found["normed"], model.model.language_model.norm(found["hidden"]), atol=1e-6)
+            assert_near(found["hidden"], out.hidden_states[2][b, columns])
+            assert_near(found["text"], out.hidden_states[2][b, [-3, -1]])
+            assert_near(found["normed"], model.model.language_model.norm(found["hidden"]))
 
     def test_queries_keys_and_values(self, eager, read):
         _, _, before = eager
@@ -276,11 +277,11 @@ class TestSignals:
             columns = found["layout"].column
             for kind in ("q", "k"):
                 plain = before[f"{kind}_proj"][b, columns].unflatten(-1, (-1, 16)).transpose(0, 1)
-                assert torch.allclose(found[f"{kind} before"], plain, atol=1e-5)
-                assert not torch.allclose(found[kind], plain, atol=1e-2)
-                assert torch.allclose(found[kind].norm(dim=-1), plain.norm(dim=-1), atol=1e-4)  # a rotation
+                assert_near(found[f"{kind} before"], plain)
+                assert_apart(found[kind], plain, 1e-2)
+                assert_near(found[kind].norm(dim=-1), plain.norm(dim=-1))  # a rotation
             value = before["v_proj"][b, columns].unflatten(-1, (-1, 16)).transpose(0, 1)
-            assert torch.allclose(found["v"], value, atol=1e-5)
+            assert_near(found["v"], value)
 
     def test_a_layer_that_was_not_kept_is_named(self, model, inputs):
         class Reads(LastRow):

@@ -11,6 +11,7 @@ from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.tiny import tiny_inputs, tiny_model, tiny_of
 from groundprune.verification import relative_difference
 from inside import LastRow, Staged
+from support.closeness import assert_near
 from test_hooks_before_llm import TOLERANCE
 
 ROWS = [(1, 5, 7), (0, 0, 70)]  # the longest row has no image: the batch stays as long as it was
@@ -43,7 +44,7 @@ def test_the_loss_finds_its_labels_where_the_batch_gets_no_shorter(model):
     labels[:, -47:-43] = inputs["input_ids"][:, -47:-43]  # words before the image of the first row
     assert model.config.image_token_id not in labels
     pruned, wanted, _ = forward(model, inputs, LastRow(keep=0.4), labels=labels)
-    assert torch.isclose(pruned.loss, wanted.loss, rtol=1e-5)
+    assert_near(pruned.loss, wanted.loss)
 
 
 def test_a_decode_step_leaves_nothing_for_a_call_of_the_base_model(model):
@@ -151,4 +152,4 @@ def test_attention_is_read_as_a_soft_cap_leaves_it():
             model(**inputs)
         wanted = model(**inputs, output_attentions=True).attentions[1]
     for b, rows in enumerate(found):
-        assert torch.allclose(rows, wanted[b, :, -1:, run.layout[b].column], atol=1e-6)
+        assert_near(rows, wanted[b, :, -1:, run.layout[b].column])

@@ -212,13 +212,15 @@ def _dropping(run: Run) -> list[int]:
 
 
 def relative_difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Largest |a - b| over the largest |b|, over all pairs; infinite where a pair differs in shape or holds NaN."""
+    """Largest |a - b| over the largest |b|, over all pairs; infinite where a pair differs in shape, or by NaN."""
     worst = 0.0
     for x, y in zip(a, b, strict=True):
         if x.shape != y.shape:
-            return float("inf")
-        difference = float((x.float() - y.float()).abs().max() / y.float().abs().max())
-        worst = max(worst, float("inf") if math.isnan(difference) else difference)
+            return math.inf
+        x, y = x.detach().float(), y.detach().float()
+        if not x.equal(y):
+            apart = float((x - y).abs().max() / y.abs().max())
+            worst = math.inf if math.isnan(apart) else max(worst, apart)  # max() would pass over NaN
     return worst
 
 

@@ -18,6 +18,7 @@ from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.hooks.tower import MODALITIES, recording
 from groundprune.signals import FINGERPRINT, Need, Signals
 from groundprune.tiny import tiny_inputs, tiny_model
+from support.closeness import assert_near
 
 FAMILIES = list(families())
 BY_HAND = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "smolvlm"]  # the others: test_NAME.py
@@ -174,7 +175,7 @@ def test_tower_scores_are_eager_attention_of_the_patches_of_a_token(name):
                 side = math.isqrt(scores.shape[-1])
                 patches = hand.patches(visual.kind, int(layout.tile[n]), int(layout.row[n]), int(layout.col[n]))
                 wanted = sum(w * scores[visual.crop + i][:, r * side + c] for (i, r, c), w in patches.items())
-                assert torch.allclose(found[:, n], wanted, rtol=0, atol=1e-6)
+                assert_near(found[:, n], wanted)
 
 
 def eager_attention(base, inputs, layer):

@@ -17,6 +17,7 @@ from proofs import (
 from groundprune.families.tiny_parts import PATCH
 from groundprune.pruners import ClsVisual
 from groundprune.tiny import tiny_inputs, tiny_model
+from support.closeness import assert_apart, assert_near
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +48,7 @@ def test_the_tokens_of_an_image_see_each_other_in_both_directions(model):
     with torch.no_grad():
         both = model(**inputs).logits
         causal = model(**{**inputs, "token_type_ids": types * 0}).logits
-    assert (both - causal).abs().max() > 1e-2 * both.abs().max()
+    assert_apart(causal, both, 1e-2)
 
 
 @pytest.mark.parametrize("positions", ["preserved", "reassigned"])
@@ -77,4 +78,4 @@ def test_scores_are_the_attention_that_a_tokens_patches_receive(model, inputs, m
     for image, unit in enumerate(record.units):
         for token, (row, col) in enumerate(zip(unit.row.tolist(), unit.col.tolist(), strict=True)):
             wanted = patches[image, :, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].mean((-1, -2))
-            assert torch.allclose(record.values[received(layer)][image][token], wanted, atol=1e-6)
+            assert_near(record.values[received(layer)][image][token], wanted)

@@ -21,6 +21,7 @@ from groundprune.families.mistral3 import TINY_SIZES
 from groundprune.families.tiny_parts import PATCH
 from groundprune.signals import FINGERPRINT
 from groundprune.tiny import tiny_inputs, tiny_model
+from support.closeness import assert_near
 
 
 @pytest.fixture(scope="module")
@@ -90,7 +91,7 @@ def test_scores_are_the_attention_within_ones_own_image(model, inputs, monkeypat
         patches = weights[0][0, :, own, own].mean(1).unflatten(-1, (rows, cols))
         for token, (row, col) in enumerate(zip(unit.row.tolist(), unit.col.tolist(), strict=True)):
             wanted = patches[:, 2 * row : 2 * row + 2, 2 * col : 2 * col + 2].mean((-1, -2))
-            assert torch.allclose(record.values[received(layer)][i][token], wanted, atol=1e-6)
+            assert_near(record.values[received(layer)][i][token], wanted)
 
 
 def test_padding_to_the_largest_image_leaves_no_trace_in_the_fingerprint(model, inputs):

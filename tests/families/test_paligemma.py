@@ -20,6 +20,7 @@ from groundprune.families.tiny_parts import PATCH
 from groundprune.signals import TOWER_HIDDEN
 from groundprune.tiny import tiny_inputs, tiny_model
 from groundprune.verification import relative_difference
+from support.closeness import assert_near
 
 
 @pytest.fixture(scope="module")
@@ -81,7 +82,7 @@ def test_scores_are_the_attention_that_a_patch_receives(model, inputs, monkeypat
         encode(model, inputs, "image")
     monkeypatch.setattr(tower.config, "_attn_implementation", attention)
     _, record = encode(model, inputs, "image", received(layer))
-    assert torch.allclose(torch.stack(record.values[received(layer)]).transpose(1, 2), weights[0].mean(2), atol=1e-6)
+    assert_near(torch.stack(record.values[received(layer)]).transpose(1, 2), weights[0].mean(2))
 
 
 def test_projecting_tower_states_gives_what_the_llm_reads(model, inputs):

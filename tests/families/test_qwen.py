@@ -25,6 +25,7 @@ from groundprune.families.qwen import TINY_GRIDS
 from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.tiny import tiny_inputs, tiny_model
 from groundprune.verification import relative_difference
+from support.closeness import assert_near
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 WINDOW = 2  # tokens: the side of a window of the tiny Qwen2.5-VL
@@ -281,7 +282,7 @@ def test_scores_are_the_attention_that_a_tokens_patches_receive(model, monkeypat
         layout = record.units[unit]
         at = (torch.stack([layout.tile, layout.row, layout.col]) == torch.tensor(place)[:, None]).all(0)
         found = record.values[received(layer)][unit][at]
-        assert torch.allclose(found[0], patches[:, 4 * token : 4 * token + 4].mean(1), atol=1e-6)
+        assert_near(found[0], patches[:, 4 * token : 4 * token + 4].mean(1))
 
 
 def test_a_kept_token_keeps_its_own_deepstack_features():

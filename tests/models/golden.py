@@ -57,8 +57,3 @@ def keep_exactly(indices):
     pruner = KeepExactly(tokens=len(indices))
     object.__setattr__(pruner, "wanted", torch.tensor(indices))
     return pruner
-
-
-def close(found, wanted, tolerance=1e-4):
-    assert found.shape == wanted.shape
-    assert (found - wanted).abs().max() < tolerance

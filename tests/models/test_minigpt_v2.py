@@ -2,13 +2,14 @@
 
 import pytest
 import torch
-from golden import close, keep_exactly
+from golden import keep_exactly
 
 import groundprune as gp
 from groundprune.asking import framed, prompt_for
 from groundprune.families import family_of
 from groundprune.loading import grounding_of
 from groundprune.tiny import tiny_inputs, tiny_model
+from support.closeness import assert_near
 
 PROMPTS = range(2)
 
@@ -22,7 +23,7 @@ class TestProcessor:
         step = minigpt.expected["config"]["px_step"]
         pixels = minigpt.inputs("<ImageHere>")["pixel_values"][0]
         assert pixels.shape == (3, 112, 112)
-        close(pixels[:, ::step, ::step], minigpt.tensors["pixel_values_sub"], 1e-6)
+        assert_near(pixels[:, ::step, ::step], minigpt.tensors["pixel_values_sub"], 1e-6)
         assert framed(minigpt.processor, grounding_of(minigpt.model), minigpt.image) is minigpt.image
 
     @pytest.mark.parametrize("i", PROMPTS)
@@ -58,19 +59,19 @@ class TestModel:
         pixels = minigpt.inputs("<ImageHere>")["pixel_values"]
         with torch.no_grad():
             output = minigpt.model.model.get_image_features(pixels, output_hidden_states=True)
-        close(output.hidden_states[-1][0], minigpt.tensors["vit_raw"])
-        close(output.pooler_output[0], minigpt.tensors["projected"], 1e-5)
+        assert_near(output.hidden_states[-1][0], minigpt.tensors["vit_raw"])
+        assert_near(output.pooler_output[0], minigpt.tensors["projected"])
 
     def test_position_embeddings_are_stretched_as_in_the_original(self, minigpt):
         found = minigpt.model.model.vision_tower.embeddings.position_embedding[0]
-        close(found, minigpt.tensors["pos_embed_interpolated_sub"], 1e-6)
+        assert_near(found, minigpt.tensors["pos_embed_interpolated_sub"], 1e-6)
 
     @pytest.mark.parametrize("i", PROMPTS)
     def test_logits(self, minigpt, i):
         with torch.no_grad():
             logits = minigpt.model(**minigpt.inputs(prompt(minigpt, i))).logits[0]
-        close(logits[-8:, :420], minigpt.tensors[f"p{i}_logits_last8"])
-        close(logits[:, :420].double().sum(-1).float(), minigpt.tensors[f"p{i}_logits_sum"], 1e-3)
+        assert_near(logits[-8:, :420], minigpt.tensors[f"p{i}_logits_last8"])
+        assert_near(logits[:, :420].double().sum(-1).float(), minigpt.tensors[f"p{i}_logits_sum"])
         assert (logits[:, 420] == 0).all()
 
     @pytest.mark.parametrize("i", PROMPTS)
@@ -97,16 +98,16 @@ class TestPruning:
         pruner = keep_exactly([0])
         with gp.prune(minigpt.model, pruner), torch.no_grad():
             minigpt.model(**minigpt.inputs(prompt(minigpt, 0)))
-        close(pruner.seen.mean(0), minigpt.tensors["cls_attn_mean_grouped4_mean"], 1e-6)
+        assert_near(pruner.seen.mean(0), minigpt.tensors["cls_attn_mean_grouped4_mean"])
         per_head = minigpt.tensors["cls_attn_per_head"]
-        close(pruner.seen, per_head.unflatten(1, (-1, 4)).mean(-1), 1e-6)
+        assert_near(pruner.seen, per_head.unflatten(1, (-1, 4)).mean(-1))
 
     @pytest.mark.parametrize(("positions", "name"), [("preserved", "kept"), ("reassigned", "compact")])
     def test_logits_are_those_of_the_original_with_the_same_tokens_dropped(self, minigpt, positions, name):
         kept = minigpt.expected["pruned_keep"]
         with gp.prune(minigpt.model, keep_exactly(kept), positions) as run, torch.no_grad():
             logits = minigpt.model(**minigpt.inputs(prompt(minigpt, 0))).logits[0]
-        close(logits[-8:, :420], minigpt.tensors[f"p0_pruned_{name}_logits_last8"])
+        assert_near(logits[-8:, :420], minigpt.tensors[f"p0_pruned_{name}_logits_last8"])
         assert run.kept[0].tolist() == kept
         wanted = minigpt.expected["pruned_position_ids"]
         assert run.rows[0].position[0].tolist() == (wanted if name == "kept" else list(range(len(wanted))))

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from golden import SHIKRA, close, keep_exactly
+from golden import SHIKRA, keep_exactly
 from transformers import LlavaImageProcessorPil
 
 import groundprune as gp
@@ -13,6 +13,7 @@ from groundprune.images import square
 from groundprune.loading import grounding_of
 from groundprune.models.shikra import ShikraProcessor
 from groundprune.tiny import tiny_inputs, tiny_model
+from support.closeness import assert_apart, assert_near
 
 CASES = range(3)
 
@@ -24,9 +25,9 @@ def prompt(golden, case):
 class TestProcessor:
     def test_pixels_are_those_of_the_original(self, shikra):
         pixels = shikra.inputs("<image>")["pixel_values"][0]
-        close(pixels[:, ::4, ::4], shikra.tensors["pixel_values"], 1e-6)
+        assert_near(pixels[:, ::4, ::4], shikra.tensors["pixel_values"], 1e-6)
         mean_std = torch.stack([pixels.mean((1, 2)), pixels.std((1, 2))])
-        close(mean_std, shikra.tensors["pixel_values_mean_std"], 1e-5)
+        assert_near(mean_std, shikra.tensors["pixel_values_mean_std"])
 
     def test_the_frame_is_padded_before_with_the_same_white(self, shikra):
         seen = framed(shikra.processor, grounding_of(shikra.model), shikra.image)
@@ -78,15 +79,15 @@ class TestModel:
         pixels = shikra.inputs("<image>")["pixel_values"]
         with torch.no_grad():
             output = shikra.model.model.get_image_features(pixels, output_hidden_states=True)
-        close(output.hidden_states[-2][0, 1:], shikra.tensors["image_features"])
-        close(output.pooler_output[0], shikra.tensors["projected"])
+        assert_near(output.hidden_states[-2][0, 1:], shikra.tensors["image_features"])
+        assert_near(output.pooler_output[0], shikra.tensors["projected"])
 
     @pytest.mark.parametrize("case", CASES)
     def test_logits(self, shikra, case):
         with torch.no_grad():
             logits = shikra.model(**shikra.inputs(prompt(shikra, case))).logits[0]
-        close(logits[-8:], shikra.tensors[f"c{case}_logits_last8"])
-        close(logits.double().sum(-1).float(), shikra.tensors[f"c{case}_logits_sum"], 1e-3)
+        assert_near(logits[-8:], shikra.tensors[f"c{case}_logits_last8"])
+        assert_near(logits.double().sum(-1).float(), shikra.tensors[f"c{case}_logits_sum"])
 
     @pytest.mark.parametrize("case", CASES)
     def test_greedy(self, shikra, case):
@@ -112,16 +113,16 @@ class TestPruning:
         pruner = keep_exactly([0])
         with gp.prune(shikra.model, pruner), torch.no_grad():
             shikra.model(**shikra.inputs(prompt(shikra, 0)))
-        close(pruner.seen.mean(0), shikra.tensors["cls_attn_selected_layer_mean"], 1e-6)
-        far = (pruner.seen.mean(0) - shikra.tensors["cls_attn_last_layer_mean"]).abs().max()
-        assert far > 1e-4  # the golden file can tell the layers apart
+        assert_near(pruner.seen.mean(0), shikra.tensors["cls_attn_selected_layer_mean"])
+        # The golden file can tell the layers apart.
+        assert_apart(pruner.seen.mean(0), shikra.tensors["cls_attn_last_layer_mean"], 1e-3)
 
     @pytest.mark.parametrize(("positions", "name"), [("preserved", "kept"), ("reassigned", "compact")])
     def test_logits_are_those_of_the_original_with_the_same_tokens_dropped(self, shikra, positions, name):
         kept = shikra.expected["pruned_keep"]
         with gp.prune(shikra.model, keep_exactly(kept), positions) as run, torch.no_grad():
             logits = shikra.model(**shikra.inputs(prompt(shikra, 0))).logits[0]
-        close(logits[-8:], shikra.tensors[f"c0_pruned_{name}_logits_last8"])
+        assert_near(logits[-8:], shikra.tensors[f"c0_pruned_{name}_logits_last8"])
         assert run.kept[0].tolist() == kept
         wanted = shikra.expected["pruned_position_ids"]
         assert run.rows[0].position[0].tolist() == (wanted if name == "kept" else list(range(len(wanted))))
@@ -133,7 +134,7 @@ class TestPruning:
         del inputs["pixel_values"]
         with gp.prune(shikra.model, pruner), torch.no_grad():
             logits = shikra.model(**inputs, mm_encoder_outputs=encoded.select([0])).logits[0]
-        close(logits[-8:], shikra.tensors["c0_pruned_kept_logits_last8"])
+        assert_near(logits[-8:], shikra.tensors["c0_pruned_kept_logits_last8"])
 
     def test_pruning_is_exact(self):
         model = tiny_model("shikra", side=24)

@@ -17,16 +17,12 @@ from groundprune.pruners.tome import select_tome
 from groundprune.pruners.trim import outliers, select_trim
 from groundprune.pruners.visionzip import select_visionzip
 from groundprune.pruners.vispruner import select_vispruner
+from support.closeness import assert_near
 
 
 def emitted(merged, tokens):
     """The merged features in the official order."""
     return (merged.weight @ tokens)[merged.order]
-
-
-def close(found, wanted):
-    wanted = torch.tensor(wanted)
-    return found.shape == wanted.shape and torch.allclose(found, wanted, atol=1e-4)
 
 
 @pytest.mark.parametrize("case", cases("fastervlm"))
@@ -81,8 +77,8 @@ def test_trim(case):
     kept = found.kept[found.order]
     assert kept[:-1].tolist() == case["kept_in_official_order"]
     assert len(kept) == case["n_out"]
-    assert close(out[:-1], features[0, kept[:-1]].tolist())
-    assert close(out[-1], case["aggregated_token"])
+    assert_near(out[:-1], features[0, kept[:-1]].tolist())
+    assert_near(out[-1], case["aggregated_token"])
 
 
 @pytest.mark.parametrize("case", cases("prumerge"))
@@ -93,7 +89,7 @@ def test_prumerge(case):
     count = outliers(score) if mode == "adaptive" else int(len(score) * float(mode))
     found = select_prumerge(score, k[0, 1:], count + 1, neighbours=case["params"]["neighbours"])
     assert found.kept[found.order][:-1].tolist() == case["kept_in_official_order"]
-    assert close(emitted(found, hidden[0, 1:]), case["output_tokens"])
+    assert_near(emitted(found, hidden[0, 1:]), case["output_tokens"])
 
 
 @pytest.mark.parametrize("case", cases("visionzip"))
@@ -107,7 +103,7 @@ def test_visionzip(case):
     assert not found.weight[found.cls].any()
     out = emitted(found, hidden[0, 1:])
     out[0] += hidden[0, 0]
-    assert close(out, case["output_tokens"])
+    assert_near(out, case["output_tokens"])
     # The CLS token's slot is that of the strongest patch that stands for nothing else.
     free = set(range(len(row))) - set(kept[1:].tolist())
     assert int(kept[0]) == max(free, key=lambda i: float(row[i]))
@@ -175,7 +171,7 @@ def test_nuwa(case):
     kept = select_nuwa(attention, row, col, p["K"], p["top_n_per_2x2"])
     assert kept.tolist() == [case["kept"]]
     weight = nuwa_weights(attention, states, kept, row, col, p["distance"], p["percentile"])
-    assert close((weight @ hidden)[0], case["output_tokens"])
+    assert_near((weight @ hidden)[0], case["output_tokens"])
 
 
 @pytest.mark.parametrize("case", cases("tome"))
@@ -185,7 +181,7 @@ def test_tome(case):
     weight = found.weight[0][found.order[0]]
     assert [row.nonzero().squeeze(1).tolist() for row in weight] == case["groups"]
     assert weight.max(-1).values.reciprocal().round().int().tolist() == case["sizes"]
-    assert close(weight @ tokens[0], case["tokens"])
+    assert_near(weight @ tokens[0], case["tokens"])
     # A group stands at one of its own tokens.
     assert all(int(slot) in group for slot, group in zip(found.kept[0][found.order[0]], case["groups"], strict=True))
 

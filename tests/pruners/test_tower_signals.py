@@ -9,6 +9,7 @@ from groundprune.families import family_of
 from groundprune.hooks.tower import record_of, recordable, recording
 from groundprune.signals import TOWER_CLS, Need
 from groundprune.tiny import tiny_inputs, tiny_model
+from support.closeness import assert_near
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,12 @@ def test_the_joint_cls_row_is_the_softmax_of_all_heads_as_one(model, pixels, sta
     x = layer.layer_norm1(states[2])
     q, k = layer.self_attn.q_proj(x[:, :1]), layer.self_attn.k_proj(x)
     wanted = (q @ k.transpose(1, 2) * 32**-0.5).softmax(-1).transpose(1, 2)
-    assert torch.allclose(torch.stack(found), wanted[:, 1:], atol=1e-6)  # of the patches
+    assert_near(torch.stack(found), wanted[:, 1:])  # of the patches
 
 
 def test_the_cls_state_is_recorded_alone(model, pixels, states):
     found = record(model, pixels, TOWER_CLS)
-    assert torch.allclose(torch.stack(found.values[TOWER_CLS]), states[-2][:, :1], atol=1e-5)
+    assert_near(torch.stack(found.values[TOWER_CLS]), states[-2][:, :1])
     assert [value.shape for value in found.select([1], 1).values[TOWER_CLS]] == [(1, 32)]
 
 
@@ -53,4 +54,4 @@ def test_the_cls_state_is_recorded_alone(model, pixels, states):
 )
 def test_a_fraction_names_the_last_layer_of_that_share_of_the_depth(model, pixels, states, share, state):
     need = Need("tower_hidden", share)
-    assert torch.allclose(torch.stack(record(model, pixels, need).values[need]), states[state][:, 1:], atol=1e-5)
+    assert_near(torch.stack(record(model, pixels, need).values[need]), states[state][:, 1:])

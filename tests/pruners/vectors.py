@@ -6,6 +6,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from support.closeness import assert_near
+
 FOLDER = Path(__file__).parent.parent / "data" / "golden"
 
 
@@ -34,5 +36,5 @@ def _draw(recipe):
         x = x.masked_fill(torch.ones(x.shape[-2:]).bool().triu(1), -torch.inf)
     if recipe["post"] != "none":
         x = x.softmax(-1)
-    assert x.flatten()[:3].tolist() == pytest.approx(recipe["check"], rel=1e-4, abs=1e-9)
+    assert_near(x.flatten()[:3], recipe["check"])
     return x

@@ -15,6 +15,7 @@ from groundprune.evaluation import compare
 from groundprune.pocket import checkpoint_path
 from groundprune.pocket.samples import eval_samples
 from groundprune.pocket.scenes import GRID, HELD_OUT_PAIRS, TRAIN_SEEDS
+from support.closeness import assert_near
 from tools.pocket_training import train
 from tools.pocket_training.__main__ import main
 from tools.pocket_training.card import card_text
@@ -77,8 +78,8 @@ def test_loss_and_gradients_are_those_of_each_question_alone(llava, step):
             alone[i, numbers == number] = apart(llava, batch, pixels, i, number)
     alone = alone[row, column]
     expected, _ = loss_of(alone, token)
-    torch.testing.assert_close(packed, alone, atol=1e-5 * float(alone.detach().abs().max()), rtol=0)
-    torch.testing.assert_close(loss, expected, atol=0, rtol=1e-5)
+    assert_near(packed, alone)
+    assert_near(loss, expected)
     other = gradients(llava, expected)
     assert float((gradient - other).norm()) < 1e-5 * float(other.norm())
 
@@ -143,7 +144,7 @@ def test_a_resumed_run_is_the_same_run(runs, stage):
     whole, broken = (load_state(folder / f"{stage}.pt")["model"] for folder in runs)
     assert whole.keys() == broken.keys()
     for name, weight in whole.items():
-        torch.testing.assert_close(weight, broken[name], atol=1e-6, rtol=1e-5, msg=name)
+        assert_near(weight, broken[name])
 
 
 def test_training_moves_the_model_but_not_its_tower(runs):
