@@ -11,6 +11,7 @@ from PIL import Image
 from checkpoints import SERVED
 from groundprune.asking import framed
 from groundprune.families import families
+from groundprune.families.base import Grounding
 from groundprune.processing import load_processor
 from layouts import LAYOUTS
 
@@ -39,7 +40,7 @@ def test_no_canvas_is_made_of_a_thin_image(processor, frame, shape):
     """`original`: as a server gets it, which pads by the processor alone."""
     image = photo(*shape)
     tracemalloc.start()  # of arrays; Pillow's images are counted by their size
-    seen = framed(processor, SimpleNamespace(frame=frame), image)
+    seen = framed(processor, Grounding("{expression}", "{question}", "llava", frame), image)
     text = getattr(processor, "image_token", "<image>")
     processor(images=[[seen]], text=[f"{text} the"], return_tensors="pt")
     peak = tracemalloc.get_traced_memory()[1]

@@ -15,7 +15,7 @@ class LlavaImageProcessorPil(transformers.LlavaImageProcessorPil):
     """Pads as the stock class does. Its name is that one's: a checkpoint that is saved names it, for any reader."""
 
     @classmethod
-    def like(cls, other: Any) -> LlavaImageProcessorPil:
+    def like(cls, other: Any) -> Any:
         """With the settings of an image processor, which may be one that crops."""
         if isinstance(other, cls) and other.do_pad:
             return other
@@ -25,7 +25,9 @@ class LlavaImageProcessorPil(transformers.LlavaImageProcessorPil):
         given = {name: getattr(other, name) for name in settings if getattr(other, name, None) is not None}
         return cls(**given, do_pad=True)
 
-    def _preprocess(self, images: list[np.ndarray], **options: Any) -> Any:
+    def _preprocess(  # pyright: ignore[reportIncompatibleMethodOverride]
+        self, images: list[np.ndarray], **options: Any
+    ) -> Any:
         if options["do_pad"] and options["do_resize"]:
             images = [_squared(image, **options) for image in images]
         return super()._preprocess(images, **options)
