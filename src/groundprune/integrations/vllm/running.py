@@ -88,15 +88,19 @@ def cause_of_end() -> Iterator[Callable[[Exception], GroundPruneError]]:
 def note_cause() -> None:
     """From now on, write the first error that ends an engine in this process to the file of `cause_of_end`."""
     if CAUSE in os.environ:
-        logging.getLogger("vllm").addHandler(_Noting(logging.ERROR))
+        logging.getLogger("vllm").addHandler(_Noting(os.environ[CAUSE]))
 
 
 class _Noting(logging.Handler):
+    def __init__(self, file: str):
+        super().__init__(logging.ERROR)
+        self.file = file
+
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info[1] if record.exc_info else None
         # "x": of several processes, the first one knows. Without a folder nobody waits for it.
         if isinstance(error, Exception) and record.getMessage().startswith(FATAL):
-            with contextlib.suppress(OSError), open(os.environ[CAUSE], "x", encoding="utf-8") as file:
+            with contextlib.suppress(OSError), open(self.file, "x", encoding="utf-8") as file:
                 file.write(str(why_ended(error)))
 
 
