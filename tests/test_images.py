@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from groundprune.boxes import PaddedSquareFrame
-from groundprune.images import ImageError, load_image, pad_to_square, pad_to_square_resized, square
+from groundprune.images import ImageError, load_image, pad_to_square, square
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (122, 116, 104)
 
@@ -169,26 +169,22 @@ class TestSquare:
         assert (cols.min(), rows.min()) == (-window.x1, -window.y1)
         assert (cols.max() + 1 - cols.min(), rows.max() + 1 - rows.min()) == size
 
-    @pytest.mark.parametrize(
-        ("size", "inner"), [((20, 10), (8, 4)), ((10, 20), (4, 8)), ((5000, 3), (8, 1)), ((2, 1), (8, 4))]
-    )
-    def test_resized_padding(self, size, inner):
-        pixels = np.asarray(pad_to_square_resized(Image.new("RGB", size, RED), 8, GREY))
-        assert pixels.shape == (8, 8, 3)
-        assert (pixels == RED).all(-1).sum() == inner[0] * inner[1]
-        assert (pixels == GREY).all(-1).sum() == 64 - inner[0] * inner[1]
+    @pytest.mark.parametrize("resample", [2, 3, 1], ids=["bilinear", "bicubic", "lanczos"])
+    @pytest.mark.parametrize("size", [(300, 20), (20, 300), (1000, 3), (3, 1000), (1000, 250), (41, 10), (999, 1)])
+    def test_a_thin_image_is_shrunk_to_the_pixels_of_the_padded_one(self, size, resample):
+        width, height = size
+        image = Image.fromarray(np.random.default_rng(0).integers(0, 256, (height, width, 3), dtype=np.uint8))
+        wanted = np.asarray(pad_to_square(image, GREY).resize((28, 28), resample)).astype(int)
+        found = square(image, GREY, 28, resample)
+        apart = np.abs(np.asarray(found.resize((28, 28), resample)).astype(int) - wanted).max()
+        assert apart <= (0 if width > height else 2)  # of 255
+
+    def test_others_are_padded(self, noise):
+        assert square(noise, GREY, 8).tobytes() == pad_to_square(noise, GREY).tobytes()
+        thin = noise.crop((0, 0, 40, 5))
+        assert square(thin, GREY, 40).tobytes() == pad_to_square(thin, GREY).tobytes()
+        assert square(thin, GREY, 39).size == (39, 39)
 
     def test_an_empty_side_is_refused(self):
         with pytest.raises(ValueError, match="side=0"):
-            pad_to_square_resized(Image.new("RGB", (2, 2)), 0, GREY)
-
-    def test_the_canvas_decides(self, noise):
-        assert square(noise, GREY).tobytes() == pad_to_square(noise, GREY).tobytes()
-        assert square(noise, GREY, max_pixels=160 * 160).size == (160, 160)
-        small = square(noise, GREY, max_pixels=160 * 160 - 1)
-        assert small.tobytes() == pad_to_square_resized(noise, 159, GREY).tobytes()
-
-    def test_a_panorama_stays_small(self):
-        result = square(Image.new("RGB", (20000, 10), RED), GREY, max_pixels=1000**2)
-        assert result.size == (1000, 1000)
-        assert result.getpixel((500, 499)) == RED
+            square(Image.new("RGB", (2, 2)), GREY, 0)

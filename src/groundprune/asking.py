@@ -13,7 +13,7 @@ from groundprune.families.base import Grounding
 from groundprune.images import square
 from groundprune.processing import resized_size
 
-MAX_CANVAS_PIXELS = 4096**2  # of the padded image; the tower sees a few hundred pixels of it, memory sees all
+_LARGEST = 4096  # pixels of the edge of a square that processors which count pixels, not edges, would get
 _PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}"}
 
 
@@ -72,10 +72,12 @@ def box_codec(processor: Any, grounding: Grounding, width: int, height: int) -> 
 def framed(processor: Any, grounding: Grounding, image: Image.Image) -> Image.Image:
     """The image as the processor should get it, in the frame that the checkpoint's boxes are measured in.
 
-    Padding happens here, before the processor's own: an extreme aspect ratio would make its canvas too large.
+    Padded here, for not every processor pads: LLaVA-NeXT's cuts tiles from whatever it gets.
     """
     if grounding.frame != "padded":
         return image
-    colour = getattr(processor, "padding_colour", None)
-    red, green, blue = colour or (int(255 * mean) for mean in processor.image_processor.image_mean)
-    return square(image, (red, green, blue), MAX_CANVAS_PIXELS)
+    own, colour = processor.image_processor, getattr(processor, "padding_colour", None)
+    red, green, blue = colour or (int(255 * mean) for mean in own.image_mean)
+    tiles = getattr(own, "image_grid_pinpoints", None) or []
+    edges = [edge for size in (dict(own.size).values(), *tiles) for edge in size if edge is not None]
+    return square(image, (red, green, blue), min(_LARGEST, max(edges)), own.resample)

@@ -14,8 +14,8 @@ from groundprune.errors import GroundPruneError
 
 Colour = tuple[int, int, int]
 
-# 192 MB as RGB. Every photograph fits; a panorama of 20,000 x 10 pixels would need six times as much.
-MAX_CANVAS_PIXELS = 64 * 1024**2
+_THIN = 4  # the ratio of edges from which on the canvas of a padded image is mostly padding
+_REACH = 3  # of Pillow's widest filter (Lanczos), in pixels of the result
 
 
 class ImageError(GroundPruneError):
@@ -66,27 +66,37 @@ def pad_to_square(image: Image.Image, fill: Colour) -> Image.Image:
     return _centred(image, max(image.size), fill)
 
 
-def pad_to_square_resized(image: Image.Image, side: int, fill: Colour) -> Image.Image:
-    """Resize the longer edge to `side` pixels (bicubic), then pad to side x side.
+def square(
+    image: Image.Image, fill: Colour, side: int, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Pad to a square. A thin image comes with side x side pixels, those that the padded one would be resized to.
 
-    LLaVA pads first and resizes afterwards. This order never builds a canvas larger than the result,
-    at the price of pixels that differ slightly, and of a shorter edge rounded to at least 1 pixel.
+    side: what the result will be resized to, with `resample`. The canvas of a thin image would hold thousands of
+    times its pixels; here memory is bounded by the image and the result. The result is a new image.
     """
     if side < 1:
         raise GroundPruneError(f"side={side}: at least 1 pixel is needed")
-    scale = side / max(image.size)
-    width, height = (max(1, round(edge * scale)) for edge in image.size)
-    return _centred(image.resize((width, height), Image.Resampling.BICUBIC), side, fill)
-
-
-def square(image: Image.Image, fill: Colour, max_pixels: int = MAX_CANVAS_PIXELS) -> Image.Image:
-    """Pad to a square in LLaVA's order, or with pad_to_square_resized when that exceeds max_pixels.
-
-    The result is a new image of at most max_pixels.
-    """
-    if max(image.size) ** 2 <= max_pixels:
+    if max(image.size) <= max(side, _THIN * min(image.size)):
         return pad_to_square(image, fill)
-    return pad_to_square_resized(image, math.isqrt(max_pixels), fill)
+    if image.width > image.height:
+        return _wide_resized(image, fill, side, resample)
+    turn = Image.Transpose.TRANSPOSE  # pixels differ by rounding: Pillow resizes along rows first
+    return _wide_resized(image.transpose(turn), fill, side, resample).transpose(turn)
+
+
+def _wide_resized(image: Image.Image, fill: Colour, side: int, resample: Image.Resampling) -> Image.Image:
+    """`pad_to_square` and resize, with no more rows of padding than those that are seen together with the image's."""
+    scale, top = image.width / side, (image.width - image.height) // 2
+    first = max(0, math.floor(top / scale - _REACH))  # rows of the result that see some of the image
+    last = min(side, math.ceil((top + image.height) / scale + _REACH))
+    above = max(0, math.floor((first - _REACH) * scale))  # rows of the canvas that these see
+    below = min(image.width, math.ceil((last + _REACH) * scale))
+    strip = Image.new("RGB", (side, below - above), fill)
+    strip.paste(image.resize((side, image.height), resample), (0, top - above))
+    seen = strip.resize((side, last - first), resample, (0, first * scale - above, side, last * scale - above))
+    canvas = Image.new("RGB", (side, side), fill)
+    canvas.paste(seen, (0, first))
+    return canvas
 
 
 def _centred(image: Image.Image, side: int, fill: Colour) -> Image.Image:

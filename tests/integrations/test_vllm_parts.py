@@ -1,6 +1,7 @@
 """The parts of the vLLM plugin that need no vLLM: what is chosen, where it stood, how long a prompt may be."""
 
 import json
+import logging
 import shlex
 from pathlib import Path
 from types import SimpleNamespace
@@ -27,7 +28,8 @@ from groundprune.integrations.vllm.limits import (
     rotary_length,
 )
 from groundprune.integrations.vllm.prompt import Span, columns, unpruned
-from groundprune.integrations.vllm.serve import serve_arguments, why_ended
+from groundprune.integrations.vllm.running import KILLED, cause_of_end, note_cause, why_ended
+from groundprune.integrations.vllm.serve import serve_arguments
 from groundprune.integrations.vllm.settings import ARCHITECTURES, Settings
 from groundprune.pocket import checkpoint_path
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
@@ -437,3 +439,28 @@ def test_why_an_engine_did_not_start_is_one_line():
 
     assert why_ended(Wrapped()) is ours
     assert str(why_ended(OSError("disk\nfull"))) == "vLLM ended: OSError: disk"
+    assert "--gpu-memory-utilization" in str(why_ended(ValueError("too little; Decrease GPU memory utilization.")))
+    killed = RuntimeError("Engine core initialization failed. See root cause above. Failed core proc(s): {'a': -9}")
+    assert str(why_ended(killed)) == KILLED
+
+
+def test_the_first_error_that_ends_an_engine_is_the_cause():
+    log = logging.getLogger("vllm.v1.engine.core")
+    with cause_of_end() as cause:
+        note_cause()
+        try:
+            for message, text in (
+                ("Invocation of a method failed", "0"),
+                ("EngineCore failed", "1"),
+                ("WorkerProc", "2"),
+            ):
+                try:
+                    raise ValueError(text)
+                except ValueError:
+                    log.exception(message)
+        finally:
+            (ours,) = logging.getLogger("vllm").handlers[-1:]
+            logging.getLogger("vllm").removeHandler(ours)
+        assert str(cause(RuntimeError("see above"))) == "vLLM ended: ValueError: 1"
+    with cause_of_end() as cause:
+        assert str(cause(RuntimeError("other"))) == "vLLM ended: RuntimeError: other"

@@ -6,7 +6,7 @@ from golden import SHIKRA, keep_exactly
 from transformers import LlavaImageProcessorPil
 
 import groundprune as gp
-from groundprune.asking import MAX_CANVAS_PIXELS, chat_prompt, framed, prompt_for
+from groundprune.asking import chat_prompt, framed, prompt_for
 from groundprune.boxes import Box, PaddedSquareFrame, make_codec
 from groundprune.families import family_of
 from groundprune.images import square
@@ -31,7 +31,7 @@ class TestProcessor:
 
     def test_the_frame_is_padded_before_with_the_same_white(self, shikra):
         seen = framed(shikra.processor, grounding_of(shikra.model), shikra.image)
-        assert seen.tobytes() == square(shikra.image, (255, 255, 255), MAX_CANVAS_PIXELS).tobytes()
+        assert seen.tobytes() == square(shikra.image, (255, 255, 255), 224).tobytes()
         inputs = shikra.processor(images=seen, text="<image>", return_tensors="pt")
         assert inputs["pixel_values"].equal(shikra.inputs("<image>")["pixel_values"])
 

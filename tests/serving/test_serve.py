@@ -1,6 +1,7 @@
 """The server, as a user starts it, on the embedded model."""
 
 import base64
+import contextlib
 import io
 import json
 import os
@@ -12,6 +13,7 @@ import time
 import urllib.error
 import urllib.request
 
+import psutil
 import pytest
 from PIL import Image
 
@@ -20,7 +22,7 @@ from groundprune.answer import answer
 from groundprune.families import family_of
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 
-PATIENCE = 180  # seconds until a server is there
+PATIENCE = 400  # seconds until a server is there
 EXPRESSION = "the red circle"
 
 
@@ -29,10 +31,9 @@ def scene():
     return Image.fromarray(make_scene(TEST_SEEDS[7]).image)
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory):
-    """(process, address) of `groundprune serve pocket --keep 0.5`."""
-    folder = tmp_path_factory.mktemp("serve")
+@contextlib.contextmanager
+def serving(folder):
+    """(process, address, log) of `groundprune serve pocket --keep 0.5`."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -42,16 +43,24 @@ def server(tmp_path_factory):
     ]  # fmt: skip
     environment = os.environ | {"XDG_CACHE_HOME": str(folder)}
     del environment["VLLM_ENABLE_V1_MULTIPROCESSING"]
-    with (folder / "log").open("w+") as log:
-        process = subprocess.Popen(command, env=environment, stdout=log, stderr=subprocess.STDOUT)
+    log = folder / "log"
+    with log.open("w") as written:
+        process = subprocess.Popen(command, env=environment, stdout=written, stderr=subprocess.STDOUT)
+    try:
         address, end = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
         while not _is_there(address):
-            log.seek(0)
-            assert process.poll() is None, log.read()[-3000:]
+            assert process.poll() is None, log.read_text()[-3000:]
             assert time.monotonic() < end
             time.sleep(0.5)
-        yield process, address
+        yield process, address, log
+    finally:
         process.kill()
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    with serving(tmp_path_factory.mktemp("serve")) as started:
+        yield started
 
 
 def _is_there(address):
@@ -90,11 +99,30 @@ def test_the_server_gives_the_box_of_the_transformers_path_for_half_of_the_token
     assert expected.kept_tokens == tokens // 2
 
 
+def test_it_goes_on_after_a_repeated_prompt_and_a_thin_image(server):
+    image, text = Image.effect_noise((96, 96), 50).convert("RGB"), "the red circle " * 25
+    said = [chat(server[1], image, asked) for asked in (text, text, f"{text} the red circle")]
+    assert said[0]["choices"][0]["message"] == said[1]["choices"][0]["message"]
+    began = time.monotonic()
+    assert chat(server[1], Image.new("RGB", (12000, 10), "red"), "locate the red circle")["usage"]
+    assert time.monotonic() - began < 5
+    assert _is_there(server[1])
+
+
 def test_sigterm_ends_it_cleanly(server):
-    process, address = server
+    process, address, _ = server
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
     assert not _is_there(address)
+
+
+def test_an_engine_that_is_killed_is_an_error(tmp_path):
+    with serving(tmp_path) as (process, address, log):
+        (core,) = [child for child in psutil.Process(process.pid).children() if "EngineCore" in child.name()]
+        core.kill()
+        assert process.wait(timeout=60) == 2
+        assert not _is_there(address)
+        assert "its engine was killed" in log.read_text().strip().splitlines()[-1]
 
 
 @pytest.mark.parametrize(
@@ -104,11 +132,13 @@ def test_sigterm_ends_it_cleanly(server):
         (["--max-model-len", "1000"], "max_model_len"),
         (["--pruner", "fastv"], "prunes between layers of the LLM"),
         (["--no-such-option"], "--no-such-option"),
+        (["--gpu-memory-utilization", "1", "--enforce-eager"], "decrease `--gpu-memory-utilization`"),
     ],
 )
 def test_what_cannot_be_served_ends_in_one_line(options, message):
     command = [sys.executable, "-m", "groundprune", "serve", "pocket", "--keep", "0.5", *options]
-    ended = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE)
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_CPU_KVCACHE_SPACE"}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     assert message in ended.stderr.strip().splitlines()[-1]

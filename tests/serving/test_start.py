@@ -6,7 +6,7 @@ from engines import TOLERANCE, by_transformers, by_vllm, difference, engine, pho
 import groundprune as gp
 from groundprune.families import families
 from groundprune.integrations import vllm as plugin
-from groundprune.integrations.vllm.serve import why_ended
+from groundprune.integrations.vllm.running import why_ended
 
 SPECULATIVE = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
 REFUSED = [

@@ -35,7 +35,8 @@ def serve(
     [dim]groundprune serve llava-hf/llava-1.5-7b-hf --keep 0.5 --pruner cls-visual --port 8000 -tp 2[/]
     """
     from groundprune.integrations.vllm import check_version
-    from groundprune.integrations.vllm.serve import run_vllm, serve_arguments
+    from groundprune.integrations.vllm.running import run_vllm
+    from groundprune.integrations.vllm.serve import serve_arguments
 
     chosen = read_pruning(pruner, keep, tokens, positions).pruner
     assert chosen is not None

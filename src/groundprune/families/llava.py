@@ -36,14 +36,9 @@ class Llava(Family):
 
     def prepare_processor(self, processor: Any) -> Any:
         """Pads images to a square: the converted checkpoints crop instead, and lose the sides of the image."""
-        from transformers import LlavaImageProcessorPil
+        from groundprune.models.llava import LlavaImageProcessorPil
 
-        old = processor.image_processor
-        if isinstance(old, LlavaImageProcessorPil) and old.do_pad:
-            return processor
-        settings = ("size", "crop_size", "resample", "image_mean", "image_std", "rescale_factor")
-        given = {name: getattr(old, name) for name in settings if getattr(old, name, None) is not None}
-        processor.image_processor = LlavaImageProcessorPil(**given, do_pad=True)
+        processor.image_processor = LlavaImageProcessorPil.like(processor.image_processor)
         return processor
 
     def tiny_config(self, layers: int = 4, side: int = 6, **options: Any) -> Any:

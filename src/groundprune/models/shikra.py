@@ -101,7 +101,8 @@ class ShikraProcessor(SegmentProcessor):
     padding_colour = (255, 255, 255)
 
     def prepare_image(self, image: Image.Image) -> Image.Image:
-        return square(image, self.padding_colour)
+        own = self.image_processor
+        return square(image, self.padding_colour, own.size["height"], own.resample)
 
 
 AutoConfig.register("shikra", ShikraConfig)

@@ -23,10 +23,12 @@ def register() -> None:
     from vllm.model_executor.models.registry import ModelRegistry
 
     from groundprune.integrations.vllm.checks import PrunedConfig
+    from groundprune.integrations.vllm.running import note_cause
 
     for architecture, place in ARCHITECTURES.values():
         ModelRegistry.register_model(architecture, f"{__name__}.{place}")
         MODELS_CONFIG_MAP[architecture] = PrunedConfig
+    note_cause()
 
 
 def check_version() -> str:

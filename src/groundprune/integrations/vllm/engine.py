@@ -8,12 +8,12 @@ import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from multiprocessing.connection import Connection, wait
 from typing import Any, NamedTuple
 
 from groundprune.errors import GroundPruneError, first_line
-from groundprune.integrations.vllm.serve import why_ended
+from groundprune.integrations.vllm.running import KILLED, cause_of_end
 
 _PATIENCE = 30  # seconds for an engine to end by itself
 
@@ -103,25 +103,26 @@ def _run(connection: Connection, arguments: dict[str, Any]) -> None:
 
 
 async def _answer_all(connection: Connection, arguments: dict[str, Any]) -> None:
-    try:
-        from vllm.engine.arg_utils import AsyncEngineArgs
-        from vllm.v1.engine.async_llm import AsyncLLM
+    with cause_of_end() as cause:
+        try:
+            from vllm.engine.arg_utils import AsyncEngineArgs
+            from vllm.v1.engine.async_llm import AsyncLLM
 
-        engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
-    except Exception as error:
-        connection.send(why_ended(error))
-        return
-    connection.send(None)
-    loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
-    try:
-        while (request := await loop.run_in_executor(None, _next, connection)) is not None:
-            tasks.add(task := loop.create_task(_answer(connection, engine, request)))
-            task.add_done_callback(tasks.discard)
-    finally:
-        for task in tasks:  # nobody waits for their answers
-            task.cancel()
-        engine.shutdown()
-        del engine  # now: at the end of the process it would complain
+            engine = AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+        except Exception as error:
+            connection.send(cause(error))
+            return
+        connection.send(None)
+        loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
+        try:
+            while (request := await loop.run_in_executor(None, _next, connection)) is not None:
+                tasks.add(task := loop.create_task(_answer(connection, engine, request, cause)))
+                task.add_done_callback(tasks.discard)
+        finally:
+            for task in tasks:  # nobody waits for their answers
+                task.cancel()
+            engine.shutdown()
+            del engine  # now: at the end of the process it would complain
 
 
 def _next(connection: Connection) -> Request | None:
@@ -132,7 +133,9 @@ def _next(connection: Connection) -> Request | None:
         return None
 
 
-async def _answer(connection: Connection, engine: Any, request: Request) -> None:
+async def _answer(
+    connection: Connection, engine: Any, request: Request, cause: Callable[[Exception], GroundPruneError]
+) -> None:
     from vllm.sampling_params import RequestOutputKind, SamplingParams
 
     try:
@@ -143,4 +146,5 @@ async def _answer(connection: Connection, engine: Any, request: Request) -> None
         async for output in engine.generate(request.prompt, greedy, request_id=request.id):
             connection.send(Reply(request.id, output.outputs[0].text.strip(), list(output.prompt_token_ids)))
     except Exception as error:
-        connection.send(GroundPruneError(f"vLLM cannot answer {request.id}: {first_line(error)}"))
+        alone = GroundPruneError(f"vLLM cannot answer {request.id}: {first_line(error)}")
+        connection.send(cause(GroundPruneError(KILLED)) if engine.errored else alone)

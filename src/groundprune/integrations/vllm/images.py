@@ -54,10 +54,14 @@ class ImagePruning:
     def arguments_of(self, item: Mapping[str, Any]) -> dict[str, Any]:
         """`arguments` of one image. item: what vLLM preprocessed of it; each element's `data` lacks the batch axis.
 
-        Of a tower that packs images the patches are in no batch.
+        Of a tower that packs images the patches are in no batch. Where an image lies wholly in cached blocks vLLM
+        drops its pixels, for it is not encoded again; where it lies is asked nevertheless, and empty ones stand in.
         """
         packed = self.family.tower_kind(self.config).packed
         alone = {name: element.data for name, element in item.items()}
+        if "pixel_values" not in alone:
+            shape = (int(alone["image_grid_thw"].prod()), 0) if packed else (1, 0, 0, 0)
+            alone["pixel_values"] = torch.empty(shape)
         return {name: value if packed and name == "pixel_values" else value[None] for name, value in alone.items()}
 
     def units(self, arguments: Mapping[str, Any]) -> list[VisualUnit]:

@@ -11,10 +11,10 @@ from typing import Any
 
 import groundprune
 from groundprune.asking import chat_prompt
-from groundprune.errors import GroundPruneError, first_line
+from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm.images import ImagePruning
 from groundprune.integrations.vllm.limits import fewest_tokens, largest_length, own_length, rotary_length
-from groundprune.integrations.vllm.settings import KEY, vllm_overrides
+from groundprune.integrations.vllm.settings import vllm_overrides
 from groundprune.loading import read_config, source_of
 from groundprune.pocket.widened import write_widened
 from groundprune.processing import load_processor
@@ -115,44 +115,6 @@ def serve_arguments(
     for key, value in engine_defaults(model).items():
         arguments += [] if _given(words, f"--{key}") else [f"--{key}", value]
     return arguments
-
-
-def run_vllm(arguments: Sequence[str]) -> None:
-    """`vllm ARGUMENTS` (serve) in this process; returns or exits when it ends.
-
-    Raises GroundPruneError, in one line, where it cannot start or ends with an error; its log has the rest.
-    """
-    from vllm.entrypoints.cli.serve import ServeSubcommand
-    from vllm.entrypoints.serve.utils.api_utils import cli_env_setup
-    from vllm.logger import configure_logging_from_args
-    from vllm.utils.argparse_utils import FlexibleArgumentParser
-
-    # What `vllm` itself does; its own entry point asks for a distribution named vllm, which not every build has.
-    cli_env_setup()
-    parser, command = FlexibleArgumentParser(prog="groundprune"), ServeSubcommand()
-    command.subparser_init(parser.add_subparsers(required=True))
-    given = parser.parse_args(list(arguments))
-    configure_logging_from_args(given)
-    if KEY not in (given.hf_overrides or {}):
-        raise GroundPruneError(f"an option hides {OVERRIDES}, without which nothing would be pruned")
-    try:
-        command.validate(given)
-        command.cmd(given)
-    except Exception as error:
-        raise why_ended(error) from error
-
-
-def why_ended(error: Exception) -> GroundPruneError:
-    """What ended vLLM, in one line; our own reasons as they are, out of whatever they were wrapped into."""
-    if isinstance(error, GroundPruneError):
-        return error
-    details: list[dict[str, Any]] = getattr(error, "errors", list)()  # pydantic's
-    for detail in details:
-        ours = detail.get("ctx", {}).get("error")
-        if isinstance(ours, GroundPruneError):
-            return ours
-    reason = details[0]["msg"] if details else f"{type(error).__name__}: {first_line(error)}"
-    return GroundPruneError(f"vLLM ended: {reason}")
 
 
 def _split(extra: Sequence[str]) -> list[str]:
