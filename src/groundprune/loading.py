@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import snapshot_download
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.utils import get_session
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import cached_file
 
-from groundprune.errors import GroundPruneError, first_line
+from groundprune.errors import GroundPruneError, first_line, unknown
 from groundprune.families.base import Grounding, family_of
+from groundprune.hooks.patching import replaced
 from groundprune.pocket import checkpoint_path
 from groundprune.processing import load_processor
 
 POCKET = "pocket"
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+PROBE = 5.0  # seconds until a Hub that does not answer counts as out of reach
 _POCKET_FOLDERS = {POCKET: checkpoint_path(), f"{POCKET}-seed0": checkpoint_path(0)}
 
 
@@ -35,7 +41,10 @@ def checkpoint_folder(source: str | Path) -> Path:
     if folder.is_dir():
         return folder
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"]))
+        with asking_once(source):
+            return Path(
+                snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"])
+            )
     except Exception as error:  # whatever the network makes of it
         raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
 
@@ -44,9 +53,39 @@ def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The config of a checkpoint, see `load`. Raises GroundPruneError where there is none."""
     # Exception: a damaged folder makes the libraries raise nearly anything.
     try:
-        return AutoConfig.from_pretrained(source_of(source), trust_remote_code=trust_remote_code)
+        with asking_once(source):
+            return AutoConfig.from_pretrained(source_of(source), trust_remote_code=trust_remote_code)
     except Exception as error:
         raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
+
+
+@contextlib.contextmanager
+def asking_once(source: str | Path) -> Iterator[None]:
+    """While active, a Hub that is out of reach is not asked again and again: its cache has the files, or nothing has.
+
+    source: a checkpoint, see `load`; of a folder nothing is asked at all.
+    """
+    if Path(source_of(source)).is_dir() or constants.HF_HUB_OFFLINE:
+        yield
+        return
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PROBE)
+    except Exception:  # which kinds there are depends on the Hub client's own client
+        with replaced(constants, "HF_HUB_OFFLINE", True):
+            yield
+    else:
+        yield
+
+
+def usable_device(device: str | torch.device | None = None) -> torch.device:
+    """The device, if a tensor can be put there; None = the GPU where there is one. Raises GroundPruneError."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.ones(1, device=device).item()  # a value comes back: `meta` is a device without any
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise GroundPruneError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
+    return torch.device(device)
 
 
 def load(
@@ -58,29 +97,35 @@ def load(
     """(model, processor) of a local folder, a Hub id, or an embedded model: "pocket", or "pocket-seed0", its twin.
 
     The model is in eval mode; the processor pads images as the family's boxes need (see `Family.prepare_processor`).
-    options go to `from_pretrained`. On a CPU, without a dtype given, weights are widened to fp32: faster there.
+    device: by default the GPU where there is one, else the CPU. dtype: a torch.dtype or one of DTYPES; "auto" is the
+    checkpoint's own, and fp32 on a CPU: faster there. options go to `from_pretrained`; with a `device_map` among them
+    accelerate places the model.
 
-    Raises GroundPruneError where there is no checkpoint, and Unservable for a text-only or unknown model type.
+    Raises GroundPruneError where there is no checkpoint or no such device or dtype, and Unservable for a text-only or
+    unknown model type.
     """
+    if not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    place = usable_device(device) if device is not None or "device_map" not in options else None
     folder = source_of(source)
     options.setdefault("trust_remote_code", False)
     config = read_config(source, options["trust_remote_code"])
     family = family_of(config)
-    on_cpu = torch.device(device or "cpu").type == "cpu" and "device_map" not in options
-    if dtype == "auto" and on_cpu:
+    if dtype == "auto" and place is not None and place.type == "cpu":
         dtype = torch.float32
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, **options
-        )
-        processor = load_processor(folder, config, options["trust_remote_code"])
+        with asking_once(source):
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, config=config, dtype=dtype, output_loading_info=True, **options
+            )
+            processor = load_processor(folder, config, options["trust_remote_code"])
     except Exception as error:
         raise GroundPruneError(f"cannot load the checkpoint at {str(source)!r}: {first_line(error)}") from error
     model, found = loaded
     _refuse_random_weights(str(source), found)
     model = model.eval()
-    if device is not None:
-        model = model.to(device)
+    if place is not None:
+        model = model.to(place)
     return model, family.prepare_processor(processor)
 
 
@@ -93,7 +138,8 @@ def grounding_of(model: Any) -> Grounding:
     source = getattr(model.config, "_name_or_path", "")
     # A folder, or a Hub checkpoint whose files are in the cache by now.
     quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = cached_file(source, "grounding.json", **quietly) if source else None
+    with asking_once(source) if source else contextlib.nullcontext():
+        found = cached_file(source, "grounding.json", **quietly) if source else None
     if found is None:
         return default
     path = Path(found)

@@ -12,6 +12,7 @@ from groundprune.cli.console import open_model, print_json, save_image, writable
 from groundprune.cli.options import (
     DEFAULT_KEEP,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     KeepOption,
     ModelOption,
@@ -57,6 +58,7 @@ def ground(
     text_tower: TextTowerOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     out: OutOption = None,
     explain: ExplainOption = None,
     as_json: JsonOption = False,
@@ -74,7 +76,7 @@ def ground(
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed, explained=explain is not None)
     if explain is not None:
         _writable_sheet(explain, image, target)
-    picture, said, loaded = _answer(image, expression, "rec", model, pruning, text_tower, device, target)
+    picture, said, loaded = _answer(image, expression, "rec", model, pruning, text_tower, device, dtype, target)
     _draw(picture, said, pruning, expression, target)
     if explain is not None:
         _explain(explain, loaded, picture, expression, said, pruning, keep, tokens, positions, text_tower)
@@ -102,6 +104,7 @@ def ask(
     text_tower: TextTowerOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,7 +114,7 @@ def ask(
     [dim]groundprune ask photo.jpg "what colour is the mug?" --model llava-hf/llava-1.5-7b-hf --pruner random[/]
     """
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed)
-    picture, said, _ = _answer(image, question, "vqa", model, pruning, text_tower, device, out)
+    picture, said, _ = _answer(image, question, "vqa", model, pruning, text_tower, device, dtype, out)
     if out is not None:
         _draw(picture, said, pruning, question, out)
     if as_json:
@@ -128,6 +131,7 @@ def _answer(
     pruning: Pruning,
     text_tower: str | None,
     device: str | None,
+    dtype: str,
     target: Path | None,
 ) -> tuple[Image.Image, Answer, tuple[Any, Any]]:
     """The image, what the model said, and the model with its processor.
@@ -143,7 +147,7 @@ def _answer(
         writable_image(target)
     from groundprune.answer import answer
 
-    loaded, processor = open_model(model, device)
+    loaded, processor = open_model(model, device, dtype)
     policy = pruning.policy or "preserved"
     said = answer(loaded, processor, picture, text, kind, pruning.pruner, policy, text_tower)
     return picture, said, (loaded, processor)

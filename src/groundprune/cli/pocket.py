@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundprune.cli.console import pick_device, print_json, quieten, save_image, writable_image
+from groundprune.cli.console import print_json, quieten, save_image, writable_image
 from groundprune.cli.options import JsonOption
 from groundprune.errors import GroundPruneError
 
@@ -25,7 +25,7 @@ app = typer.Typer(help="The pocket model: its card, and how to train it again.")
 
 def scene(
     out: Annotated[Path, typer.Argument(help="The image to write.", show_default=False)],
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, another scene; training saw none of them.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another scene; training saw none of them.")] = 7,
     as_json: JsonOption = False,
 ) -> None:
     """Draw a scene that the pocket model understands, and print requests about it with their true answers.
@@ -95,7 +95,7 @@ def card(as_json: JsonOption = False) -> None:
 
 @app.command()
 def train(
-    seed: Annotated[int, typer.Option("--seed", help="Of the weights and of the scenes.")] = 0,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Of the weights and of the scenes.")] = 0,
     work: Annotated[
         Path | None, typer.Option("--work", help="Checkpoints of the run; the same call goes on from them.")
     ] = None,
@@ -114,11 +114,12 @@ def train(
     if out is not None and out.exists() and not out.is_dir():
         raise GroundPruneError(f"{out}: is a file, give a folder to export to")
     quieten()
-    pick_device(device)
+    from groundprune.loading import usable_device
     from groundprune.pocket.scenes import TRAIN_SEEDS
     from groundprune.pocket.training import train as train_pocket
     from groundprune.pocket.training.runtime import SEEDS_PER_RUN
 
+    usable_device(device)
     runs = len(TRAIN_SEEDS) // SEEDS_PER_RUN
     if not 0 <= seed < runs:
         raise GroundPruneError(f"--seed must be 0 to {runs - 1}, each has scenes of its own (got {seed})")

@@ -42,12 +42,13 @@ def evaluate(
     *,
     tokens: Sequence[int | str] = (),
     device: str | None = None,
+    dtype: str = "auto",
     seed: int = 0,
     window: int = WINDOW,
 ) -> Summary:
     """Run the grid of `compare_settings` on a data set, resumable as `compare` is.
 
-    data, data_root, limit: see `open_data`. protocol: see `groundprune.evaluation.protocols`. seed: which scenes,
+    data, data_root, limit: see `open_data`. device, dtype: see `gp.load`. protocol: see `groundprune.evaluation.protocols`. seed: which scenes,
     where data is "scenes". window: images that are encoded at a time; the tower runs once per image whatever it is.
     A sample whose image cannot be read is left out, counted and named in the summary.
 
@@ -58,7 +59,7 @@ def evaluate(
         raise GroundPruneError(f"batch size and window must be at least 1 (got {batch_size} and {window})")
     settings = compare_settings(pruners, keeps, positions, tokens)
     found = open_data(data, data_root, limit, seed=seed)
-    model, processor = load(model_source, device=device)
+    model, processor = load(model_source, device=device, dtype=dtype)
     parts = windows(found, window)
     runners = [Runner(model, processor, part, batch_size, text_tower, protocol) for part in parts]
     refuse_repeated(found)
