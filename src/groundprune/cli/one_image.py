@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundprune.cli.console import open_model, print_json, save_image, writable_image
+from groundprune.cli.console import open_model, print_json, save_image, utf8, writable_image
 from groundprune.cli.options import (
     DEFAULT_KEEP,
     DeviceOption,
@@ -72,6 +72,7 @@ def ground(
     [dim]groundprune ground scene.png "the red circle" --pruner cls-visual --explain sheet.png[/]
     [dim]groundprune ground photo.jpg "the mug left of the laptop" --model llava-hf/llava-1.5-7b-hf --json[/]
     """
+    expression = utf8(expression)
     target = Path(f"{image.stem}.ground.png") if out is None else out
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed, explained=explain is not None)
     if explain is not None:
@@ -113,6 +114,7 @@ def ask(
     [dim]groundprune ask scene.png "how many circles"[/]
     [dim]groundprune ask photo.jpg "what colour is the mug?" --model llava-hf/llava-1.5-7b-hf --pruner random[/]
     """
+    question = utf8(question)
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed)
     picture, said, _ = _answer(image, question, "vqa", model, pruning, text_tower, device, dtype, out)
     if out is not None:
@@ -163,7 +165,8 @@ def _draw(picture: Image.Image, said: Answer, pruning: Pruning, label: str, targ
         colour = overlay.REASSIGNED
     boxes = [] if said.box is None else [(said.box, label, colour)]
     kept = None if said.kept is None else overlay.KeptMap(said.kept, said.frame)
-    save_image(overlay.draw_overlay(picture, boxes, kept), target)
+    caption = "" if kept is None else overlay.CAPTION
+    save_image(overlay.draw_overlay(picture, boxes, kept, caption=caption), target)
 
 
 def _writable_sheet(path: Path, image: Path, overlay: Path) -> None:

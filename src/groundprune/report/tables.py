@@ -89,7 +89,8 @@ def _samples(result: Summary) -> str:
     """How many, and of what."""
     run = result.run
     if run.get("data") == "scenes":
-        return f"{run.get('scenes', '?')} expressions and as many questions"
+        scenes = run.get("scenes", "?")
+        return "1 expression and 1 question" if scenes == 1 else f"{scenes} expressions and as many questions"
     asked = result.settings[0]
     totals = ((asked.rec.total.n, "expression"), (asked.vqa.total.n, "question"))
     counts = " and ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in totals if n)
