@@ -4,32 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from huggingface_hub import constants, snapshot_download
-from huggingface_hub.utils import get_session
+from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import cached_file
 
 from groundprune.errors import GroundPruneError, first_line, unknown
 from groundprune.families.base import Grounding, family_of
-from groundprune.hooks.patching import replaced
-from groundprune.pocket import checkpoint_path
+from groundprune.hub import POCKET, asking_once, refuse_unreachable, source_of
 from groundprune.processing import load_processor
 
-POCKET = "pocket"
 DTYPES = ("auto", "float32", "bfloat16", "float16")
-PROBE = 5.0  # seconds until a Hub that does not answer counts as out of reach
-_POCKET_FOLDERS = {POCKET: checkpoint_path(), f"{POCKET}-seed0": checkpoint_path(0)}
-
-
-def source_of(source: str | Path) -> str | Path:
-    """What `from_pretrained` takes: the folder of an embedded model for its name, anything else as it is."""
-    return _POCKET_FOLDERS.get(str(source), source)
 
 
 def checkpoint_folder(source: str | Path) -> Path:
@@ -51,30 +40,13 @@ def checkpoint_folder(source: str | Path) -> Path:
 
 def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The config of a checkpoint, see `load`. Raises GroundPruneError where there is none."""
+    refuse_unreachable(source)
     # Exception: a damaged folder makes the libraries raise nearly anything.
     try:
         with asking_once(source):
             return AutoConfig.from_pretrained(source_of(source), trust_remote_code=trust_remote_code)
     except Exception as error:
         raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
-
-
-@contextlib.contextmanager
-def asking_once(source: str | Path) -> Iterator[None]:
-    """While active, a Hub that is out of reach is not asked again and again: its cache has the files, or nothing has.
-
-    source: a checkpoint, see `load`; of a folder nothing is asked at all.
-    """
-    if Path(source_of(source)).is_dir() or constants.HF_HUB_OFFLINE:
-        yield
-        return
-    try:
-        get_session().head(constants.ENDPOINT, timeout=PROBE)
-    except Exception:  # which kinds there are depends on the Hub client's own client
-        with replaced(constants, "HF_HUB_OFFLINE", True):
-            yield
-    else:
-        yield
 
 
 def usable_device(device: str | torch.device | None = None) -> torch.device:

@@ -70,9 +70,16 @@ def progress(text: str) -> None:
         typer.echo(f"groundprune: {text} ...", err=True)
 
 
+def announce(source: str) -> None:
+    """Say that a model is being loaded, which takes seconds; what is not there is refused before torch is."""
+    from groundprune.hub import refuse_unreachable
+
+    progress(f"loading {source}")
+    refuse_unreachable(source)
+
+
 def open_model(source: str, device: str | None, dtype: str = "auto") -> tuple[Any, Any]:
     """(model, processor), see `gp.load`."""
-    progress(f"loading {source}")
     from groundprune.loading import load
 
     quieten()

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groundprune.cli.console import progress, quieten
+from groundprune.cli.console import announce, quieten
 from groundprune.cli.options import (
     CountsOption,
     DeviceOption,
@@ -92,7 +92,7 @@ def evaluate(
     [dim]groundprune evaluate --model llava-hf/llava-1.5-7b-hf --data refcoco:val --protocol paper
     --positions preserved,reassigned --out runs/llava[/]
     """
-    progress(f"loading {model}")
+    announce(model)
     quieten()
     chosen: dict[str, Any] = {
         "protocol": protocol, "limit": limit, "data_root": data_root, "out": out, "batch_size": batch_size,

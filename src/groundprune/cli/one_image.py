@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundprune.cli.console import open_model, print_json, save_image, utf8, writable_image
+from groundprune.cli.console import announce, open_model, print_json, save_image, utf8, writable_image
 from groundprune.cli.options import (
     DEFAULT_KEEP,
     DeviceOption,
@@ -72,6 +72,7 @@ def ground(
     [dim]groundprune ground scene.png "the red circle" --pruner cls-visual --explain sheet.png[/]
     [dim]groundprune ground photo.jpg "the mug left of the laptop" --model llava-hf/llava-1.5-7b-hf --json[/]
     """
+    announce(model)
     expression = utf8(expression)
     target = Path(f"{image.stem}.ground.png") if out is None else out
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed, explained=explain is not None)
@@ -114,6 +115,7 @@ def ask(
     [dim]groundprune ask scene.png "how many circles"[/]
     [dim]groundprune ask photo.jpg "what colour is the mug?" --model llava-hf/llava-1.5-7b-hf --pruner random[/]
     """
+    announce(model)
     question = utf8(question)
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed)
     picture, said, _ = _answer(image, question, "vqa", model, pruning, text_tower, device, dtype, out)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundprune.cli.console import print_json, progress, quieten
+from groundprune.cli.console import announce, print_json, quieten
 from groundprune.cli.options import (
     CountsOption,
     DeviceOption,
@@ -61,7 +61,7 @@ def compare(
     [dim]groundprune compare --pruner cls-visual,random --keep 0.5 --scenes 100 --out runs/mine[/]
     [dim]groundprune compare --pruner mine.py:FeatureNorm --positions preserved,stretched[/]
     """
-    progress(f"loading {model}")
+    announce(model)
     quieten()
     from groundprune.evaluation import compare as run
 

@@ -30,7 +30,8 @@ from groundprune.evaluation.results import Results
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.settings import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
-from groundprune.loading import POCKET, load
+from groundprune.hub import POCKET
+from groundprune.loading import load
 from groundprune.signals import TextEmbedder
 
 SMALL = 50_000_000  # parameters

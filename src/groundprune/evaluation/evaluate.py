@@ -17,7 +17,8 @@ from groundprune.evaluation.identity import about_this_run, pruner_files, sample
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.settings import KEEPS, PRUNERS, compare_settings
 from groundprune.evaluation.summary import Summary
-from groundprune.loading import POCKET, load
+from groundprune.hub import POCKET
+from groundprune.loading import load
 from groundprune.signals import TextEmbedder
 
 # Images encoded at a time: at 576 tokens of a 7B model 1.2 GB, at LLaVA-NeXT's 2880 6 GB. All settings answer their
