@@ -1,13 +1,16 @@
+import importlib
 import json
 import os
 import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageStat
 
+import groundprune.loading
 from groundprune.cli import main
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 
@@ -124,7 +127,43 @@ class TestGround:
         (tmp_path / "mine.py").write_text(OWN_PRUNER)
         result = ground("scene.png", "the star", "--pruner", "mine.py:FeatureNorm", "--keep", "0.25")
         assert result["visual_tokens"]["kept"] == 36
-        assert result["settings"]["pruner"] == "feature-norm"
+        assert result["settings"]["pruner"] == "FeatureNorm"
+
+    def test_own_pruner_has_one_name(self, said, tmp_path):
+        """Its class: the name under which results hold it, which may not run the file again."""
+        (tmp_path / "named.py").write_text(OWN_PRUNER)
+        own = "--pruner", "named.py:FeatureNorm", "--keep", "0.5"
+        _, told, _ = said("ground", "scene.png", "the star", *own)
+        _, proven, _ = said("verify", "--family", "llava", *own)
+        _, compared, _ = said("compare", "--scenes", 1, "--positions", "preserved", *own)
+        for out in (told, proven, compared):
+            assert "FeatureNorm" in out
+            assert "feature-norm" not in out
+        assert "1 expression and 1 question" in compared
+
+    def test_dtype(self, said, monkeypatch):
+        taken = []
+        load = groundprune.loading.load
+        noted = lambda source, **given: (taken.append(given["dtype"]), load(source, **given))[1]  # noqa: E731
+        for place in ("loading", "evaluation.compare", "evaluation.evaluate"):
+            monkeypatch.setattr(importlib.import_module(f"groundprune.{place}"), "load", noted)
+        run = "--dtype", "bfloat16"
+        small = "--pruner", "spatial", "--keep", "0.5", "--positions", "preserved"
+        assert said("ground", "scene.png", "the star", *run)[0] in (0, 1)
+        assert said("ask", "scene.png", "how many stars", *run)[0] == 0
+        assert said("compare", "--scenes", 1, *small, *run)[0] == 0
+        code, out, _ = said("evaluate", "--limit", 1, *small, *run, "--out", "runs")
+        assert code == 0
+        assert taken == ["bfloat16"] * 4
+        assert json.loads((Path("runs") / "summary.json").read_text())["run"]["dtype"] == "torch.bfloat16"
+        code, _, err = said("ask", "scene.png", "how many stars", "--dtype", "half")
+        assert (code, err.count("unknown dtype 'half'")) == (2, 1)
+
+    def test_an_expression_that_no_model_reads(self, said):
+        code, _, err = said("ground", "scene.png", "the star " * 1200)
+        assert code == 2
+        assert re.search(r"the prompt has \d+ tokens, the image's included; this model reads 1024$", err)
+        assert said("ground", "scene.png", "star" * 2500)[0] in (0, 1)
 
 
 class TestImages:

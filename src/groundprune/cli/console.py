@@ -45,7 +45,7 @@ def utf8(word: str) -> str:
     try:
         return os.fsencode(word).decode("utf-8")
     except UnicodeError as error:
-        raise GroundPruneError(f"{ascii(word)} is not text in UTF-8") from error
+        raise GroundPruneError(f"{word!a} is not text in UTF-8") from error
 
 
 def print_json(value: Any) -> None:

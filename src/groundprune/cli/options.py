@@ -18,9 +18,7 @@ DEFAULT_KEEP = "0.5"
 
 ModelOption = Annotated[
     str,
-    typer.Option(
-        "--model", "-m", help="pocket (part of the package), or a checkpoint: a folder or a Hub name."
-    ),
+    typer.Option("--model", "-m", help="pocket (part of the package), or a checkpoint: a folder or a Hub name."),
 ]
 PrunerOption = Annotated[
     str | None, typer.Option("--pruner", "-p", help="A name from `groundprune list`, or path/to/file.py:Class.")

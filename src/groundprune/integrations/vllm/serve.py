@@ -12,10 +12,10 @@ from typing import Any
 import groundprune
 from groundprune.asking import chat_prompt
 from groundprune.errors import GroundPruneError, first_line
+from groundprune.hub import source_of
 from groundprune.integrations.vllm.images import ImagePruning
 from groundprune.integrations.vllm.limits import fewest_tokens, largest_length, own_length, rotary_length
 from groundprune.integrations.vllm.settings import KEY, vllm_overrides
-from groundprune.hub import source_of
 from groundprune.loading import read_config
 from groundprune.pocket.widened import write_widened
 from groundprune.processing import load_processor
