@@ -152,9 +152,9 @@ class TestGround:
         assert said("ground", "scene.png", "the star", *run)[0] in (0, 1)
         assert said("ask", "scene.png", "how many stars", *run)[0] == 0
         assert said("compare", "--scenes", 1, *small, *run)[0] == 0
-        code, out, _ = said("evaluate", "--limit", 1, *small, *run, "--out", "runs")
+        code, _, _ = said("evaluate", "--limit", 1, *small, *run, "--out", "runs")
         assert code == 0
-        assert taken == ["bfloat16"] * 4
+        assert taken == ["bfloat16"] * 5  # the last: the report, whose model is that of the run
         assert json.loads((Path("runs") / "summary.json").read_text())["run"]["dtype"] == "torch.bfloat16"
         code, _, err = said("ask", "scene.png", "how many stars", "--dtype", "half")
         assert (code, err.count("unknown dtype 'half'")) == (2, 1)

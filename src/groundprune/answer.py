@@ -57,8 +57,8 @@ def answer(
     model, processor: what `gp.load` gives. pruner None: the model as it is. Decoding is greedy. Words that the
     tokenizer does not know are named in a UserWarning.
 
-    Raises GroundPruneError for an empty text, one that holds the model's image token or is longer than the model reads, an unknown kind, and whatever
-    `gp.prune` and `grounding_of` refuse.
+    Raises GroundPruneError for an empty text, one that holds the model's image token or is longer than the model
+    reads, an unknown kind, and whatever `gp.prune` and `grounding_of` refuse.
     """
     grounding = grounding_of(model)
     codec, frame = box_codec(processor, grounding, *image.size), make_frame(grounding.frame, *image.size)

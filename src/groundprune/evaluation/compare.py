@@ -57,9 +57,9 @@ def compare(
 ) -> Summary:
     """Run the grid of `compare_settings` on generated scenes: `scenes` expressions and as many questions.
 
-    pruners: registered names or file.py:Class. device, dtype: see `gp.load`. out: a folder for samples.jsonl and summary.json; called again with
-    the same folder, only what is missing is run. Ctrl-C leaves there what was found so far, says so in one line,
-    and goes on as KeyboardInterrupt.
+    pruners: registered names or file.py:Class. device, dtype: see `gp.load`. out: a folder for samples.jsonl and
+    summary.json; called again with the same folder, only what is missing is run. Ctrl-C leaves there what was found
+    so far, says so in one line, and goes on as KeyboardInterrupt.
 
     Settings that the model or the method cannot serve (a keep below a method's smallest) are skipped, and the
     summary says why. Raises GroundPruneError, before any model is loaded, for settings that make no sense; before any
