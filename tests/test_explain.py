@@ -127,7 +127,8 @@ class TestScored:
         assert "no score" in ax.texts[0].get_text()
 
     def test_methods_that_choose_by_a_score_show_it(self, pocket, scene):
-        by_score = "fastervlm fastv pyramiddrop v2drop trim hired vispruner visionzip feather".split()
+        by_score = ["fastervlm", "fastv", "pyramiddrop", "v2drop", "trim"]
+        by_score += ["hired", "vispruner", "visionzip", "feather"]
         found = explain(*pocket, scene, TEXT, by_score, [], keep=0.75)
         assert not found.refused
         for scored in found.scored:

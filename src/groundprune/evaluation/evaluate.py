@@ -50,7 +50,8 @@ def evaluate(
     """Run the grid of `compare_settings` on a data set, resumable as `compare` is.
 
     data, data_root, limit: see `open_data`. device, dtype: see `gp.load`. protocol: see
-    `groundprune.evaluation.protocols`. seed: which scenes, where data is "scenes". window: images that are encoded at a time; the tower runs once per image whatever it is.
+    `groundprune.evaluation.protocols`. seed: which scenes, where data is "scenes". window: images that are encoded at
+    a time; the tower runs once per image whatever it is.
     A sample whose image cannot be read is left out, counted and named in the summary.
 
     Raises GroundPruneError, before any model is loaded, for data or settings that make no sense; before any work,
