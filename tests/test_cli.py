@@ -1,13 +1,16 @@
+import importlib
 import json
 import os
 import re
 import resource
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image, ImageStat
 
+import groundprune.loading
 from groundprune.cli import main
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 
@@ -109,7 +112,10 @@ class TestGround:
         ground("scene.png", "the star", "--pruner", "spatial", "--tokens", "1", "--out", "few.png")
         ground("scene.png", "the star", "--out", "all.png")
         with Image.open("few.png") as few, Image.open("all.png") as every:
-            assert few.size == every.size == (576, 576)
+            assert every.size == (576, 576)
+            assert few.width == 576
+            assert 576 + 8 < few.height < 576 + 40  # what bright and dim mean stands below
+            few = few.crop((0, 0, 576, 576))
             assert ImageStat.Stat(few).sum[0] < 0.6 * ImageStat.Stat(every).sum[0]
 
     def test_unknown_words_are_named(self, said):
@@ -121,7 +127,43 @@ class TestGround:
         (tmp_path / "mine.py").write_text(OWN_PRUNER)
         result = ground("scene.png", "the star", "--pruner", "mine.py:FeatureNorm", "--keep", "0.25")
         assert result["visual_tokens"]["kept"] == 36
-        assert result["settings"]["pruner"] == "feature-norm"
+        assert result["settings"]["pruner"] == "FeatureNorm"
+
+    def test_own_pruner_has_one_name(self, said, tmp_path):
+        """Its class: the name under which results hold it, which may not run the file again."""
+        (tmp_path / "named.py").write_text(OWN_PRUNER)
+        own = "--pruner", "named.py:FeatureNorm", "--keep", "0.5"
+        _, told, _ = said("ground", "scene.png", "the star", *own)
+        _, proven, _ = said("verify", "--family", "llava", *own)
+        _, compared, _ = said("compare", "--scenes", 1, "--positions", "preserved", *own)
+        for out in (told, proven, compared):
+            assert "FeatureNorm" in out
+            assert "feature-norm" not in out
+        assert "1 expression and 1 question" in compared
+
+    def test_dtype(self, said, monkeypatch):
+        taken = []
+        load = groundprune.loading.load
+        noted = lambda source, **given: (taken.append(given["dtype"]), load(source, **given))[1]  # noqa: E731
+        for place in ("loading", "evaluation.compare", "evaluation.evaluate"):
+            monkeypatch.setattr(importlib.import_module(f"groundprune.{place}"), "load", noted)
+        run = "--dtype", "bfloat16"
+        small = "--pruner", "spatial", "--keep", "0.5", "--positions", "preserved"
+        assert said("ground", "scene.png", "the star", *run)[0] in (0, 1)
+        assert said("ask", "scene.png", "how many stars", *run)[0] == 0
+        assert said("compare", "--scenes", 1, *small, *run)[0] == 0
+        code, _, _ = said("evaluate", "--limit", 1, *small, *run, "--out", "runs")
+        assert code == 0
+        assert taken == ["bfloat16"] * 5  # the last: the report, whose model is that of the run
+        assert json.loads((Path("runs") / "summary.json").read_text())["run"]["dtype"] == "torch.bfloat16"
+        code, _, err = said("ask", "scene.png", "how many stars", "--dtype", "half")
+        assert (code, err.count("unknown dtype 'half'")) == (2, 1)
+
+    def test_an_expression_that_no_model_reads(self, said):
+        code, _, err = said("ground", "scene.png", "the star " * 1200)
+        assert code == 2
+        assert re.search(r"the prompt has \d+ tokens, the image's included; this model reads 1024$", err)
+        assert said("ground", "scene.png", "star" * 2500)[0] in (0, 1)
 
 
 class TestImages:
@@ -137,7 +179,9 @@ class TestImages:
                 assert 0 <= left < right <= size[0]
                 assert 0 <= top < bottom <= size[1]
             with Image.open("overlay.png") as overlay:
-                assert overlay.width * size[1] == overlay.height * size[0]
+                scale, rest = divmod(overlay.width, size[0])
+                assert rest == 0
+                assert 0 <= overlay.height - scale * size[1] < 40  # the strip that says what bright means
 
         return run
 

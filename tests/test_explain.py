@@ -127,6 +127,20 @@ class TestScored:
         assert not ax.images
         assert "no score" in ax.texts[0].get_text()
 
+    def test_methods_that_choose_by_a_score_show_it(self, pocket, scene):
+        by_score = ["fastervlm", "fastv", "pyramiddrop", "v2drop", "trim"]
+        by_score += ["hired", "vispruner", "visionzip", "feather"]
+        found = explain(*pocket, scene, TEXT, by_score, [], keep=0.75)
+        assert not found.refused
+        for scored in found.scored:
+            assert scored.scores is not None, scored.label
+            score = scored.scores[0]
+            kept, dropped = score[scored.kept[0]], score[~scored.kept[0]]
+            if scored.label in ("fastervlm", "hired", "fastv"):
+                assert kept.min() >= dropped.max()
+            elif scored.label not in ("pyramiddrop", "v2drop"):  # whose later stages score anew
+                assert kept.mean() > dropped.mean(), scored.label
+
     def test_nothing_dropped_is_not_scored(self, pocket, scene):
         (scored,) = explain(*pocket, scene, TEXT, ["cls-visual"], [], keep=1).scored
         assert scored.scores is None

@@ -1,5 +1,6 @@
 import json
 import shutil
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 import groundprune as gp
+from checkpoints import save_tiny_llava
 from groundprune.asking import chat_prompt
 from groundprune.loading import grounding_of, load
 from groundprune.pocket import checkpoint_path
@@ -150,3 +152,52 @@ def test_grounding_json_with_an_unknown_key_names_the_allowed(tmp_path, without_
     (tmp_path / "grounding.json").write_text("[")
     with pytest.raises(gp.GroundPruneError, match="no JSON object"):
         grounding_of(without_tower)
+
+
+class TestDtypeAndDevice:
+    """One rule for `gp.load` and the command line."""
+
+    @pytest.fixture
+    def checkpoint(self, tmp_path):
+        folder = save_tiny_llava(tmp_path / "half")
+        load(folder)[0].to(torch.bfloat16).save_pretrained(folder)
+        return folder
+
+    @pytest.mark.skipif(torch.cuda.is_available(), reason="of a machine without a GPU")
+    def test_fp32_on_a_cpu_and_what_is_asked_for(self, checkpoint):
+        assert load(checkpoint)[0].dtype == torch.float32
+        assert load(checkpoint, "cpu", "auto")[0].dtype == torch.float32
+        for dtype in ("bfloat16", torch.float16):
+            assert str(load(checkpoint, dtype=dtype)[0].dtype).endswith(str(dtype).removeprefix("torch."))
+
+    def test_the_gpu_and_the_checkpoints_own_dtype_where_there_is_one(self, checkpoint, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        moved = []
+        monkeypatch.setattr(torch.nn.Module, "to", lambda self, place, *_, **__: (moved.append(place), self)[1])
+        model, _ = load(checkpoint)
+        assert model.dtype == torch.bfloat16
+        assert moved[-1] == torch.device("cuda")
+
+    @pytest.mark.parametrize(("options", "says"), [
+        ({"dtype": "float23"}, "did you mean 'float32'"), ({"device": "warp:9"}, "device 'warp:9' cannot be used"),
+        ({"device": "meta"}, "device 'meta' cannot be used"),
+    ])  # fmt: skip
+    def test_what_there_is_not(self, checkpoint, options, says):
+        with pytest.raises(gp.GroundPruneError, match=says):
+            load(checkpoint, **options)
+
+
+def test_a_hub_out_of_reach_is_asked_once(monkeypatch):
+    asked = []
+
+    def head(*_, **__):
+        asked.append(1)
+        raise OSError("no route")
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.utils.get_session", lambda: SimpleNamespace(head=head))
+    with pytest.raises(
+        gp.GroundPruneError, match="no checkpoint at 'nobody/nothing': no such folder, and the Hub is"
+    ):
+        load("nobody/nothing")
+    assert len(asked) == 1

@@ -1,9 +1,20 @@
+import time
+
 import numpy as np
 import pytest
-from PIL import Image, ImageColor
+from PIL import Image, ImageColor, ImageFont
 
 from groundprune.boxes import Box, CroppedFrame, OriginalFrame, PaddedSquareFrame
-from groundprune.report.overlay import GROUND_TRUTH, PRESERVED, REASSIGNED, UNPRUNED, KeptMap, draw_overlay
+from groundprune.report.overlay import (
+    CAPTION,
+    GROUND_TRUTH,
+    PRESERVED,
+    REASSIGNED,
+    UNPRUNED,
+    KeptMap,
+    draw_overlay,
+    shortened,
+)
 
 SAND = (200, 180, 160)
 
@@ -115,6 +126,36 @@ class TestBoxes:
         box = Box(0, 0, *size)
         result = draw_overlay(Image.new("RGB", size), [(box, "the mug on the left of the laptop", UNPRUNED)])
         assert result.size[0] % size[0] == 0
+
+
+class TestLongLabels:
+    def test_ten_thousand_characters_take_no_time(self):
+        start = time.process_time()
+        for text in ("the mug " * 1250, "x" * 10_000, "first line\nand another " * 400):
+            draw_overlay(Image.new("RGB", (144, 144)), [(Box(10, 10, 90, 90), text, UNPRUNED)])
+        assert time.process_time() - start < 2
+
+    @pytest.mark.parametrize("room", [0, 5, 40, 101.5, 400, 10_000])
+    def test_as_much_as_fits(self, room):
+        font, text = ImageFont.load_default(15), "the mug on the left of the laptop, iIlWmM" * 3
+        fitting = [n for n in range(len(text)) if font.getlength(text[:n] + "…") <= room]
+        wanted = text if font.getlength(text) <= room else text[: max(fitting, default=0)].rstrip() + "…"
+        assert shortened(text, font, room) == wanted
+
+
+class TestCaption:
+    def test_a_strip_below_the_picture_says_what_bright_means(self):
+        image = Image.new("RGB", (144, 144), SAND)
+        plain, told = draw_overlay(image), draw_overlay(image, caption=CAPTION)
+        assert told.width == plain.width
+        assert 8 < told.height - plain.height < 40
+        assert told.crop((0, 0, *plain.size)).tobytes() == plain.tobytes()
+        strip = pixels(told)[plain.height :]
+        assert strip.min() < 64
+        assert (strip[:, -1] == 255).all()
+
+    def test_a_picture_too_narrow_for_it_has_none(self):
+        assert draw_overlay(Image.new("RGB", (1, 90)), caption=CAPTION).size == (7, 630)
 
 
 class TestRefuses:

@@ -98,10 +98,18 @@ def test_nan_is_infinitely_far():
     assert relative_difference([none], [number]) == relative_difference([number], [none]) == float("inf")
 
 
-def test_half_precision_is_refused_since_rounding_would_look_like_an_error():
-    model = tiny_model("llava", side=6).to(torch.bfloat16)
-    with pytest.raises(gp.GroundPruneError, match="fp32"):
-        gp.verify(model, tiny_inputs(model, [(1, 2, 2)]), gp.Spatial(keep=0.5))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_model_in_half_precision_is_measured_in_fp32_and_left_as_it_was(dtype):
+    model = tiny_model("llava", side=24).to(dtype)
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    inputs["pixel_values"] = inputs["pixel_values"].to(dtype)
+    before = {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in model.state_dict().items()}
+    found = gp.verify(model, inputs, gp.Spatial(keep=0.5), steps=2)
+    assert found.passed
+    assert {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in model.state_dict().items()} == before
+    with pytest.raises(gp.GroundPruneError, match="dropped nothing"):
+        gp.verify(model, inputs, gp.Spatial(keep=1))
+    assert {name: (tensor.data_ptr(), tensor.dtype) for name, tensor in model.state_dict().items()} == before
 
 
 def test_nothing_dropped_proves_nothing(model):

@@ -1,9 +1,13 @@
 """groundprune: prune the visual tokens of multimodal LLMs without losing their sense of where things are."""
 
-import importlib
-from typing import TYPE_CHECKING, Any
+from __future__ import annotations
 
+import importlib
+
+TYPE_CHECKING = False  # as typing has it, whose import Ctrl-C would find on its way to the command line
 if TYPE_CHECKING:
+    from typing import Any
+
     from groundprune.errors import GroundPruneError, Unservable
     from groundprune.integrations.vllm import vllm_overrides
     from groundprune.layout import VisualLayout

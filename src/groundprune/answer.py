@@ -14,6 +14,7 @@ from PIL import Image
 
 from groundprune.asking import box_codec, model_inputs, prompt_for
 from groundprune.boxes import Box, BoxCodec, Frame, make_frame
+from groundprune.errors import GroundPruneError
 from groundprune.families.base import family_of
 from groundprune.loading import grounding_of
 from groundprune.positions import Policy
@@ -56,14 +57,15 @@ def answer(
     model, processor: what `gp.load` gives. pruner None: the model as it is. Decoding is greedy. Words that the
     tokenizer does not know are named in a UserWarning.
 
-    Raises GroundPruneError for an empty text, one that holds the model's image token, an unknown kind, and whatever
-    `gp.prune` and `grounding_of` refuse.
+    Raises GroundPruneError for an empty text, one that holds the model's image token or is longer than the model
+    reads, an unknown kind, and whatever `gp.prune` and `grounding_of` refuse.
     """
     grounding = grounding_of(model)
     codec, frame = box_codec(processor, grounding, *image.size), make_frame(grounding.frame, *image.size)
     prompt = prompt_for(processor, grounding, kind, text)
     _warn_of_unknown_words(processor.tokenizer, text)
     inputs = model_inputs(processor, grounding, [image], [prompt]).to(model.device, model.dtype)
+    _refuse_too_long(model, inputs["input_ids"].shape[1])
     placeholders = family_of(model.config).token_ids(model.config).values()
     total = int(torch.isin(inputs["input_ids"], torch.tensor(list(placeholders), device=model.device)).sum())
     pruning = contextlib.nullcontext() if pruner is None else prune(model, pruner, positions, [text], text_tower)
@@ -81,6 +83,12 @@ def answer(
         total_tokens=total,
         frame=frame,
     )
+
+
+def _refuse_too_long(model: Any, length: int) -> None:
+    most = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    if most is not None and length >= most:
+        raise GroundPruneError(f"the prompt has {length} tokens, the image's included; this model reads {most}")
 
 
 def _warn_of_unknown_words(tokenizer: Any, text: str) -> None:

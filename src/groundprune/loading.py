@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from dataclasses import fields, replace
 from pathlib import Path
@@ -12,17 +13,12 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import cached_file
 
-from groundprune.errors import GroundPruneError, first_line
+from groundprune.errors import GroundPruneError, first_line, unknown
 from groundprune.families.base import Grounding, family_of
-from groundprune.pocket import checkpoint_path
+from groundprune.hub import POCKET, asking_once, refuse_unreachable, source_of
 from groundprune.processing import load_processor
 
-POCKET = "pocket"
-
-
-def source_of(source: str | Path) -> str | Path:
-    """What `from_pretrained` takes: the folder of the embedded model for its name, anything else as it is."""
-    return checkpoint_path() if str(source) == POCKET else source
+DTYPES = ("auto", "float32", "bfloat16", "float16")
 
 
 def checkpoint_folder(source: str | Path) -> Path:
@@ -34,18 +30,34 @@ def checkpoint_folder(source: str | Path) -> Path:
     if folder.is_dir():
         return folder
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"]))
+        with asking_once(source):
+            return Path(
+                snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"])
+            )
     except Exception as error:  # whatever the network makes of it
         raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
 
 
 def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
     """The config of a checkpoint, see `load`. Raises GroundPruneError where there is none."""
+    refuse_unreachable(source)
     # Exception: a damaged folder makes the libraries raise nearly anything.
     try:
-        return AutoConfig.from_pretrained(source_of(source), trust_remote_code=trust_remote_code)
+        with asking_once(source):
+            return AutoConfig.from_pretrained(source_of(source), trust_remote_code=trust_remote_code)
     except Exception as error:
         raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
+
+
+def usable_device(device: str | torch.device | None = None) -> torch.device:
+    """The device, if a tensor can be put there; None = the GPU where there is one. Raises GroundPruneError."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.ones(1, device=device).item()  # a value comes back: `meta` is a device without any
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise GroundPruneError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
+    return torch.device(device)
 
 
 def load(
@@ -57,29 +69,35 @@ def load(
     """(model, processor) of a local folder, a Hub id, or "pocket", the embedded model.
 
     The model is in eval mode; the processor pads images as the family's boxes need (see `Family.prepare_processor`).
-    options go to `from_pretrained`. On a CPU, without a dtype given, weights are widened to fp32: faster there.
+    device: by default the GPU where there is one, else the CPU. dtype: a torch.dtype or one of DTYPES; "auto" is the
+    checkpoint's own, and fp32 on a CPU: faster there. options go to `from_pretrained`; with a `device_map` among them
+    accelerate places the model.
 
-    Raises GroundPruneError where there is no checkpoint, and Unservable for a text-only or unknown model type.
+    Raises GroundPruneError where there is no checkpoint or no such device or dtype, and Unservable for a text-only or
+    unknown model type.
     """
+    if not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    place = usable_device(device) if device is not None or "device_map" not in options else None
     folder = source_of(source)
     options.setdefault("trust_remote_code", False)
     config = read_config(source, options["trust_remote_code"])
     family = family_of(config)
-    on_cpu = torch.device(device or "cpu").type == "cpu" and "device_map" not in options
-    if dtype == "auto" and on_cpu:
+    if dtype == "auto" and place is not None and place.type == "cpu":
         dtype = torch.float32
     try:
-        loaded: Any = AutoModelForImageTextToText.from_pretrained(
-            folder, config=config, dtype=dtype, output_loading_info=True, **options
-        )
-        processor = load_processor(folder, config, options["trust_remote_code"])
+        with asking_once(source):
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, config=config, dtype=dtype, output_loading_info=True, **options
+            )
+            processor = load_processor(folder, config, options["trust_remote_code"])
     except Exception as error:
         raise GroundPruneError(f"cannot load the checkpoint at {str(source)!r}: {first_line(error)}") from error
     model, found = loaded
     _refuse_random_weights(str(source), found)
     model = model.eval()
-    if device is not None:
-        model = model.to(device)
+    if place is not None:
+        model = model.to(place)
     return model, family.prepare_processor(processor)
 
 
@@ -92,7 +110,8 @@ def grounding_of(model: Any) -> Grounding:
     source = getattr(model.config, "_name_or_path", "")
     # A folder, or a Hub checkpoint whose files are in the cache by now.
     quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
-    found = cached_file(source, "grounding.json", **quietly) if source else None
+    with asking_once(source) if source else contextlib.nullcontext():
+        found = cached_file(source, "grounding.json", **quietly) if source else None
     if found is None:
         return default
     path = Path(found)

@@ -1,14 +1,17 @@
-"""The catalogue of the docs: what is registered, from the registries themselves, in markdown."""
+"""The catalogue: what is registered, from the registries themselves; markdown for the docs, JSON for `list`."""
 
 from __future__ import annotations
 
+import functools
 import inspect
+import json
 import re
 import sys
+from typing import Any
 
 from groundprune.errors import GroundPruneError
 from groundprune.families import families
-from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
+from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names, servable
 from groundprune.pruning import prune
 from groundprune.signals import TextEmbedder
 from groundprune.tiny import tiny_model
@@ -75,3 +78,52 @@ def _paragraph(text: str) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|")
+
+
+def catalogue_file() -> str:
+    """What `groundprune list` reads."""
+    return json.dumps(catalogue(), indent=1) + "\n"
+
+
+def catalogue() -> list[dict[str, Any]]:
+    """One entry per registered pruner, from what its class says of itself."""
+    served = served_by_family()
+    return [
+        {
+            "name": name,
+            "summary": summary(cls),
+            "paper": cls.paper,
+            "year": cls.year,
+            "scores_by": cls.scores_by,
+            "stage": stage_of(cls),
+            "merges": cls.merges,
+            "official_positions": cls.official_positions,
+            "official_by_model": dict(cls.official_by_model),
+            "families": [family for family, names in served.items() if name in names],
+            "needs": sorted(map(str, cls.needs)),
+        }
+        for name, cls in ((name, pruner_class(name)) for name in pruner_names())
+    ]
+
+
+def stage_of(cls: type[Pruner]) -> str:
+    """Where a pruner acts: "before the LLM", or layers of an LLM of 32."""
+    layers = [stage.layer for stage in cls(keep=0.9).stages(32)]
+    inside = [str(layer) for layer in layers if layer is not None]
+    before = ["before the LLM"] if None in layers else []
+    return " and ".join([*before, *([f"layer{'s' * (len(inside) > 1)} {', '.join(inside)} of 32"] if inside else [])])
+
+
+def served_by_family() -> dict[str, list[str]]:
+    """Per registered family the pruners that a model of it can serve, with a CLIP text tower at hand."""
+    checks = {name: functools.partial(family.check, family.tiny_config()) for name, family in families().items()}
+    return {name: servable(check) for name, check in checks.items()}
+
+
+def summary(cls: type[Pruner]) -> str:
+    """The first line of what the method's file says of itself: "`name`: keep the ..."; else of its class."""
+    text = (sys.modules[cls.__module__].__doc__ or "").strip()
+    prefix = f"`{cls.name}`: "
+    if not text.startswith(prefix):
+        text, prefix = (cls.__doc__ or "").strip(), ""
+    return text.removeprefix(prefix).split("\n")[0]

@@ -5,6 +5,7 @@ torch and transformers are imported inside of the commands, so that `--help` and
 
 from __future__ import annotations
 
+import errno
 import sys
 import warnings
 from collections.abc import Sequence
@@ -25,10 +26,12 @@ from groundprune.cli import (
     serve,
     studies,
 )
-from groundprune.cli.console import complain
+from groundprune.cli.console import complain, drop_output, write_anything
 from groundprune.errors import GroundPruneError
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
+PIPE_CLOSED = 141  # and for one whose reader went away, as `head` does
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE}
 
 # typer raises click's usage errors or, in newer releases, those of a copy of its own.
 UsageError: type[Exception] = typer.BadParameter.__bases__[0]
@@ -77,6 +80,7 @@ def start(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command line (by default the process's own) and return its exit code."""
+    write_anything()
     with warnings.catch_warnings():
         # Ours are for the user; those of the libraries are for their developers.
         warnings.simplefilter("ignore")
@@ -85,10 +89,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             words = sys.argv[1:] if arguments is None else list(arguments)
             code = app(args=words, prog_name="groundprune", standalone_mode=False)
+            sys.stdout.flush()  # a full disk shows here, or when Python has ended
         except UsageError as error:
             return complain(_with_help(error))
         except GroundPruneError as error:
             return complain(str(error))
+        except OSError as error:
+            if error.errno not in UNWRITABLE:
+                raise
+            drop_output()
+            return PIPE_CLOSED if error.errno == errno.EPIPE else complain(f"cannot write: {error.strerror}")
         except (KeyboardInterrupt, typer.Abort):
             code = INTERRUPTED
     if code == INTERRUPTED:  # newer typer turns Ctrl-C into this exit code itself

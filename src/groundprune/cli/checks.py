@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundprune.cli.console import complain, open_model, print_json
+from groundprune.cli.console import announce, complain, open_model, print_json, progress
 from groundprune.cli.options import (
     DEFAULT_KEEP,
     DeviceOption,
@@ -61,6 +61,10 @@ def verify(
     [dim]groundprune verify --pruner cls-visual --keep 0.25[/]
     [dim]groundprune verify --family all --stage before,inside[/]
     """
+    if family is None:
+        announce(model)
+    else:
+        progress("building tiny models")
     from groundprune.verification import verify as measure
 
     pruners = _pruners(pruner, keep, stage)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,35 @@ from groundprune.errors import GroundPruneError
 
 def complain(message: str, code: int = 2) -> int:
     """One line on stderr, whatever the message holds; returns the exit code."""
-    typer.echo(f"groundprune: {' '.join(message.split())}", err=True)
+    with contextlib.suppress(OSError):  # nowhere is left to say it
+        typer.echo(f"groundprune: {' '.join(message.split())}", err=True)
     return code
+
+
+def write_anything() -> None:
+    """What the terminal's encoding lacks is written as escapes, in place of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def drop_output() -> None:
+    """What stdout still holds cannot be written: Python must not try again as it ends."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def utf8(word: str) -> str:
+    """A word of the command line as text, also where the locale's encoding is ASCII.
+
+    Raises GroundPruneError where it is not UTF-8.
+    """
+    if word.isascii() or not any("\udc80" <= character <= "\udcff" for character in word):
+        return word
+    try:
+        return os.fsencode(word).decode("utf-8")
+    except UnicodeError as error:
+        raise GroundPruneError(f"{word!a} is not text in UTF-8") from error
 
 
 def print_json(value: Any) -> None:
@@ -34,26 +64,26 @@ def quieten() -> None:
         enable_progress_bars()
 
 
-def pick_device(name: str | None) -> str:
-    """`name`, if a tensor can be put there; None = the GPU where there is one. Raises GroundPruneError."""
-    import torch
+def progress(text: str) -> None:
+    """What is going on, for a person who waits; a pipe or a log does not."""
+    if sys.stderr.isatty():
+        typer.echo(f"groundprune: {text} ...", err=True)
 
-    if name is None:
-        return "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        torch.ones(1, device=name).item()  # a value comes back: `meta` is a device without any
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        reason = (str(error) or type(error).__name__).splitlines()[0]
-        raise GroundPruneError(f"device {name!r} cannot be used: {reason}") from error
-    return name
+
+def announce(source: str) -> None:
+    """Say that a model is being loaded, which takes seconds; what is not there is refused before torch is."""
+    from groundprune.hub import refuse_unreachable
+
+    progress(f"loading {source}")
+    refuse_unreachable(source)
 
 
 def open_model(source: str, device: str | None, dtype: str = "auto") -> tuple[Any, Any]:
-    """(model, processor), on the device of `pick_device`."""
+    """(model, processor), see `gp.load`."""
     from groundprune.loading import load
 
     quieten()
-    return load(source, device=pick_device(device), dtype=dtype)
+    return load(source, device=device, dtype=dtype)
 
 
 def writable_image(path: Path) -> Path:
@@ -74,8 +104,11 @@ def writable_image(path: Path) -> Path:
 
 
 def save_image(picture: Any, path: Path) -> None:
-    """Raises GroundPruneError where the disk or the format refuses."""
+    """Raises GroundPruneError where the disk or the format refuses; what was there before is still there then."""
+    from groundprune.report.writing import replacing
+
     try:
-        picture.save(path)
+        with replacing(path) as draft:
+            picture.save(draft)
     except (OSError, ValueError) as error:
-        raise GroundPruneError(f"{path}: cannot be written ({error})") from error
+        raise GroundPruneError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error

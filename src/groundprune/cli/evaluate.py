@@ -10,10 +10,11 @@ from typing import Annotated, Any
 
 import typer
 
-from groundprune.cli.console import pick_device, quieten
+from groundprune.cli.console import announce, quieten
 from groundprune.cli.options import (
     CountsOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     KeepsOption,
     ModelOption,
@@ -79,6 +80,7 @@ def evaluate(
     ] = None,
     text_tower: TextTowerOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Measure what pruning costs on a benchmark: RefCOCO, RefCOCO+, RefCOCOg, GQA, data of your own, or drawn scenes.
@@ -90,6 +92,7 @@ def evaluate(
     [dim]groundprune evaluate --model llava-hf/llava-1.5-7b-hf --data refcoco:val --protocol paper
     --positions preserved,reassigned --out runs/llava[/]
     """
+    announce(model)
     quieten()
     chosen: dict[str, Any] = {
         "protocol": protocol, "limit": limit, "data_root": data_root, "out": out, "batch_size": batch_size,
@@ -100,12 +103,13 @@ def evaluate(
         _refuse("--engine transformers", {"--text-tower": text_tower, "--device": device})
         from groundprune.integrations.vllm.evaluation import evaluate as run_in_vllm
 
-        summary = run_in_vllm(model, data, engine=of_vllm, **chosen)
+        own = {} if dtype == "auto" else {"dtype": dtype}
+        summary = run_in_vllm(model, data, engine=of_vllm | own, **chosen)
     else:
         _refuse("--engine vllm", dict.fromkeys((f"--{key.replace('_', '-')}" for key in of_vllm), True))
         from groundprune.evaluation.evaluate import evaluate as run
 
-        summary = run(model, data, text_tower=text_tower, device=pick_device(device), **chosen)
+        summary = run(model, data, text_tower=text_tower, device=device, dtype=dtype, **chosen)
     if not as_json:
         about = summary.run
         typer.echo(f"data     {about['data']}, {about['split']} ({about['source']}); protocol: {protocol}")

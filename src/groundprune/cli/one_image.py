@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundprune.cli.console import open_model, print_json, save_image, writable_image
+from groundprune.cli.console import announce, open_model, print_json, save_image, utf8, writable_image
 from groundprune.cli.options import (
     DEFAULT_KEEP,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     KeepOption,
     ModelOption,
@@ -57,6 +58,7 @@ def ground(
     text_tower: TextTowerOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     out: OutOption = None,
     explain: ExplainOption = None,
     as_json: JsonOption = False,
@@ -70,11 +72,13 @@ def ground(
     [dim]groundprune ground scene.png "the red circle" --pruner cls-visual --explain sheet.png[/]
     [dim]groundprune ground photo.jpg "the mug left of the laptop" --model llava-hf/llava-1.5-7b-hf --json[/]
     """
+    announce(model)
+    expression = utf8(expression)
     target = Path(f"{image.stem}.ground.png") if out is None else out
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed, explained=explain is not None)
     if explain is not None:
         _writable_sheet(explain, image, target)
-    picture, said, loaded = _answer(image, expression, "rec", model, pruning, text_tower, device, target)
+    picture, said, loaded = _answer(image, expression, "rec", model, pruning, text_tower, device, dtype, target)
     pruning = pruning.on(loaded[0].config)
     _draw(picture, said, pruning, expression, target)
     if explain is not None:
@@ -103,6 +107,7 @@ def ask(
     text_tower: TextTowerOption = None,
     seed: SeedOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     out: OutOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -111,8 +116,10 @@ def ask(
     [dim]groundprune ask scene.png "how many circles"[/]
     [dim]groundprune ask photo.jpg "what colour is the mug?" --model llava-hf/llava-1.5-7b-hf --pruner random[/]
     """
+    announce(model)
+    question = utf8(question)
     pruning = read_pruning(pruner, keep, tokens, positions, text_tower, seed)
-    picture, said, loaded = _answer(image, question, "vqa", model, pruning, text_tower, device, out)
+    picture, said, loaded = _answer(image, question, "vqa", model, pruning, text_tower, device, dtype, out)
     pruning = pruning.on(loaded[0].config)
     if out is not None:
         _draw(picture, said, pruning, question, out)
@@ -130,6 +137,7 @@ def _answer(
     pruning: Pruning,
     text_tower: str | None,
     device: str | None,
+    dtype: str,
     target: Path | None,
 ) -> tuple[Image.Image, Answer, tuple[Any, Any]]:
     """The image, what the model said, and the model with its processor.
@@ -145,7 +153,7 @@ def _answer(
         writable_image(target)
     from groundprune.answer import answer
 
-    loaded, processor = open_model(model, device)
+    loaded, processor = open_model(model, device, dtype)
     policy = pruning.on(loaded.config).policy or "preserved"
     said = answer(loaded, processor, picture, text, kind, pruning.pruner, policy, text_tower)
     return picture, said, (loaded, processor)
@@ -161,7 +169,8 @@ def _draw(picture: Image.Image, said: Answer, pruning: Pruning, label: str, targ
         colour = overlay.REASSIGNED
     boxes = [] if said.box is None else [(said.box, label, colour)]
     kept = None if said.kept is None else overlay.KeptMap(said.kept, said.frame)
-    save_image(overlay.draw_overlay(picture, boxes, kept), target)
+    caption = "" if kept is None else overlay.CAPTION
+    save_image(overlay.draw_overlay(picture, boxes, kept, caption=caption), target)
 
 
 def _writable_sheet(path: Path, image: Path, overlay: Path) -> None:

@@ -18,9 +18,7 @@ DEFAULT_KEEP = "0.5"
 
 ModelOption = Annotated[
     str,
-    typer.Option(
-        "--model", "-m", help="pocket (part of the package), or a LLaVA-1.5 checkpoint: a folder or a Hub name."
-    ),
+    typer.Option("--model", "-m", help="pocket (part of the package), or a checkpoint: a folder or a Hub name."),
 ]
 PrunerOption = Annotated[
     str | None, typer.Option("--pruner", "-p", help="A name from `groundprune list`, or path/to/file.py:Class.")
@@ -63,7 +61,11 @@ TextTowerOption = Annotated[
 DeviceOption = Annotated[
     str | None, typer.Option("--device", help="cpu, cuda, cuda:1, mps (default: the GPU where there is one).")
 ]
-SeedOption = Annotated[int | None, typer.Option("--seed", help="For pruners that draw at random.")]
+DtypeOption = Annotated[
+    str,
+    typer.Option("--dtype", help="auto (the checkpoint's own; on a CPU float32), float32, bfloat16 or float16."),
+]
+SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="For pruners that draw at random.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 

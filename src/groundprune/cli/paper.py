@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from groundprune.cli.console import complain, pick_device, print_json, quieten
-from groundprune.cli.options import DeviceOption, JsonOption, comma_separated
+from groundprune.cli.console import complain, print_json, progress, quieten
+from groundprune.cli.options import DeviceOption, DtypeOption, JsonOption, comma_separated
 from groundprune.errors import GroundPruneError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def table1(
     ] = None,
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts that run together.")] = 64,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Five models, six pruners, both position policies, on RefCOCO, RefCOCO+, RefCOCOg and GQA: ours and published.
@@ -50,6 +51,7 @@ def table1(
     [dim]groundprune paper table1 --checkpoints checkpoints.toml --model llava-1.5-7b --data refcoco:val
     --out runs/table1[/]
     """
+    progress("reading checkpoints and data")
     quieten()
     from groundprune.studies import table1 as study
 
@@ -62,7 +64,7 @@ def table1(
     _warn(cells)  # before hours of work
     if not plan and out is not None:
         cells = study.table1(
-            places, data_root, out, models, specs, limit=limit, batch_size=batch_size, device=pick_device(device)
+            places, data_root, out, models, specs, limit=limit, batch_size=batch_size, device=device, dtype=dtype
         )
     if as_json:
         print_json([{**asdict(cell), "missing": cell.missing, "difference": cell.difference} for cell in cells])

@@ -25,7 +25,7 @@ app = typer.Typer(help="The pocket model.")
 
 def scene(
     out: Annotated[Path, typer.Argument(help="The image to write.", show_default=False)],
-    seed: Annotated[int, typer.Option("--seed", help="Another seed, another scene; training saw none of them.")] = 7,
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Another seed, another scene, unseen in training.")] = 7,
     as_json: JsonOption = False,
 ) -> None:
     """Draw a scene that the pocket model understands, and print requests about it with their true answers.

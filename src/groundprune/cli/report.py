@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from groundprune.cli.console import pick_device, quieten
+from groundprune.cli.console import progress, quieten
 from groundprune.cli.options import DeviceOption
 from groundprune.errors import GroundPruneError
 
@@ -35,6 +35,7 @@ def report(
     """
     if keep is not None and tokens is not None:
         raise GroundPruneError("give either --keep or --tokens, not both")
+    progress(f"reading {folder}")
     quieten()
     from groundprune.evaluation import Setting
     from groundprune.report.gallery import SAMPLES
@@ -42,4 +43,4 @@ def report(
 
     budget = Setting(keep=keep, tokens=tokens).short().budget  # 0.50 and 1/2 are 0.5
     most = SAMPLES if samples is None else samples
-    typer.echo(f"report   {write_report(folder, pruner, budget, most, pick_device(device))}")
+    typer.echo(f"report   {write_report(folder, pruner, budget, most, device)}")

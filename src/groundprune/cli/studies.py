@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from groundprune.cli.console import pick_device, print_json, quieten
+from groundprune.cli.console import announce, print_json, quieten
 from groundprune.cli.options import (
     CountsOption,
     DeviceOption,
+    DtypeOption,
     JsonOption,
     KeepsOption,
     ModelOption,
@@ -51,6 +52,7 @@ def compare(
     batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts that run together.")] = 64,
     text_tower: TextTowerOption = None,
     device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Measure what pruning costs, by position policy: accuracy of boxes and of answers on drawn scenes.
@@ -59,12 +61,13 @@ def compare(
     [dim]groundprune compare --pruner cls-visual,random --keep 0.5 --scenes 100 --out runs/mine[/]
     [dim]groundprune compare --pruner mine.py:FeatureNorm --positions preserved,stretched[/]
     """
+    announce(model)
     quieten()
     from groundprune.evaluation import compare as run
 
     summary = run(
         model, scenes, seed, out=out, batch_size=batch_size, text_tower=text_tower, split=split,
-        device=pick_device(device), **grid_of(pruner, keep, tokens, positions),
+        device=device, dtype=dtype, **grid_of(pruner, keep, tokens, positions),
     )  # fmt: skip
     show(summary, out, device, as_json)
 
@@ -91,7 +94,7 @@ def show(summary: Summary, out: Path | None, device: str | None, as_json: bool) 
     if out is not None:
         from groundprune.report.html import write_report
 
-        page = write_report(out, device=pick_device(device))
+        page = write_report(out, device=device)
     if as_json:
         print_json(summary.to_json())
         return

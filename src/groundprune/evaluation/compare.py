@@ -30,7 +30,8 @@ from groundprune.evaluation.results import Results
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.settings import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
-from groundprune.loading import POCKET, load
+from groundprune.hub import POCKET
+from groundprune.loading import load
 from groundprune.signals import TextEmbedder
 
 SMALL = 50_000_000  # parameters
@@ -52,12 +53,13 @@ def compare(
     tokens: Sequence[int | str] = (),
     split: str = "held-out",
     device: str | None = None,
+    dtype: str = "auto",
 ) -> Summary:
     """Run the grid of `compare_settings` on generated scenes: `scenes` expressions and as many questions.
 
-    pruners: registered names or file.py:Class. out: a folder for samples.jsonl and summary.json; called again with
-    the same folder, only what is missing is run. Ctrl-C leaves there what was found so far, says so in one line,
-    and goes on as KeyboardInterrupt.
+    pruners: registered names or file.py:Class. device, dtype: see `gp.load`. out: a folder for samples.jsonl and
+    summary.json; called again with the same folder, only what is missing is run. Ctrl-C leaves there what was found
+    so far, says so in one line, and goes on as KeyboardInterrupt.
 
     Settings that the model or the method cannot serve (a keep below a method's smallest) are skipped, and the
     summary says why. Raises GroundPruneError, before any model is loaded, for settings that make no sense; before any
@@ -67,7 +69,7 @@ def compare(
     stream = scene_samples(scenes, seed, split)
     if batch_size < 1:
         raise GroundPruneError(f"batch size must be a whole number of at least 1 (got {batch_size})")
-    model, processor = load(model_source, device=device)
+    model, processor = load(model_source, device=device, dtype=dtype)
     samples = list(stream)
     runner = Runner(model, processor, samples, batch_size, text_tower)
     run = {

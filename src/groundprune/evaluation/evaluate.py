@@ -17,7 +17,8 @@ from groundprune.evaluation.identity import about_this_run, pruner_files, sample
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.settings import KEEPS, PRUNERS, compare_settings
 from groundprune.evaluation.summary import Summary
-from groundprune.loading import POCKET, load
+from groundprune.hub import POCKET
+from groundprune.loading import load
 from groundprune.signals import TextEmbedder
 
 # Images encoded at a time: at 576 tokens of a 7B model 1.2 GB, at LLaVA-NeXT's 2880 6 GB. All settings answer their
@@ -42,14 +43,16 @@ def evaluate(
     *,
     tokens: Sequence[int | str] = (),
     device: str | None = None,
+    dtype: str = "auto",
     seed: int = 0,
     window: int = WINDOW,
 ) -> Summary:
     """Run the grid of `compare_settings` on a data set, resumable as `compare` is.
 
-    data, data_root, limit: see `open_data`. protocol: see `groundprune.evaluation.protocols`. seed: which scenes,
-    where data is "scenes". window: images that are encoded at a time; the tower runs once per image whatever it is.
-    A sample whose image cannot be read, or whose box cannot be in it, is left out, counted and named in the summary.
+    data, data_root, limit: see `open_data`. device, dtype: see `gp.load`. protocol: see
+    `groundprune.evaluation.protocols`. seed: which scenes, where data is "scenes". window: images that are encoded at
+    a time; the tower runs once per image whatever it is. A sample whose image cannot be read, or whose box cannot be
+    in it, is left out, counted and named in the summary.
 
     Raises GroundPruneError, before any model is loaded, for data or settings that make no sense; before any work,
     where the model cannot run one of them or `out` holds another run.
@@ -58,7 +61,7 @@ def evaluate(
         raise GroundPruneError(f"batch size and window must be at least 1 (got {batch_size} and {window})")
     settings = compare_settings(pruners, keeps, positions, tokens)
     found = open_data(data, data_root, limit, seed=seed)
-    model, processor = load(model_source, device=device)
+    model, processor = load(model_source, device=device, dtype=dtype)
     parts = windows(found, window)
     runners = [Runner(model, processor, part, batch_size, text_tower, protocol) for part in parts]
     refuse_repeated(found)

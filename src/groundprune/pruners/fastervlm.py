@@ -11,10 +11,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.base import Pruner, Stage
 from groundprune.pruners.ranking import top
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import by_tile
 from groundprune.signals import CLS_ATTENTION, Signals
 
 
@@ -27,10 +26,8 @@ class FasterVLM(Pruner):
     paper, year, scores_by = "2412.01818v1", 2024, "CLS attention"
     needs = frozenset({CLS_ATTENTION})
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        attention = signals.tower_attention(kind="cls")
-        count = stage.budget.count(len(layout.patches), layout.n_images)
-        return by_tile(layout, count, lambda group, share: select_fastervlm(attention[:, group], share))
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
+        return signals.tower_attention(kind="cls").mean(0)
 
 
 def select_fastervlm(attention: Tensor, count: int) -> Tensor:

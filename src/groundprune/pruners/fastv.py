@@ -16,7 +16,6 @@ from groundprune.pruners.base import Stage
 from groundprune.pruners.inside import InsideLLM, last_row, scaled
 from groundprune.pruners.ranking import top
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import Rule
 from groundprune.signals import Need, Signals
 
 
@@ -37,10 +36,9 @@ class FastV(InsideLLM):
     def shares(self, x: float) -> Sequence[float]:
         return [x]
 
-    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         assert stage.layer is not None
-        attention = last_row(signals, stage.layer - 1)
-        return lambda group, share: select_fastv(attention[:, group], share)
+        return last_row(signals, stage.layer - 1).mean(0)
 
 
 def select_fastv(attention: Tensor, count: int) -> Tensor:

@@ -18,7 +18,7 @@ from groundprune.pruners.base import Stage
 from groundprune.pruners.inside import InsideLLM, scaled
 from groundprune.pruners.ranking import top_by_tier
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import Rule
+from groundprune.pruners.tiles import Rule, images
 from groundprune.signals import Need, Signals
 
 
@@ -48,16 +48,23 @@ class Feather(InsideLLM):
         first = x + (1 - x) / self.stride**2
         return [first, first * x**2]
 
-    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         assert stage.layer is not None
         query = signals.llm(stage.layer - 1, "q", rows=[layout.length - 1], rope=False)
         key = signals.llm(stage.layer - 1, "k", rope=False)
+        score = torch.zeros(len(layout), device=key.device)
+        for group in images(layout):
+            score[group] = content_attention(query, key[:, group]).mean(-2)
+        return score
+
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
+        score = self.score(signals, layout, stage)
         grid = (layout.row % self.stride == 0) & (layout.col % self.stride == 0)
         if stage.number > 0:
             grid = torch.zeros_like(grid)
 
         def rule(group: Tensor, share: int) -> Tensor:
-            return select_feather(content_attention(query, key[:, group]), grid[group], share)
+            return select_feather(score[None, group], grid[group], share)
 
         return rule
 

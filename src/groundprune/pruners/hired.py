@@ -41,8 +41,11 @@ class HiRED(Pruner):
         if not 0 < self.alpha <= 1:
             raise GroundPruneError(f"alpha must be above 0 and at most 1 (got {self.alpha!r})")
 
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
+        return signals.tower_attention(kind="cls").sum(0)
+
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        score = signals.tower_attention(kind="cls").sum(0)
+        score = self.score(signals, layout, stage)
         early = signals.tower_attention(0, "cls").sum(0)
         groups: list[Tensor] = []
         shares: list[int] = []

@@ -17,6 +17,7 @@ from groundprune.budget import Budget
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.ranking import top
 from groundprune.pruners.tiles import Rule, by_tile, images
 from groundprune.signals import Signals
 
@@ -25,7 +26,7 @@ Curve = Callable[[float], Sequence[float]]
 
 @dataclass(frozen=True)
 class InsideLLM(Pruner):
-    """Base of the methods inside of the LLM: a subclass gives `layers`, `shares` and `rule`."""
+    """Base of the methods inside of the LLM: a subclass gives `layers`, `shares`, and `score` or `rule`."""
 
     def layers(self, n_layers: int) -> list[int]:
         """The layers of the stages, rising, each in 1..n_layers - 1."""
@@ -36,8 +37,9 @@ class InsideLLM(Pruner):
         raise NotImplementedError
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
-        """How a stage chooses among the survivors of one image."""
-        raise NotImplementedError
+        """How a stage chooses among the survivors of one image: by default the largest scores."""
+        score = self.score(signals, layout, stage)
+        return lambda group, share: top(score[group], share)
 
     def stages(self, n_layers: int) -> list[Stage]:
         layers = self.layers(n_layers)

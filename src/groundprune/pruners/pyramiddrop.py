@@ -16,7 +16,6 @@ from groundprune.pruners.base import Stage
 from groundprune.pruners.inside import InsideLLM, last_row, scaled
 from groundprune.pruners.ranking import top
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import Rule
 from groundprune.signals import Need, Signals
 
 
@@ -39,10 +38,9 @@ class PyramidDrop(InsideLLM):
     def shares(self, x: float) -> Sequence[float]:
         return [x, x**2, x**3]
 
-    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         assert stage.layer is not None
-        attention = last_row(signals, stage.layer)
-        return lambda group, share: select_pyramiddrop(attention[:, group], share)
+        return last_row(signals, stage.layer).mean(0)
 
 
 def select_pyramiddrop(attention: Tensor, count: int) -> Tensor:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from groundprune.errors import GroundPruneError
 from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Pruner, Stage
 from groundprune.pruners.registry import register
@@ -29,6 +30,11 @@ class Random(Pruner):
     name = "random"
     scores_by = "chance"
     needs = frozenset({FINGERPRINT})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not isinstance(self.seed, int) or self.seed < 0:
+            raise GroundPruneError(f"seed must be a whole number of at least 0 (got {self.seed!r})")
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         score = torch.zeros(len(layout))

@@ -88,6 +88,8 @@ def _from_file(path: Path, attribute: str) -> type[Pruner]:
         pruners = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Pruner)]
         found = ", ".join(name for name in pruners if name != "Pruner")
         raise GroundPruneError(f"{path} has no pruner class {attribute!r} (found: {found or 'none'})")
+    if cls.__module__ == module.__name__ and cls.name not in _PRUNERS:
+        cls.name = attribute  # one name for it, everywhere: results call it by its class
     return cls
 
 

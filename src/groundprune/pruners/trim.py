@@ -41,8 +41,11 @@ class Trim(Pruner):
         if self.sign not in (1, -1):
             raise GroundPruneError(f"sign must be 1 or -1 (got {self.sign!r})")
 
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
+        return self.sign * (signals.clip_patches @ signals.clip_text.T).mean(1)
+
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        score = self.sign * (signals.clip_patches @ signals.clip_text.T).mean(1)
+        score = self.score(signals, layout, stage)
 
         def rule(group: Tensor, share: int) -> Merged:
             at_least(self.name, share, 2, len(group), "a patch and the mean of the others")

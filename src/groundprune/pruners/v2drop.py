@@ -16,7 +16,6 @@ from groundprune.pruners.base import Stage
 from groundprune.pruners.inside import InsideLLM, scaled
 from groundprune.pruners.ranking import checked, top
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import Rule
 from groundprune.signals import Need, Signals
 
 
@@ -41,12 +40,16 @@ class V2Drop(InsideLLM):
         share = min(1.0, 2 * x)
         return [share, share**2, max(0.0, 2 * x - 1)]
 
-    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         assert stage.layer is not None
         before, now = (signals.llm(layer, "hidden") for layer in (stage.layer - 1, stage.layer))
-        return lambda group, share: select_v2drop(before[group], now[group], share)
+        return _change(before, now)
 
 
 def select_v2drop(before: Tensor, now: Tensor, count: int) -> Tensor:
     """Float[..., N, D], what enters the layer before and this one -> Long[..., count], ascending: by L2 distance."""
-    return top((checked(now, "features") - checked(before, "features")).norm(dim=-1), count)
+    return top(_change(before, now), count)
+
+
+def _change(before: Tensor, now: Tensor) -> Tensor:
+    return (checked(now, "features") - checked(before, "features")).norm(dim=-1)

@@ -34,9 +34,12 @@ class VisionZip(Pruner):
     paper, year, scores_by, merges = "2412.04467", 2024, "CLS attention, key similarity", True
     needs = frozenset({CLS_ATTENTION, TOWER_CLS, TOWER_HIDDEN, Need("tower_keys"), PROJECTOR})
 
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
+        return signals.tower_attention(kind="cls").sum(0)
+
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        heads, keys = signals.tower_attention(kind="cls"), signals.tower_keys()
-        attention, keys = heads.sum(0), keys.unflatten(1, (len(heads), -1)).mean(1)
+        heads = len(signals.tower_attention(kind="cls"))
+        attention, keys = self.score(signals, layout, stage), signals.tower_keys().unflatten(1, (heads, -1)).mean(1)
 
         def rule(group: Tensor, share: int) -> Merged:
             at_least(self.name, share, 3, len(group), "CLS, a dominant and a contextual one")

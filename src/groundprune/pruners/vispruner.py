@@ -35,8 +35,11 @@ class VisPruner(Pruner):
         if not 0 <= self.important <= 1:
             raise GroundPruneError(f"important must be from 0 to 1 (got {self.important!r})")
 
+    def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
+        return signals.tower_attention(kind="cls").mean(0)
+
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        attention, features = signals.tower_attention(kind="cls").mean(0), signals.tower_hidden()
+        attention, features = self.score(signals, layout, stage), signals.tower_hidden()
 
         def rule(group: Tensor, share: int) -> Tensor:
             return select_vispruner(attention[group], features[group], share, int(share * self.important))

@@ -19,6 +19,7 @@ from groundprune.report.charts import TASKS, Chart, curves, headline, heatmaps
 from groundprune.report.pruner_charts import pruner_charts
 from groundprune.report.shown import Shown
 from groundprune.report.style import PAGE_GRID, PAGE_INK, PRINT_DPI, PRINT_GRID, PRINT_INK, settings
+from groundprune.report.writing import replacing
 
 FOLDER = "figures"
 _TYPES = ("png", "svg")
@@ -109,4 +110,5 @@ def _save(path: Path, rows: Sequence[Sequence[Chart]], legend: bool) -> list[Pat
 def save_figure(figure: Figure, file: Path) -> None:
     """Write as PNG (300 dpi) or SVG, by the suffix, without date and version: the same figure, the same bytes."""
     blank = {"Date": None} if file.suffix.lower() == ".svg" else {"Software": None}
-    figure.savefig(file, dpi=PRINT_DPI, metadata=blank)
+    with replacing(file) as draft:
+        figure.savefig(draft, dpi=PRINT_DPI, metadata=blank)

@@ -22,6 +22,7 @@ from groundprune.report.kept import kept_maps, samples_of
 from groundprune.report.shown import Shown, choose_shown
 from groundprune.report.style import TRUTH_LOOK, UNPRUNED_LOOK, Look, look_of
 from groundprune.report.tables import grids, notes
+from groundprune.report.writing import replacing
 
 REPORT_FILE = "report.html"
 
@@ -57,7 +58,8 @@ def write_report(
     page = render_report(summary, shown, gallery)
     path = folder / REPORT_FILE
     try:
-        path.write_text(page, encoding="utf-8", newline="\n")
+        with replacing(path) as draft:
+            draft.write_text(page, encoding="utf-8", newline="\n")
         write_figures(summary, shown, folder / FOLDER)
     except OSError as error:
         raise GroundPruneError(f"cannot write the report to {folder}: {error.strerror or error}") from error

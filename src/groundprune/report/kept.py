@@ -53,7 +53,8 @@ def kept_maps(
     source, pruner, name = str(run.get("model")), setting.make_pruner(), setting.pruner or ""
     if any(run.get("pruner_files", {}).get(file) != digest for file, digest in pruner_files([name]).items()):
         raise GroundPruneError(f"{name} is not what it was when the model answered")
-    model, processor = load(source, device=device)
+    dtype = str(run.get("dtype", "auto")).removeprefix("torch.")  # another one would be other weights
+    model, processor = load(source, device=device, dtype=dtype)
     # Another engine loads the weights itself; of these runs the files are known.
     here = files_fingerprint(checkpoint_folder(source)) if run.get("engine") else weights_fingerprint(model)
     if here != run.get("weights"):

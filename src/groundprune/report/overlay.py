@@ -1,5 +1,6 @@
 """Pictures that show what a model kept of an image, and the boxes it answered with."""
 
+import bisect
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +19,9 @@ REASSIGNED = "#D55E00"  # vermillion
 
 LONGEST_SIDE = 576  # pixels to which a small image is magnified at least
 DIMMED = 0.4  # brightness of what was dropped
+
+Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
+CAPTION = "bright: kept, dim: dropped"
 
 LabelledBox = tuple[Box, str, str]  # pixels of the image; label, may be ""; colour in Pillow's notation
 Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; pixels of the result, the last two excluded
@@ -45,12 +49,14 @@ def draw_overlay(
     boxes: Sequence[LabelledBox] = (),
     kept: KeptMap | None = None,
     scale: int | None = None,
+    caption: str = "",
 ) -> Image.Image:
     """A magnified RGB copy: dropped cells dimmed, kept ones outlined, labelled boxes on top.
 
     boxes: later ones lie over earlier ones. kept: what the frame does not show at all (the sides of a
     crop) is dimmed as well; cells in its padding are not drawn. scale: whole factor of magnification,
-    by default the least that makes the longer side 576 pixels.
+    by default the least that makes the longer side 576 pixels. caption: stands in a strip below the picture, where it
+    is wide enough.
 
     Raises GroundPruneError when the map's frame is that of an image of another size, or scale < 1.
     """
@@ -75,7 +81,17 @@ def draw_overlay(
     for box, text, colour in boxes:
         if text:
             labels.draw(text, _scaled(box, scale), colour)
-    return picture
+    return _captioned(picture, caption, labels.font, labels.margin) if caption else picture
+
+
+def _captioned(picture: Image.Image, text: str, font: Font, margin: int) -> Image.Image:
+    left, top, right, bottom = font.getbbox(text)
+    if right - left + 2 * margin > picture.width:
+        return picture
+    whole = Image.new("RGB", (picture.width, picture.height + math.ceil(bottom - top) + 2 * margin), "white")
+    whole.paste(picture)
+    ImageDraw.Draw(whole).text((margin - left, picture.height + margin - top), text, fill="black", font=font)
+    return whole
 
 
 def _scaled(box: Box, scale: int) -> Rectangle:
@@ -145,11 +161,7 @@ class _Labels:
         self.canvas.text(start, text, fill=_contrast(colour), font=self.font)
 
     def _shortened(self, text: str) -> str:
-        room = self.size[0] - 2 * self.margin
-        if self.font.getlength(text) <= room:
-            return text
-        fits = [n for n in range(len(text)) if self.font.getlength(text[:n] + "…") <= room]
-        return text[: max(fits, default=0)].rstrip() + "…"
+        return shortened(" ".join(text.split()), self.font, self.size[0] - 2 * self.margin)
 
     def _spots(self, box: Rectangle, width: int, height: int) -> Iterator[Rectangle]:
         """Above the box and below it, then ever further away, at last anywhere in the box's column."""
@@ -169,6 +181,15 @@ class _Labels:
         left = max(0, min(left, self.size[0] - width))
         top = max(0, min(top, self.size[1] - height))
         return left, top, left + width, top + height
+
+
+def shortened(text: str, font: Font, room: float) -> str:
+    """The text, or as many of its first characters as fit into `room` pixels together with an ellipsis."""
+    if len(text) <= room and font.getlength(text) <= room:
+        return text
+    lengths = range(min(len(text), math.ceil(room)))
+    fitting = bisect.bisect_right(lengths, room, key=lambda n: font.getlength(text[:n] + "…"))
+    return text[: max(0, fitting - 1)].rstrip() + "…"
 
 
 def _overlap(a: Rectangle, b: Rectangle) -> bool:

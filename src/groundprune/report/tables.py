@@ -100,11 +100,13 @@ def _samples(result: Summary) -> str:
     """How many, and of what."""
     run = result.run
     if run.get("data") == "scenes":
-        return f"{run.get('scenes', '?')} expressions and as many questions"
+        scenes = run.get("scenes", "?")
+        return "1 expression and 1 question" if scenes == 1 else f"{scenes} expressions and as many questions"
     asked = result.settings[0]
-    counts = [f"{asked.rec.total.n:,} expressions"] * bool(asked.rec.total.n)
-    counts += [f"{asked.vqa.total.n:,} questions"] * bool(asked.vqa.total.n)
-    return f"{' and '.join(counts)} of {run.get('data')} {run.get('split')}, protocol {run.get('protocol')}"
+    totals = ((asked.rec.total.n, "expression"), (asked.vqa.total.n, "question"))
+    counts = " and ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in totals if n)
+    where = " ".join(dict.fromkeys((str(run.get("data")), str(run.get("split")))))  # a file is its own split
+    return f"{counts} of {where}, protocol {run.get('protocol')}"
 
 
 def notes(results: Sequence[Summary]) -> list[str]:

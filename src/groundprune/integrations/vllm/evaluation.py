@@ -23,12 +23,13 @@ from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.settings import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
 from groundprune.families.base import family_of
+from groundprune.hub import POCKET, source_of
 from groundprune.images import ImageError
 from groundprune.integrations.vllm import check_version
 from groundprune.integrations.vllm.engine import Engine, Reply, Request
 from groundprune.integrations.vllm.serve import engine_defaults, engine_folder, fitting_length
 from groundprune.integrations.vllm.settings import POSITIONS, check_servable, vllm_overrides
-from groundprune.loading import POCKET, checkpoint_folder, grounding_of, read_config, source_of
+from groundprune.loading import checkpoint_folder, grounding_of, read_config
 from groundprune.processing import load_processor
 
 # Images are normalised where the transformers path does it, so that both see the same pixels.
