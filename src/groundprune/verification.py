@@ -23,6 +23,7 @@ from groundprune.families.base import family_of
 from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.hooks.patching import outermost, replaced
 from groundprune.hooks.state import PrunedPrompt, PrunedRow
+from groundprune.hooks.unwrapping import unwrapped
 from groundprune.pruners.base import Pruner
 from groundprune.pruning import Run, prune
 from groundprune.signals import TextEmbedder
@@ -71,6 +72,7 @@ def verify(
     Raises Unproven where nothing was dropped, and GroundPruneError where the model is not in fp32: in half precision
     rounding alone exceeds the tolerance.
     """
+    model = unwrapped(model)
     if model.dtype != torch.float32:
         raise GroundPruneError(
             f"exactness is measured in fp32; load the model with dtype=torch.float32, not {model.dtype}"
@@ -106,7 +108,7 @@ def verify(
 def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> Iterator[None]:
     """While active, the LLM reads in the kept slots of the unpruned prompt what it read in the pruned one."""
     base = model.base_model
-    running: list[Any] = []
+    running: set[int] = set()
     with contextlib.ExitStack() as stack:
         for modality, token in family_of(model.config).token_ids(model.config).items():
             index, features, start = [], [], 0
@@ -123,7 +125,7 @@ def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> I
 
 
 def _with_features(
-    encoder: Callable[..., Any], index: Tensor, features: Tensor, running: list[Any]
+    encoder: Callable[..., Any], index: Tensor, features: Tensor, running: set[int]
 ) -> Callable[..., Any]:
     """The encoder with other features at `index`: Long[K], among all that it gives for a batch."""
 

@@ -51,6 +51,7 @@ class _Prefill:
     records: dict[int, LayerRecord] = field(default_factory=dict)
     masks: dict[Any, Tensor | None] = field(default_factory=dict)
     embeddings: dict[Any, Any] = field(default_factory=dict)
+    reached: set[int] = field(default_factory=set)  # layers of stages
 
 
 class InsideLLM:
@@ -135,6 +136,16 @@ class InsideLLM:
         if self._beyond(length):
             raise Unservable("an image in a later turn beyond the sliding window: pass window='tokens'")
 
+    def check_ran(self) -> None:
+        """Raises Unservable where the layers of a prefill ran without their hooks, which a compiler can bring about."""
+        run = self._running
+        if run is not None and not self.stages.keys() <= run.reached:
+            self.clear()
+            raise Unservable(
+                "the LLM ran without pruning between its layers, as code that was compiled before the context does: "
+                "give gp.prune a model that is not compiled, or call torch.compiler.reset() inside of the context first"
+            )
+
     def _beyond(self, length: int) -> bool:
         """Whether so many unpruned columns outgrow a window that counts them."""
         return self.exact_windows and any(window is not None and length > window for window in self.windows)
@@ -209,6 +220,7 @@ class InsideLLM:
         if index in self._kept_layers or index in self.stages:
             run.records[index] = LayerRecord(segments[-1].compaction, states)
         if index in self.stages:
+            run.reached.add(index)
             states = self._prune(run, self.stages[index], layer, states, kwargs)
             run.records[index] = LayerRecord(segments[-1].compaction, states)  # what a later stage may read
         return states, self._fitted(run, index, kwargs)
