@@ -85,18 +85,25 @@ def words_of(model, count):
     return book(model, ids)
 
 
-@each_family(gemma3=24)
-@pytest.mark.parametrize("pruner", [BEFORE, INSIDE], ids=["before", "staged"])
-def test_a_later_turn_of_text(name, pruner):
-    model = model_of(name)
-    first, more = tiny_inputs(model, [(1, 5, 7)]), torch.tensor([[11, 12, 13, 14, 15]])
-    turns = functools.partial(two_turns, model, first, more)
+def text_turn_equals_oracle(model, pruner):
+    """Few words behind the image: the turn's compact columns are those where the unpruned image stood."""
+    turns = functools.partial(two_turns, model, tiny_inputs(model, [(1, 5, 1)]), torch.tensor([[11, 12, 13, 14, 15]]))
     with gp.prune(model, pruner) as run:
         pruned = turns()
     wanted = equals_oracle(model, run, pruned, turns)
     with gp.prune(model, pruner, "reassigned"):
         control = turns()
     assert relative_difference(control.logits[:1], wanted.logits[:1]) > 1e-3
+
+
+@each_family(gemma3=24)
+def test_a_later_turn_of_text(name):
+    text_turn_equals_oracle(model_of(name), BEFORE)
+
+
+@each_family()
+def test_a_later_turn_of_text_behind_stages(name):
+    text_turn_equals_oracle(model_of(name), INSIDE)
 
 
 @each_family(gemma3=25, qwen2_vl=26, qwen2_5_vl=26, qwen3_vl=26)
@@ -157,7 +164,7 @@ def test_a_static_cache_that_was_reset(name, keep):
         assert relative_difference(other.logits, dynamic.logits) < TOLERANCE
 
 
-@each_family(**dict.fromkeys(NAMES, 29))
+@each_family(**dict.fromkeys(set(NAMES) - {"gemma3"}, 29))  # hooks of its windows read the state
 @pytest.mark.parametrize("words", [1, 6])
 def test_a_cache_of_stages_in_a_context_without(name, words):
     """It goes on from the cache's own state, or is refused in a line."""

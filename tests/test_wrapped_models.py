@@ -59,22 +59,12 @@ def compiled(model):
     return torch.compile(model, backend="eager")
 
 
-def compiled_lora(model):
-    return compiled(on_llm(model))
-
-
-def compiled_forward(model):
-    torch.compiler.reset()
-    model.forward = torch.compile(model.forward, backend="eager")
-    return model
-
-
 def prepared(model):
     accelerate = pytest.importorskip("accelerate")
     return accelerate.Accelerator(cpu=True).prepare(model)
 
 
-WRAPPERS = [on_llm, on_tower, saved_whole, added, merged, compiled, compiled_lora, compiled_forward, prepared]
+WRAPPERS = [on_llm, on_tower, saved_whole, added, merged, compiled, prepared]
 
 
 @each_pruner
@@ -84,7 +74,7 @@ WRAPPERS = [on_llm, on_tower, saved_whole, added, merged, compiled, compiled_lor
     ids=lambda value: getattr(value, "__name__", value),
 )
 def test_generate_and_forward_of_a_wrapped_model_equal_the_oracle(name, wrap, pruner):
-    model = tiny_model(name)
+    model = tiny_model(name, layers=2)
     inputs = tiny_inputs(model, [(1, 5, 7), (1, 2, 4)])
     wrapped = wrap(model)
     inner = wrapped.get_base_model() if wrap in (on_llm, on_tower, saved_whole) else model
@@ -152,24 +142,19 @@ def test_encode_and_verify_take_a_wrapped_model():
 
 
 @each_pruner
-def test_a_model_that_ran_compiled_before_is_pruned_or_refused(pruner):
-    """What was compiled without our hooks on the layers runs without them."""
-    model = tiny_model("llava")
+def test_a_model_that_ran_compiled_before(pruner):
+    """What was compiled then knows nothing of hooks on the layers."""
+    model = tiny_model("llava", layers=2)
     inputs = tiny_inputs(model, [(1, 5, 7)])
     with torch.no_grad(), gp.prune(model, pruner):
         wanted = model(**inputs).logits
     wrapped = compiled(model)
     with torch.no_grad():
-        wrapped(**inputs)
+        stock = wrapped(**inputs).logits
         with gp.prune(wrapped, pruner):
-            try:
-                got = wrapped(**inputs).logits
-            except gp.Unservable as error:
-                assert pruner is PRUNERS[1], error
-                assert "compiled before the context" in str(error)
-                torch.compiler.reset()
-                got = wrapped(**inputs).logits
-    assert relative_difference([got], [wanted]) < TOLERANCE
+            got = wrapped(**inputs).logits
+        assert wrapped(**inputs).logits.equal(stock)
+    assert relative_difference([got[:, -1]], [wanted[:, -1]]) < TOLERANCE
 
 
 class Wrapper(torch.nn.Module):
@@ -207,7 +192,11 @@ class TestWarnings:
     @pytest.mark.parametrize("part", ["base", "features"])
     def test_an_image_that_passed_unpruned_is_told_of_once(self, model, inputs, part):
         context = gp.prune(model, PRUNERS[0])
-        with pytest.warns(UserWarning, match="did not prune every image: in 3 call") as told, torch.no_grad(), context:
+        with (
+            pytest.warns(UserWarning, match="did not prune every image: in 3 call") as told,
+            torch.no_grad(),
+            context,
+        ):
             for _ in range(3):
                 if part == "base":
                     model.model(**inputs)
@@ -225,7 +214,10 @@ class TestWarnings:
     def test_no_word_of_images_that_were_pruned_refused_or_encoded_before(self, model, inputs, pruner):
         encoded = gp.encode(model, inputs, [pruner]).select([0])
         words = {k: v for k, v in inputs.items() if k != "pixel_values"}
-        flipped = {**inputs, "attention_mask": 1 - torch.eye(1, inputs["input_ids"].shape[1], dtype=torch.long).flip(1)}
+        flipped = {
+            **inputs,
+            "attention_mask": 1 - torch.eye(1, inputs["input_ids"].shape[1], dtype=torch.long).flip(1),
+        }
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("error")
             with gp.prune(model, pruner):
@@ -241,9 +233,8 @@ class TestWarnings:
     def test_an_exception_is_all_that_is_said(self, model, inputs):
         with warnings.catch_warnings(), torch.no_grad():
             warnings.simplefilter("error")
-            with pytest.raises(ZeroDivisionError), gp.prune(model, PRUNERS[0]):
-                model.model(**inputs)
-                raise ZeroDivisionError
+            with pytest.raises(RuntimeError), gp.prune(model, PRUNERS[0]):
+                model.model(**inputs, attention_mask=torch.ones(7, 7))
 
 
 class TestThreads:

@@ -96,7 +96,9 @@ class _Listener:
 # Of the whole process, as the registry is: contexts of several models may overlap in any order.
 _LOCK = threading.Lock()
 _listeners: dict[nn.Module, tuple[_Listener, ...]] = {}
-_wrapped: dict[str, tuple[int, Callable[..., Any], Callable[..., Any] | None]] = {}  # open probes, wrapper, what it hid
+_wrapped: dict[
+    str, tuple[int, Callable[..., Any], Callable[..., Any] | None]
+] = {}  # open probes, wrapper, what it hid
 
 
 @contextlib.contextmanager

@@ -112,7 +112,8 @@ class BeforeLLM:
 
     def _pruning(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # A user's torch.compile takes what `original` runs, not the bookkeeping around it.
-        before, after = (torch.compiler.disable(part) for part in (self._before_forward, self._after_forward))
+        parts = self._before_forward, self._after_forward, self._eager
+        before, after, eager = map(torch.compiler.disable, parts)
 
         @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -121,7 +122,8 @@ class BeforeLLM:
             with self._lock:
                 output = None
                 try:
-                    output = original(**before(args, kwargs))
+                    with eager():
+                        output = original(**before(args, kwargs))
                 except BaseException:
                     self.unread.clear()
                     raise
@@ -130,6 +132,10 @@ class BeforeLLM:
                 return output
 
         return torch.compiler.disable(forward, recursive=False)
+
+    def _eager(self) -> contextlib.AbstractContextManager[Any]:
+        """What was compiled before knows no hook on a layer, and is passed over where the layers are to prune."""
+        return torch.compiler.set_stance("force_eager") if self.inside.stages else contextlib.nullcontext()
 
     def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         self._fresh = None

@@ -165,8 +165,10 @@ def _check_space(merge: Merge | None, stage: Stage, label: str) -> None:
     """Features exist before the LLM, states of its layers inside: a merge of the other kind would mix neither."""
     if merge is None or (merge.space == "hidden") == (stage.layer is not None):
         return
-    allowed, where = ("'projected' or 'tower' features", "before the LLM") if stage.layer is None else (
-        "'hidden' states", f"at decoder layer {stage.layer}"
+    allowed, where = (
+        ("'projected' or 'tower' features", "before the LLM")
+        if stage.layer is None
+        else ("'hidden' states", f"at decoder layer {stage.layer}")
     )
     raise GroundPruneError(f"{label} merges in the space {merge.space!r} {where}, where only {allowed} can be merged")
 
