@@ -189,26 +189,27 @@ class TestWarnings:
     def inputs(model):
         return tiny_inputs(model, [(1, 5, 7)])
 
-    @pytest.mark.parametrize("part", ["base", "features"])
-    def test_an_image_that_passed_unpruned_is_told_of_once(self, model, inputs, part):
-        context = gp.prune(model, PRUNERS[0])
-        with (
-            pytest.warns(UserWarning, match="did not prune every image: in 3 call") as told,
-            torch.no_grad(),
-            context,
-        ):
-            for _ in range(3):
-                if part == "base":
-                    model.model(**inputs)
-                else:
-                    model.get_image_features(pixel_values=inputs["pixel_values"])
+    @pytest.mark.parametrize(
+        "call",
+        [
+            lambda model, inputs: model.model(**inputs),
+            lambda model, inputs: model.get_image_features(pixel_values=inputs["pixel_values"]),
+        ],
+        ids=["base model", "features alone"],
+    )
+    def test_images_that_passed_unpruned_are_told_of_once(self, model, inputs, call):
+        """Also where another image was pruned."""
+
+        def careless():
+            with torch.no_grad(), gp.prune(model, PRUNERS[0]):
+                model(**inputs)
+                for _ in range(3):
+                    call(model, inputs)
+
+        with pytest.warns(UserWarning, match="did not prune every image: in 3 call") as told:
+            careless()
         assert len(told) == 1
         assert told[0].filename == __file__
-
-    def test_also_where_another_image_was_pruned(self, model, inputs):
-        with pytest.warns(UserWarning, match="in 1 call"), torch.no_grad(), gp.prune(model, PRUNERS[0]):
-            model(**inputs)
-            model.model(**inputs)
 
     @pytest.mark.parametrize("pruner", [*PRUNERS, gp.Spatial(keep=1)], ids=["before", "inside", "all kept"])
     def test_no_word_of_images_that_were_pruned_refused_or_encoded_before(self, model, inputs, pruner):

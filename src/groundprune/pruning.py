@@ -76,15 +76,16 @@ def prune(
     """Inside of this context `model.generate(...)` and `model(...)` prune visual tokens, before the LLM or inside.
 
     model: a transformers model of a known family, bare or in PEFT, `torch.compile` or DistributedDataParallel; calls
-    of the wrapper and of the model inside are pruned alike, one thread at a time. positions: a policy, see `groundprune.positions.FORMS`.
+    of the wrapper and of the model inside are pruned alike, one thread at a time.
+    positions: a policy, see `groundprune.positions.FORMS`.
     text: for pruners that read it, one entry per prompt row. text_tower: folder or Hub id of the CLIP checkpoint
     that the model's vision tower came from; by default the `clip` folder of the model's own checkpoint.
     window: what sliding windows count: "positions", columns of the unpruned prompt, which is exact; or "tokens",
     those that are left, as stock code does, so that windows reach further back.
 
-    Only calls of `model` itself are pruned, not of `model.model`; where an image was encoded inside of the context and
-    no pruned call read it, a warning on leaving says so. A cache that was filled inside of the context
-    belongs to it: go on with it inside of one.
+    Only calls of `model` itself are pruned, not of `model.model`; where an image was encoded inside of the context
+    and no pruned call read it, a warning on leaving says so. A cache that was filled inside of the context belongs
+    to it: go on with it inside of one.
 
     Raises Unservable where the model cannot give what the pruner needs, and GroundPruneError for an unknown policy
     or a context inside of a context. Leaving the context leaves the model as it was, also after an exception.
@@ -108,8 +109,8 @@ def prune(
         yield Run(hooks)
     if hooks.unread:
         warnings.warn(
-            f"{pruner.label} did not prune every image: in {len(hooks.unread)} call(s) inside of the gp.prune context "
-            "images were encoded that no pruned call read; call the model that was given to gp.prune, with its images",
+            f"{pruner.label} did not prune every image: in {len(hooks.unread)} call(s) inside of the gp.prune "
+            "context images were encoded that no pruned call read; call the model that was given to gp.prune",
             stacklevel=3,
         )
 

@@ -137,13 +137,13 @@ class InsideLLM:
             raise Unservable("an image in a later turn beyond the sliding window: pass window='tokens'")
 
     def check_ran(self) -> None:
-        """Raises Unservable where the layers of a prefill ran without their hooks, which a compiler can bring about."""
+        """Raises Unservable where a prefill went past the hooks on the layers of its stages."""
         run = self._running
         if run is not None and not self.stages.keys() <= run.reached:
             self.clear()
             raise Unservable(
-                "the LLM ran without pruning between its layers, as code that was compiled before the context does: "
-                "give gp.prune a model that is not compiled, or call torch.compiler.reset() inside of the context first"
+                "the LLM's layers ran without pruning, as layers that were compiled or replaced do: give gp.prune the "
+                "stock model"
             )
 
     def _beyond(self, length: int) -> bool:
