@@ -20,7 +20,7 @@ from groundprune.hooks.encoded import Encoded, encode_inputs
 from groundprune.hooks.inside_llm import InsideLLM
 from groundprune.hooks.state import PrunedPrompt, PrunedRow
 from groundprune.hooks.tower import RECORD_ATTRIBUTE, recordable, recording
-from groundprune.hooks.unwrapping import unwrapped
+from groundprune.hooks.unwrapping import uncompiled, unwrapped
 from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, parse_policy
 from groundprune.pruners.base import Pruner
@@ -92,7 +92,7 @@ def prune(
     """
     if not isinstance(pruner, Pruner):
         raise GroundPruneError(f"pruner must be a Pruner, such as gp.ClsVisual(keep=0.5); got {pruner!r}")
-    model = unwrapped(model)
+    given, model = model, unwrapped(model)
     family = family_of(model.config)
     policy = parse_policy(positions, pruner.official_positions)
     if window not in WINDOWS:
@@ -105,7 +105,8 @@ def prune(
     exact = window == "positions"
     inside = InsideLLM(model, pruner, stages[len(before) :], policy, exact, text, embedder)
     hooks = BeforeLLM(model, family, pruner, before[0] if before else None, policy, inside, text, embedder)
-    with recording(model.base_model, family, recordable(pruner.needs)) as hooks.unread, hooks.active():
+    recorded = recording(model.base_model, family, recordable(pruner.needs))
+    with recorded as hooks.unread, hooks.active(), uncompiled(given):
         yield Run(hooks)
     if hooks.unread:
         warnings.warn(

@@ -142,8 +142,8 @@ class InsideLLM:
         if run is not None and not self.stages.keys() <= run.reached:
             self.clear()
             raise Unservable(
-                "the LLM's layers ran without pruning, as layers that were compiled or replaced do: give gp.prune the "
-                "stock model"
+                "the LLM's layers ran without pruning, as layers that were compiled or replaced do: "
+                "give gp.prune the stock model"
             )
 
     def _beyond(self, length: int) -> bool:

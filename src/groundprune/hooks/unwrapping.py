@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 from torch import nn
@@ -9,6 +11,7 @@ from torch._dynamo import OptimizedModule
 from transformers import PreTrainedModel
 
 from groundprune.errors import GroundPruneError
+from groundprune.hooks.patching import replaced
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
@@ -32,3 +35,12 @@ def unwrapped(model: Any) -> PreTrainedModel:
     if not hasattr(inner, "prepare_inputs_for_generation"):
         raise GroundPruneError(f"give the whole model, the one that has `generate`; got a {type(inner).__name__}")
     return inner
+
+
+@contextlib.contextmanager
+def uncompiled(model: Any) -> Iterator[None]:
+    """While active, calls of a `torch.compile`d model run the module inside: compiled code may know no hooks."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(model, OptimizedModule):
+            stack.enter_context(replaced(model, "forward", model._orig_mod.__call__))
+        yield
