@@ -112,8 +112,9 @@ class BeforeLLM:
 
     def _pruning(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # A user's torch.compile takes what `original` runs, not the bookkeeping around it.
-        parts = self._before_forward, self._after_forward, self._eager
-        before, after, eager = map(torch.compiler.disable, parts)
+        uncompiled: Any = torch.compiler.disable  # its types know no method
+        before, after = uncompiled(self._before_forward), uncompiled(self._after_forward)
+        eager = uncompiled(self._eager)
 
         @functools.wraps(original)
         def forward(*args: Any, **kwargs: Any) -> Any:
@@ -131,7 +132,7 @@ class BeforeLLM:
                     after(output)
                 return output
 
-        return torch.compiler.disable(forward, recursive=False)
+        return uncompiled(forward, recursive=False)
 
     def _eager(self) -> contextlib.AbstractContextManager[Any]:
         """What was compiled before knows no hook on a layer, and is passed over where the layers are to prune."""

@@ -19,7 +19,7 @@ def unwrapped(model: Any) -> PreTrainedModel:
 
     Raises GroundPruneError for a part of a model, and for a wrapper of another kind: its calls might go past ours.
     """
-    inner = model
+    inner: Any = model
     while not isinstance(inner, PreTrainedModel):
         if isinstance(inner, OptimizedModule):
             inner = inner._orig_mod
