@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import warnings
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -19,6 +20,7 @@ from groundprune.hooks.encoded import Encoded, encode_inputs
 from groundprune.hooks.inside_llm import InsideLLM
 from groundprune.hooks.state import PrunedPrompt, PrunedRow
 from groundprune.hooks.tower import RECORD_ATTRIBUTE, recordable, recording
+from groundprune.hooks.unwrapping import uncompiled, unwrapped
 from groundprune.layout import VisualLayout
 from groundprune.positions import Policy, parse_policy
 from groundprune.pruners.base import Pruner
@@ -76,22 +78,24 @@ def prune(
 ) -> Iterator[Run]:
     """Inside of this context `model.generate(...)` and `model(...)` prune visual tokens, before the LLM or inside.
 
-    model: a transformers model of a known family. positions: a policy, see `groundprune.positions.FORMS`.
+    model: a transformers model of a known family, bare or in PEFT, `torch.compile` or DistributedDataParallel; calls
+    of the wrapper and of the model inside are pruned alike, one thread at a time.
+    positions: a policy, see `groundprune.positions.FORMS`.
     text: for pruners that read it, one entry per prompt row. text_tower: folder or Hub id of the CLIP checkpoint
     that the model's vision tower came from; by default the `clip` folder of the model's own checkpoint.
     window: what sliding windows count: "positions", columns of the unpruned prompt, which is exact; or "tokens",
     those that are left, as stock code does, so that windows reach further back.
 
-    Only calls of `model` itself are pruned, not of `model.model`. A cache that was filled inside of the context
-    belongs to it: go on with it inside of one.
+    Only calls of `model` itself are pruned, not of `model.model`; where an image was encoded inside of the context
+    and no pruned call read it, a warning on leaving says so. A cache that was filled inside of the context belongs
+    to it: go on with it inside of one.
 
     Raises Unservable where the model cannot give what the pruner needs, and GroundPruneError for an unknown policy
     or a context inside of a context. Leaving the context leaves the model as it was, also after an exception.
     """
     if not isinstance(pruner, Pruner):
         raise GroundPruneError(f"pruner must be a Pruner, such as gp.ClsVisual(keep=0.5); got {pruner!r}")
-    if not hasattr(model, "prepare_inputs_for_generation"):
-        raise GroundPruneError(f"give the whole model, the one that has `generate`; got a {type(model).__name__}")
+    given, model = model, unwrapped(model)
     family = family_of(model.config)
     pruner = pruner.for_model(model.config)
     policy = parse_policy(positions, pruner.official(model.config))
@@ -105,8 +109,15 @@ def prune(
     exact = window == "positions"
     inside = InsideLLM(model, pruner, stages[len(before) :], policy, exact, text, embedder)
     hooks = BeforeLLM(model, family, pruner, before[0] if before else None, policy, inside, text, embedder)
-    with hooks.active(), recording(model.base_model, family, recordable(pruner.needs)):
+    recorded = recording(model.base_model, family, recordable(pruner.needs))
+    with recorded as hooks.unread, hooks.active(), uncompiled(given):
         yield Run(hooks)
+    if hooks.unread:
+        warnings.warn(
+            f"{pruner.label} did not prune every image: in {len(hooks.unread)} call(s) inside of the gp.prune "
+            "context images were encoded that no pruned call read; call the model that was given to gp.prune",
+            stacklevel=3,
+        )
 
 
 def _check_needs(
@@ -186,6 +197,7 @@ def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> Enc
     inputs: what the processor gives, input_ids and images. Raises Unservable where the model cannot give what one
     of the pruners needs, and for videos.
     """
+    model = unwrapped(model)
     family = family_of(model.config)
     needs = frozenset().union(*(pruner.needs for pruner in pruners))
     for need in sorted(needs, key=str):

@@ -66,13 +66,14 @@ class TowerRecord:
 
     units: what the encoder made of its input, in its order. entries: how many features its output held then, before
     `generate` repeats them for beams. values: per Need, per unit [P, ...] over the unit's tokens.
-    fingerprint: one number per unit, a function of its pixels alone.
+    fingerprint: one number per unit, a function of its pixels alone. number: of the run, 0 = made of other records.
     """
 
     units: list[VisualUnit]
     entries: int
     values: dict[Need, list[Tensor]] = field(default_factory=dict)
     fingerprint: list[int] = field(default_factory=list)
+    number: int = 0
 
     def select(self, units: Sequence[int], entries: int) -> TowerRecord:
         """The record of these units, in this order."""

@@ -24,6 +24,7 @@ from groundprune.families.base import family_of
 from groundprune.hooks.masked import hidden_columns, hide
 from groundprune.hooks.patching import outermost, replaced
 from groundprune.hooks.state import PrunedPrompt, PrunedRow
+from groundprune.hooks.unwrapping import unwrapped
 from groundprune.pruners.base import Pruner
 from groundprune.pruning import Run, prune
 from groundprune.signals import TextEmbedder
@@ -102,6 +103,7 @@ def verify(
 
     Raises Unproven where nothing was dropped.
     """
+    model = unwrapped(model)
     with in_fp32(model):
         floats = {
             name: value.float() if torch.is_tensor(value) and value.is_floating_point() else value
@@ -143,7 +145,7 @@ def _verify(
 def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> Iterator[None]:
     """While active, the LLM reads in the kept slots of the unpruned prompt what it read in the pruned one."""
     base = model.base_model
-    running: list[Any] = []
+    running: set[int] = set()
     with contextlib.ExitStack() as stack:
         for modality, token in family_of(model.config).token_ids(model.config).items():
             index, features, start = [], [], 0
@@ -160,7 +162,7 @@ def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> I
 
 
 def _with_features(
-    encoder: Callable[..., Any], index: Tensor, features: Tensor, running: list[Any]
+    encoder: Callable[..., Any], index: Tensor, features: Tensor, running: set[int]
 ) -> Callable[..., Any]:
     """The encoder with other features at `index`: Long[K], among all that it gives for a batch."""
 

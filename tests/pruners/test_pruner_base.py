@@ -124,6 +124,27 @@ def test_a_selection_that_breaks_an_invariant_is_refused(kept, message):
         run(Wrong(keep=0.5), make_layout((2, 3)))
 
 
+@pytest.mark.parametrize(
+    ("layer", "space", "message"),
+    [
+        (None, "hidden", "merges in the space 'hidden' before the LLM, where only 'projected' or 'tower' features"),
+        (2, "projected", "merges in the space 'projected' at decoder layer 2, where only 'hidden' states"),
+        (2, "tower", "merges in the space 'tower' at decoder layer 2, where only 'hidden' states"),
+    ],
+)
+def test_a_merge_of_what_is_not_there_is_refused(layer, space, message):
+    @dataclass(frozen=True)
+    class Merging(gp.Pruner):
+        def stages(self, n_layers):
+            return [gp.Stage(layer, self.budget)]
+
+        def select(self, signals, layout, stage):
+            return gp.Selection(torch.tensor([0, 1, 2]), gp.Merge(torch.eye(3, 6), space))
+
+    with pytest.raises(gp.GroundPruneError, match=message):
+        run(Merging(keep=0.5), make_layout((2, 3)))
+
+
 def test_a_score_of_the_wrong_shape_is_refused():
     class Flat(gp.Pruner):
         name = "flat"

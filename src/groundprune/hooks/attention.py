@@ -1,6 +1,6 @@
 """Read attention rows without output_attentions and without switching a model to eager attention.
 
-While a probe is active the registered attention functions are wrapped; of the query and key that a chosen module
+While any probe is open the registered attention function is wrapped, once; of the query and key that a chosen module
 hands over, only the asked-for rows of the attention matrix are computed. The functions' own results are untouched.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -83,44 +84,87 @@ def keys(call: AttentionCall) -> Tensor:
     return call.key.transpose(1, 2)
 
 
+@dataclass(frozen=True, eq=False)
+class _Listener:
+    """One probe's readers of one module, and whose forward they read: the thread that opened the probe."""
+
+    readers: dict[Any, Reader]
+    found: dict[Any, list[Tensor]]
+    thread: int
+
+
+# Of the whole process, as the registry is: contexts of several models may overlap in any order.
+_LOCK = threading.Lock()
+_listeners: dict[nn.Module, tuple[_Listener, ...]] = {}
+_wrapped: dict[
+    str, tuple[int, Callable[..., Any], Callable[..., Any] | None]
+] = {}  # open probes, wrapper, what it hid
+
+
 @contextlib.contextmanager
 def probe(targets: dict[nn.Module, dict[Any, Reader]]) -> Iterator[dict[Any, list[Tensor]]]:
     """Yields {key: [one tensor per sequence]} for every key of `targets`' readers, in call order.
 
-    A packed flash call (cu_seq_lens_q) counts as one call per sequence.
+    Read are the calls of the thread that opened the probe; an inner probe of the same module reads first. A packed
+    flash call (cu_seq_lens_q) counts as one call per sequence.
     """
     found: dict[Any, list[Tensor]] = {key: [] for readers in targets.values() for key in readers}
+    mine = {module: _Listener(readers, found, threading.get_ident()) for module, readers in targets.items()}
     names = {_implementation(module) for module in targets}
-    local = ALL_ATTENTION_FUNCTIONS._local_mapping
-    before = {name: local.get(name) for name in names}
-    for name in names:
-        function = _eager if name == "eager" else ALL_ATTENTION_FUNCTIONS[name]
-        ALL_ATTENTION_FUNCTIONS[name] = _reading(before[name] or function, targets, found)
+    with _LOCK:
+        for name in names:
+            _wrap(name)
+        for module, listener in mine.items():
+            _listeners[module] = (listener, *_listeners.get(module, ()))
     try:
         yield found
     finally:
-        for name, function in before.items():
-            if function is None:
-                del ALL_ATTENTION_FUNCTIONS[name]
-            else:
-                ALL_ATTENTION_FUNCTIONS[name] = function
+        with _LOCK:
+            for module, listener in mine.items():
+                left = tuple(other for other in _listeners.pop(module) if other is not listener)
+                if left:
+                    _listeners[module] = left
+            for name in names:
+                _unwrap(name)
 
 
-def _reading(
-    function: Callable[..., Any], targets: dict[nn.Module, dict[Any, Reader]], found: dict[Any, list[Tensor]]
-) -> Callable[..., Any]:
+def _wrap(name: str) -> None:
+    """One wrapper per implementation, however many probes are open."""
+    if name in _wrapped:
+        count, wrapper, before = _wrapped[name]
+    else:
+        before = ALL_ATTENTION_FUNCTIONS._local_mapping.get(name)
+        count, wrapper = 0, _reading(_eager if name == "eager" and before is None else ALL_ATTENTION_FUNCTIONS[name])
+        ALL_ATTENTION_FUNCTIONS[name] = wrapper
+    _wrapped[name] = count + 1, wrapper, before
+
+
+def _unwrap(name: str) -> None:
+    """The last probe that closes puts back what was there; a function that was registered meanwhile stays."""
+    count, wrapper, before = _wrapped.pop(name)
+    if count > 1:
+        _wrapped[name] = count - 1, wrapper, before
+    elif ALL_ATTENTION_FUNCTIONS._local_mapping.get(name) is wrapper:
+        if before is None:
+            del ALL_ATTENTION_FUNCTIONS[name]
+        else:
+            ALL_ATTENTION_FUNCTIONS[name] = before
+
+
+def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
     # The names are those of transformers: some towers pass the mask by position, others by keyword.
     def read(
         module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **kwargs: Any
     ) -> Any:
-        readers = targets.get(module)
-        if readers:
+        mine = [each for each in _listeners.get(module, ()) if each.thread == threading.get_ident()]
+        if mine:
             given = kwargs.get("scaling"), attention_mask, kwargs.get("softcap")
-            whole = AttentionCall(query, key, value, *given)
+            calls = _sequences(AttentionCall(query, key, value, *given), kwargs)
             with torch.no_grad():
-                for call in _sequences(whole, kwargs):
-                    for name, reader in readers.items():
-                        found[name].append(reader(call))
+                for listener in mine:
+                    for call in calls:
+                        for name, reader in listener.readers.items():
+                            listener.found[name].append(reader(call))
         return function(module, query, key, value, attention_mask, **kwargs)
 
     return read

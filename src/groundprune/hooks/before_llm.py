@@ -1,6 +1,6 @@
 """Prune before the LLM by editing the inputs of a stock model's forward; its modelling code runs unchanged.
 
-Two places are hooked. `forward` of the whole model: on prefill the dropped placeholders leave input_ids, masks,
+Two places are replaced. `forward` of the whole model: on prefill the dropped placeholders leave input_ids, masks,
 labels and position ids, and the matching rows leave the encoded images, which stock code then scatters. And
 `prepare_inputs_for_generation`: `generate` keeps book of the UNPRUNED prompt, so each decode step's mask and
 position ids are mapped to the compact cache there, outside of any compiled region.
@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import inspect
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,8 @@ class BeforeLLM:
         self._drafting = False
         self._prompt_length: int | None = None  # while `generate` runs
         self._signature = inspect.signature(model.forward)
+        self._lock = threading.RLock()  # what is under way belongs to one thread; others wait for it
+        self.unread: set[int] = set()  # see `recording`
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -85,33 +88,57 @@ class BeforeLLM:
                 # Stock M-RoPE code would look for new images from the compact cache's length on, and find old ones.
                 kwargs.pop("mm_token_type_ids", None)
             options = ("assistant_model", "prompt_lookup_num_tokens")
-            self._drafting = any(given.get(name, getattr(config, name, None)) is not None for name in options)
-            try:
-                return whole_generate(*args, **kwargs)
-            finally:
-                self._drafting, self._prompt_length = False, None
-                self.inside.clear()
+            drafting = any(given.get(name, getattr(config, name, None)) is not None for name in options)
+            with self._lock:
+                self._drafting = drafting
+                try:
+                    return whole_generate(*args, **kwargs)
+                except BaseException:
+                    self.unread.clear()
+                    raise
+                finally:
+                    self._drafting, self._prompt_length = False, None
+                    self.inside.clear()
 
         setattr(prepare, _OWNER, self)
-        handles = [
-            self.model.register_forward_pre_hook(self._before_forward, with_kwargs=True),
-            # always_call: also after an exception, which leaves nothing under way.
-            self.model.register_forward_hook(self._after_forward, always_call=True),
-        ]
-        try:
-            with (
-                replaced(self.model, "prepare_inputs_for_generation", prepare),
-                replaced(self.model, "generate", generate),
-                self.inside.active(),
-            ):
-                yield
-        finally:
-            for handle in handles:
-                handle.remove()
+        with (
+            replaced(self.model, "prepare_inputs_for_generation", prepare),
+            replaced(self.model, "generate", generate),
+            # Not by hooks: some wrappers call `forward` past them.
+            replaced(self.model, "forward", self._pruning(self.model.forward)),
+            self.inside.active(),
+        ):
+            yield
 
-    def _before_forward(self, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[()], dict]:
-        if kwargs.pop(_PREPARED, False):
-            return (), kwargs
+    def _pruning(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        # A user's torch.compile takes what `original` runs, not the bookkeeping around it.
+        uncompiled: Any = torch.compiler.disable  # its types know no method
+        before, after = uncompiled(self._before_forward), uncompiled(self._after_forward)
+        eager = uncompiled(self._eager)
+
+        @functools.wraps(original)
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            if kwargs.pop(_PREPARED, False):
+                return original(*args, **kwargs)
+            with self._lock:
+                output = None
+                try:
+                    with eager():
+                        output = original(**before(args, kwargs))
+                except BaseException:
+                    self.unread.clear()
+                    raise
+                finally:
+                    after(output)
+                return output
+
+        return uncompiled(forward, recursive=False)
+
+    def _eager(self) -> contextlib.AbstractContextManager[Any]:
+        """What was compiled before knows no hook on a layer, and is passed over where the layers are to prune."""
+        return torch.compiler.set_stance("force_eager") if self.inside.stages else contextlib.nullcontext()
+
+    def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         self._fresh = None
         self.inside.clear()
         inputs = {**self._signature.bind_partial(*args).arguments, **kwargs}
@@ -120,16 +147,18 @@ class BeforeLLM:
         new = inputs.get("inputs_embeds") if inputs.get("input_ids") is None else inputs["input_ids"]
         state = recall(cache, past, 0 if new is None else len(new))
         if past and has_visual(inputs):
-            return (), self._later_image(inputs, state, past)
+            return self._later_image(inputs, state, past)
         if past:
-            return (), inputs if state is None else self._decode(inputs, state, past)
+            return inputs if state is None else self._decode(inputs, state, past)
         if inputs.get("input_ids") is None:
             raise Unservable("pruning reads input_ids to find the visual tokens; inputs_embeds do not tell them")
-        return (), self._prefill(inputs) if has_visual(inputs) else inputs
+        return self._prefill(inputs) if has_visual(inputs) else inputs
 
-    def _after_forward(self, module: Any, args: Any, output: Any) -> None:
-        """A prefill's state goes with the cache that holds its keys and values."""
+    def _after_forward(self, output: Any) -> None:
+        """A prefill's state goes with the cache that holds its keys and values; output: None after an exception."""
         fresh, self._fresh = self._fresh, None
+        if fresh is not None and output is not None:
+            self.inside.check_ran()
         if fresh is not None or self._prompt_length is None:  # steps of `generate` may be compiled: it clears itself
             self.inside.clear()
         if fresh is None:
@@ -147,6 +176,7 @@ class BeforeLLM:
         if not inputs.get("mm_encoder_outputs"):
             inputs = encode_inputs(self.model.base_model, inputs)
         encoded = Encoded(self.family, self.model.config, inputs["mm_encoder_outputs"], ids, position)
+        self.unread -= encoded.numbers
         layouts = [encoded.layouts[b // encoded.copies] for b in range(len(ids))]
         chosen = self._select(encoded)
 

@@ -28,6 +28,7 @@ class Encoded:
         self._tokens = {m: token for m, token in family.token_ids(config).items() if outputs.get(m) is not None}
         records = {modality: record_of(outputs[modality]) for modality in self._tokens}
         self.record = TowerRecord.join(list(records.values()))
+        self.numbers = {record.number for record in records.values()}
         # `generate` repeats each row and its images for beams and return sequences after the tower has run.
         self.copies = max(len(outputs[m].pooler_output) // record.entries for m, record in records.items())
         units = {modality: record.units for modality, record in records.items()}

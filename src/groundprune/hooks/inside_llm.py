@@ -51,12 +51,14 @@ class _Prefill:
     records: dict[int, LayerRecord] = field(default_factory=dict)
     masks: dict[Any, Tensor | None] = field(default_factory=dict)
     embeddings: dict[Any, Any] = field(default_factory=dict)
+    reached: set[int] = field(default_factory=set)  # layers of stages
 
 
 class InsideLLM:
     """Layer hooks of one `gp.prune` context. stages: ascending, each with a layer; may be empty.
 
-    exact_windows: sliding windows count unpruned columns. Raises GroundPruneError for a stage beyond the decoder.
+    exact_windows: sliding windows count unpruned columns, else the tokens that are left in each layer. Raises
+    GroundPruneError for a stage beyond the decoder.
     """
 
     def __init__(
@@ -81,8 +83,9 @@ class InsideLLM:
                 f"{pruner.label} prunes at decoder layers {[s.layer for s in stages]}; "
                 f"this model allows 1 to {count - 1}, each once"
             )
-        self.windows = layer_windows(config) if exact_windows else [None] * count
-        self.inputs = LayerInputs(self.decoder, config)
+        self.exact_windows = exact_windows
+        self.windows = layer_windows(config)
+        self.inputs = LayerInputs(self.decoder, config, exact_windows)
         self._kept_layers = sorted(pruner.llm_layers(stages))
         self._running: _Prefill | None = None
         self._closing = contextlib.ExitStack()
@@ -91,7 +94,7 @@ class InsideLLM:
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """While active, the layers can be told to prune; a model that needs none of it gets no hook."""
-        if not self.stages and not any(self.windows):
+        if not self.stages and not (self.exact_windows and any(self.windows)):
             yield
             return
         if self.stages and self.inputs.implementation == "flex_attention":
@@ -110,7 +113,7 @@ class InsideLLM:
 
     def begin(self, prompt: PrunedPrompt, encoded: Encoded, position: Tensor, valid: Tensor, drafts: int) -> None:
         """A prefill starts; `clear` ends it. drafts: how many drafted tokens stand behind the prompt."""
-        too_long = any(window is not None and valid.shape[1] > window for window in self.windows)
+        too_long = self._beyond(valid.shape[1])
         if too_long and "flash" in self.inputs.implementation:
             raise Unservable(_FLASH_WINDOW)
         hooked = bool(self.stages) or too_long
@@ -130,8 +133,22 @@ class InsideLLM:
             raise Unservable(
                 "an image in a later turn of a kept cache cannot be pruned between layers: start from an empty cache"
             )
-        if any(window is not None and length > window for window in self.windows):
+        if self._beyond(length):
             raise Unservable("an image in a later turn beyond the sliding window: pass window='tokens'")
+
+    def check_ran(self) -> None:
+        """Raises Unservable where a prefill went past the hooks on the layers of its stages."""
+        run = self._running
+        if run is not None and not self.stages.keys() <= run.reached:
+            self.clear()
+            raise Unservable(
+                "the LLM's layers ran without pruning, as layers that were compiled or replaced do: "
+                "give gp.prune the stock model"
+            )
+
+    def _beyond(self, length: int) -> bool:
+        """Whether so many unpruned columns outgrow a window that counts them."""
+        return self.exact_windows and any(window is not None and length > window for window in self.windows)
 
     def clear(self) -> None:
         """Nothing is under way any more, be it by an exception."""
@@ -148,10 +165,10 @@ class InsideLLM:
         """
         compaction = state.compaction
         tail = past + new - compaction.slots
-        far = [w is not None and compaction.length + tail > w for w in self.windows]
-        if len(state.segments) == 1 and not any(far):
+        beyond = self._beyond(compaction.length + tail)
+        if len(state.segments) == 1 and not beyond:
             return
-        if any(far) and "flash" in self.inputs.implementation:
+        if beyond and "flash" in self.inputs.implementation:
             raise Unservable(_FLASH_WINDOW)
         memo: dict[Any, Any] = {}
         self._step = []
@@ -159,8 +176,11 @@ class InsideLLM:
         for index in range(len(self.layers)):
             while segment + 1 < len(state.segments) and state.segments[segment + 1].layer <= index:
                 segment += 1
-            mine, window = state.segments[segment], self.windows[index] if far[index] else None
-            if segment == 0 and window is None:
+            mine, window = state.segments[segment], self.windows[index]
+            length = compaction.length if self.exact_windows else mine.compaction.slots
+            if window is not None and length + tail <= window:
+                window = None
+            if segment == 0 and (window is None or not self.exact_windows):  # stock code counts slots by itself
                 self._step.append(None)
                 continue
             columns, offset = (int(x) for x in cache.get_mask_sizes(new, index))
@@ -200,6 +220,7 @@ class InsideLLM:
         if index in self._kept_layers or index in self.stages:
             run.records[index] = LayerRecord(segments[-1].compaction, states)
         if index in self.stages:
+            run.reached.add(index)
             states = self._prune(run, self.stages[index], layer, states, kwargs)
             run.records[index] = LayerRecord(segments[-1].compaction, states)  # what a later stage may read
         return states, self._fitted(run, index, kwargs)
@@ -208,9 +229,9 @@ class InsideLLM:
         """A layer's arguments, fitted to the slots that are left."""
         segment, whole = run.prompt.segments[-1], len(run.prompt.segments) == 1
         window = self.windows[index]
-        if window is not None and run.valid.shape[1] <= window:
+        if window is not None and (run.valid.shape[1] if self.exact_windows else run.entered.slots) <= window:
             window = None
-        if whole and window is None:
+        if whole and (window is None or not self.exact_windows):
             return kwargs
         stock = kwargs.get("attention_mask")
         columns = segment.compaction.slots
@@ -292,8 +313,6 @@ class InsideLLM:
     def _merged(self, selection: Selection | None, row: int, run: _Prefill, states: Tensor) -> Tensor | None:
         if selection is None or selection.merge is None:
             return None
-        if selection.merge.space != "hidden":
-            raise GroundPruneError(f"a stage inside of the LLM merges 'hidden' states, not {selection.merge.space!r}")
         previous = run.prompt.segments[-1]
         column = run.prompt.rows[row].layout.column[previous.kept[row]]
         return selection.merge.weight @ states[row, previous.compaction.slots_of(row, column)].float()

@@ -13,10 +13,13 @@ from groundprune.hooks.masks import as_given, decode_mask, prefill_mask
 
 
 class LayerInputs:
-    """Makes them as the decoder and its attention implementation take them. config: of the text model."""
+    """Makes them as the decoder and its attention implementation take them.
 
-    def __init__(self, decoder: Any, config: Any):
-        self._decoder, self._config = decoder, config
+    config: of the text model. exact_windows: sliding windows count unpruned columns, else slots.
+    """
+
+    def __init__(self, decoder: Any, config: Any, exact_windows: bool):
+        self._decoder, self._config, self._exact = decoder, config, exact_windows
         self._types = getattr(config, "layer_types", None)
         self._takes_type = "layer_type" in inspect.signature(decoder.rotary_emb.forward).parameters
 
@@ -53,7 +56,7 @@ class LayerInputs:
         if given is None and window is None and columns == compaction.slots and whole:
             return None  # stock code left it to the kernel, which is causal by itself
         take = None if compaction is entered else compaction.places_in(entered)
-        allowed = prefill_mask(compaction, given, take, columns, window)
+        allowed = prefill_mask(compaction, given, take, columns, window, self._exact)
         return as_given(allowed, self.implementation, self._decoder.dtype)
 
     def decode(self, compaction: Compaction, mask: Tensor | None, tail: int, new: int, columns: int, offset: int,
@@ -62,7 +65,7 @@ class LayerInputs:
         if "flash" in self.implementation:
             grown = compaction.grown_mask(mask, tail)
             return None if bool(grown.all()) else grown.long()
-        allowed = decode_mask(compaction, mask, tail, new, columns, offset, window)
+        allowed = decode_mask(compaction, mask, tail, new, columns, offset, window, self._exact)
         if new == 1 and bool(allowed.all()):
             return None  # what stock code gives then, and faster kernels take
         return as_given(allowed, self.implementation, self._decoder.dtype)

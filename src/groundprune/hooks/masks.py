@@ -1,8 +1,8 @@
 """Attention masks of decoder layers whose keys are a subset of the prompt's columns.
 
 Rebuilt from what each slot stands for, never remapped from masks that stock code made for another length. A sliding
-window counts UNPRUNED columns here: a token sees what the unpruned model would let it see ("positions"). Stock code
-counts the tokens that are left, so its window reaches further back ("tokens").
+window counts UNPRUNED columns: a token sees what the unpruned model would let it see ("positions", exact). Or it
+counts slots, the tokens that are left in a layer, as stock code does, and reaches further back ("tokens").
 """
 
 from __future__ import annotations
@@ -25,13 +25,18 @@ def layer_windows(config: Any) -> list[int | None]:
 
 
 def prefill_mask(
-    compaction: Compaction, stock: Tensor | None, take: Tensor | None, columns: int, window: int | None
+    compaction: Compaction,
+    stock: Tensor | None,
+    take: Tensor | None,
+    columns: int,
+    window: int | None,
+    exact: bool = True,
 ) -> Tensor:
     """Bool[B, 1, S, columns], True = may attend.
 
     stock: the mask that the model made for an earlier, longer set of slots (or this one: take = None), 4-D, or None =
     causal. take: Long[B, S], whose place in that set each slot has. columns: at least S; the rest of a static cache
-    is hidden.
+    is hidden. exact: whether the window counts unpruned columns, or slots.
     """
     rows, slots = compaction.index.shape
     device = compaction.index.device
@@ -44,9 +49,12 @@ def prefill_mask(
             allowed = allowed[..., :slots]
     else:
         allowed = torch.ones(slots, slots, dtype=torch.bool, device=device).tril()[None, None]
+    if window is not None and not exact and take is not None:
+        # The stock window counted what stood in between and is dropped now: what it cut off is looked at anew.
+        allowed = allowed | (take[:, None, None] <= take[:, None, :, None] - window)
     allowed = allowed & compaction.mask[:, None, None]
     if window is not None:
-        place = compaction.place
+        place = compaction.place if exact else torch.arange(slots, device=device)[None]
         allowed = allowed & (place[:, None, None] > place[:, None, :, None] - window)
     # A slot of padding sees itself: a row that sees nothing would be NaN.
     allowed = allowed | torch.eye(slots, dtype=torch.bool, device=device)
@@ -54,12 +62,20 @@ def prefill_mask(
 
 
 def decode_mask(
-    compaction: Compaction, mask: Tensor | None, tail: int, new: int, columns: int, offset: int, window: int | None
+    compaction: Compaction,
+    mask: Tensor | None,
+    tail: int,
+    new: int,
+    columns: int,
+    offset: int,
+    window: int | None,
+    exact: bool = True,
 ) -> Tensor:
     """Bool[B, 1, new, columns], True = may attend: the last `new` of `tail` later tokens over [compact, tail].
 
     mask: [B, length + tail] over unpruned columns, or None. columns, offset: how many keys the layer's cache will
     hold, and the slot of the first (a sliding cache drops the oldest, a static one is longer than what it holds).
+    exact: whether the window counts unpruned columns, or slots.
     """
     slots = compaction.slots + tail
     device = compaction.index.device
@@ -71,8 +87,10 @@ def decode_mask(
     column, valid = column[:, held], valid[:, held] & (slot < slots)
     query = later[tail - new :]
     allowed = valid[:, None] & (column[:, None] <= query[:, None])
-    if window is not None:
+    if window is not None and exact:
         allowed = allowed & (column[:, None] > query[:, None] - window)
+    elif window is not None:
+        allowed = allowed & (slot > torch.arange(slots - new, slots, device=device)[:, None] - window)
     return allowed[:, None]
 
 

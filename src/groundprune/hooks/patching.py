@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -23,8 +24,8 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             setattr(owner, name, before)
 
 
-def outermost(function: Callable[..., Any], original: Callable[..., Any], running: list[Any]) -> Callable[..., Any]:
-    """`function`, but `original` while another that shares `running` is under way.
+def outermost(function: Callable[..., Any], original: Callable[..., Any], running: set[int]) -> Callable[..., Any]:
+    """`function`, but `original` while another that shares `running` is under way in the same thread.
 
     Qwen3-VL's encoder of videos calls that of images, and only the call from outside is to be changed. What is
     returned has the signature of `original`: `generate` reads it to know which of its arguments go to the encoder.
@@ -32,12 +33,13 @@ def outermost(function: Callable[..., Any], original: Callable[..., Any], runnin
 
     @functools.wraps(original)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if running:
+        thread = threading.get_ident()
+        if thread in running:
             return original(*args, **kwargs)
-        running.append(original)
+        running.add(thread)
         try:
             return function(*args, **kwargs)
         finally:
-            running.clear()
+            running.discard(thread)
 
     return call

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import hashlib
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from fractions import Fraction
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from groundprune.families.towers import Tower
 
 RECORD_ATTRIBUTE = "groundprune_record"
+_NUMBERS = itertools.count(1)
 MODALITIES = {"image": "pixel_values", "video": "pixel_values_videos"}  # and the encoder's main argument
 
 
@@ -50,20 +52,21 @@ def record_of(output: Any) -> TowerRecord:
 
 
 @contextlib.contextmanager
-def recording(base: Any, family: Family, needs: frozenset[Need]) -> Iterator[None]:
+def recording(base: Any, family: Family, needs: frozenset[Need]) -> Iterator[set[int]]:
     """While active, outputs of get_image_features and get_video_features carry a TowerRecord as an attribute.
 
     The attribute travels with the output object: `generate` encodes before prefill, hands the object on and
-    expands it for beams.
+    expands it for beams. Yields the numbers of the records that were made; whoever reads one takes its number out.
     """
-    running: list[Any] = []
+    running: set[int] = set()
+    unread: set[int] = set()
     with contextlib.ExitStack() as stack:
         for modality in MODALITIES:
             name = f"get_{modality}_features"
             if hasattr(base, name):
-                recorded = _recorded(getattr(base, name), base, family, modality, needs, running)
+                recorded = _recorded(getattr(base, name), base, family, modality, needs, running, unread)
                 stack.enter_context(replaced(base, name, recorded))
-        yield
+        yield unread
 
 
 def _recorded(
@@ -72,7 +75,8 @@ def _recorded(
     family: Family,
     modality: str,
     needs: frozenset[Need],
-    running: list[Any],
+    running: set[int],
+    unread: set[int],
 ) -> Callable[..., Any]:
     signature = inspect.signature(original)
 
@@ -87,7 +91,9 @@ def _recorded(
             len(output.pooler_output),
             {need: _of_units(family, base, need, v, len(units), modality, arguments) for need, v in raw.items()},
             [fingerprint(unit.pixels) for unit in units] if FINGERPRINT in needs else [],
+            next(_NUMBERS),
         )
+        unread.add(record.number)
         setattr(output, RECORD_ATTRIBUTE, record)
         return output
 

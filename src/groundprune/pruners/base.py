@@ -185,6 +185,7 @@ class Pruner:
                 f"{self.label} kept {int(layout.is_patch[kept].sum())} patches where {count} of "
                 f"{len(layout.patches)} are asked for"
             )
+        _check_space(selection.merge, stage, self.label)
         if selection.order is not None:
             order, image = selection.order.to(every.device), layout.image[kept]
             if sorted(order.tolist()) != list(range(len(kept))) or not image[order].equal(image):
@@ -201,6 +202,18 @@ class Pruner:
 
 def _told(value: object) -> str:
     return "None" if value is None else f"a {type(value).__name__}"
+
+
+def _check_space(merge: Merge | None, stage: Stage, label: str) -> None:
+    """Features exist before the LLM, states of its layers inside: a merge of the other kind would mix neither."""
+    if merge is None or (merge.space == "hidden") == (stage.layer is not None):
+        return
+    allowed, where = (
+        ("'projected' or 'tower' features", "before the LLM")
+        if stage.layer is None
+        else ("'hidden' states", f"at decoder layer {stage.layer}")
+    )
+    raise GroundPruneError(f"{label} merges in the space {merge.space!r} {where}, where only {allowed} can be merged")
 
 
 def select_top(score: Tensor, layout: VisualLayout, count: int) -> Selection:
