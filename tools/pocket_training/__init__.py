@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from groundprune.cli.console import pick_device
 from groundprune.errors import GroundPruneError
+from groundprune.loading import usable_device
 from groundprune.pocket.scenes import IMAGE_SIZE, TRAIN_SEEDS
 
 from .card import SPLIT_SIZES, card_text, measure, versions
@@ -71,7 +71,7 @@ def train(
         processes = 1
     plan = recipe(seed, quick)
     _check(seed, plan, processes, out)
-    pick_device(device)
+    usable_device(device)
     work = Path(work or default_work(seed))
     print(f"checkpoints of this run: {work}", flush=True)
     tower, language = tower_from or work / "tower.pt", work / "language.pt"
