@@ -18,8 +18,8 @@ from timing import seconds, store
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_of
 from groundprune.families.tiny_parts import IMAGE, VOCABULARY
-from groundprune.tiny import tiny_inputs, tiny_of
 
 IMAGES, NEW_TOKENS = 2, 4
 PRUNERS = [make(keep=keep) for make in (gp.ClsVisual, gp.Random, gp.Spatial) for keep in (0.5, 0.25)]

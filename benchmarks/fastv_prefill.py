@@ -20,8 +20,8 @@ from timing import seconds, store
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_of
 from groundprune.families.tiny_parts import IMAGE, VOCABULARY
-from groundprune.tiny import tiny_inputs, tiny_of
 
 IMAGES, SIDE, LAYERS, LAYER, QUARTER = 5, 24, 8, 2, 0.25
 KEEP = (LAYER + (LAYERS - LAYER) * QUARTER) / LAYERS

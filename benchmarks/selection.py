@@ -24,11 +24,11 @@ import torch
 from timing import matmul_flops, seconds, store
 from torch import Tensor
 
-from groundprune.budget import Budget
 from groundprune.errors import Unservable
-from groundprune.layout import VisualLayout, VisualUnit, place_units
 from groundprune.pruners import Pruner, Selection, Stage, make_pruner, pruner_names
 from groundprune.signals import LLMStates, Need, Signals, TextEmbedder, TowerRecord
+from groundprune.tokens.budget import Budget
+from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
 
 GRIDS = {576: (24, 24), 2880: (48, 60), 10_000: (100, 100)}
 LAYERS, WIDTH, MLP, HEADS, TEXT = 32, 4096, 11_008, 32, 64

@@ -29,9 +29,9 @@ from timing import store
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_of
 from groundprune.integrations.vllm import check_version
 from groundprune.pocket import checkpoint_path
-from groundprune.tiny import tiny_of
 
 KEEPS = (1, 0.5, 0.25)
 REQUESTS, NEW_TOKENS, SIDE, PATCH = 12, 4, 336, 14

@@ -6,9 +6,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from groundprune.exactness.tiny import tiny_model
 from groundprune.families import families
 from groundprune.families.tiny_parts import IMAGE
-from groundprune.tiny import tiny_model
 from layouts import LAYOUTS
 
 SERVED = sorted(LAYOUTS.keys() & families().keys())  # what `save_tiny` can make

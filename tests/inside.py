@@ -4,8 +4,8 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 import groundprune as gp
-from groundprune.budget import Budget
 from groundprune.signals import Need
+from groundprune.tokens.budget import Budget
 
 
 @dataclass(frozen=True)

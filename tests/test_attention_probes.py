@@ -8,10 +8,10 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
-from groundprune.hooks import attention
-from groundprune.hooks.attention import probe
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.probes import attention
+from groundprune.probes.attention import probe
 from groundprune.signals import Need
-from groundprune.tiny import tiny_inputs, tiny_model
 from inside import LastRow
 from test_hooks_before_llm import GREEDY
 

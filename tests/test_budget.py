@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundprune.budget import Budget, allot
 from groundprune.errors import GroundPruneError
+from groundprune.tokens.budget import Budget, allot
 
 
 @pytest.mark.parametrize("keep", [0, 1.5, -0.1, float("nan"), float("inf"), "abc", "", None, "1/0"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from PIL import Image, ImageStat
 
-import groundprune.loading
+import groundprune.checkpoints.load
 from groundprune.cli import main
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 
@@ -143,7 +143,7 @@ class TestGround:
 
     def test_dtype(self, said, monkeypatch):
         taken = []
-        load = groundprune.loading.load
+        load = groundprune.checkpoints.load.load
         noted = lambda source, **given: (taken.append(given["dtype"]), load(source, **given))[1]  # noqa: E731
         for place in ("loading", "evaluation.compare", "evaluation.evaluate"):
             monkeypatch.setattr(importlib.import_module(f"groundprune.{place}"), "load", noted)
@@ -279,7 +279,7 @@ class TestOthers:
 
     def test_verify_failure(self, said, monkeypatch):
         """An inexact answer; a weak control alone is inconclusive."""
-        monkeypatch.setattr("groundprune.verification.relative_difference", lambda *_: 0.5)
+        monkeypatch.setattr("groundprune.exactness.verify.relative_difference", lambda *_: 0.5)
         code, out, _ = said("verify", "--family", "llava", "--pruner", "random")
         assert (code, out.count("FAILED")) == (1, 1)
 

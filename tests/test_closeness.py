@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from groundprune.verification import relative_difference
+from groundprune.exactness.verify import relative_difference
 from support.closeness import assert_apart, assert_near
 
 ONES = torch.ones(3)

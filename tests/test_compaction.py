@@ -2,7 +2,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundprune.compaction import compact, emitted
+from groundprune.tokens.compaction import compact, emitted
 
 
 @st.composite

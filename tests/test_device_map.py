@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 import groundprune as gp
-from groundprune.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from inside import Staged
 from test_hooks_before_llm import GREEDY
 

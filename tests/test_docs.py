@@ -108,8 +108,8 @@ class Reader:
         if line.rstrip().endswith(FROM_THE_HUB):
             reached = []
             with self.monkeypatch.context() as patched:
-                patched.setattr("groundprune.hub.refuse_unreachable", lambda source: None)
-                patched.setattr("groundprune.loading.load", lambda source, **_: stop(reached, source))
+                patched.setattr("groundprune.checkpoints.hub.refuse_unreachable", lambda source: None)
+                patched.setattr("groundprune.checkpoints.load.load", lambda source, **_: stop(reached, source))
                 assert main(words) == 2
             assert reached == [words[words.index("--model") + 1]], f"never came to load its model: {line}"
         else:

@@ -14,8 +14,8 @@ from checkpoints import save_tiny, save_tiny_llava
 from groundprune.cli import main
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import Runner, read_rows, read_summary
+from groundprune.exactness.tiny import tiny_of
 from groundprune.studies.table1 import DATA, MODELS, plan, read_checkpoints, settings, table1
-from groundprune.tiny import tiny_of
 
 sys.path.append(str(Path(__file__).parent / "data_sets"))
 from official import write_images, write_refcoco

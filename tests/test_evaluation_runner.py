@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import groundprune as gp
-from groundprune.asking import chat_prompt
+from groundprune.checkpoints.prompts import chat_prompt
 from groundprune.data import scene_samples
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation import Runner, Setting

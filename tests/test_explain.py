@@ -11,11 +11,11 @@ import groundprune as gp
 from groundprune.answer import Answer, answer
 from groundprune.boxes import Box, PaddedSquareFrame
 from groundprune.cli import main
-from groundprune.layout import VisualLayout
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
-from groundprune.report.explain import box_label, draw_sheet, mosaic, write_sheet
-from groundprune.report.scored import Explanation, Scored, _gridded, explain, noting_scores
+from groundprune.report.score_maps import Explanation, Scored, _gridded, explain, noting_scores
+from groundprune.report.sheet import box_label, draw_sheet, mosaic, write_sheet
 from groundprune.report.style import UNPRUNED_LOOK, look_of
+from groundprune.tokens.layout import VisualLayout
 from support.closeness import assert_near
 
 TEXT = "the small purple object"
@@ -312,7 +312,7 @@ class TestCommand:
 
     def test_the_named_pruner_and_policy_lead(self, capsys, monkeypatch):
         seen = []
-        monkeypatch.setattr("groundprune.report.explain.write_sheet", lambda found, path: seen.append(found))
+        monkeypatch.setattr("groundprune.report.sheet.write_sheet", lambda found, path: seen.append(found))
         run = ["--pruner", "random", "--seed", "3", "--tokens", "40", "--positions", "official", "--json"]
         assert main(["ground", "scene.png", TEXT, "--explain", "sheet.png", *run]) in (0, 1)
         assert '"sheet": "sheet.png"' in capsys.readouterr().out
@@ -344,7 +344,7 @@ class TestCommand:
     )
     def test_refused_before_the_model_is_loaded(self, capsys, monkeypatch, tmp_path, options, says):
         (tmp_path / "folder.svg").mkdir()
-        monkeypatch.setattr("groundprune.loading.load", lambda *_, **__: pytest.fail("the model was loaded"))
+        monkeypatch.setattr("groundprune.checkpoints.load.load", lambda *_, **__: pytest.fail("the model was loaded"))
         assert main(["ground", "scene.png", TEXT, *options]) == 2
         out, err = capsys.readouterr()
         assert out == ""

@@ -9,12 +9,12 @@ from transformers import DynamicCache, StaticCache
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
 from groundprune.families.tiny_parts import IMAGE
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.pruning import EncodedImages
+from groundprune.pruning.encode_once import EncodedImages
 from groundprune.signals import TextEmbedder
-from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import relative_difference
 from support.closeness import assert_near
 
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]

@@ -5,11 +5,11 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import family_of
-from groundprune.hooks import attention
-from groundprune.hooks.tower import record_of, recordable, recording
+from groundprune.probes import attention
+from groundprune.probes.tower import encode, record_of, recordable
 from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need
-from groundprune.tiny import tiny_inputs, tiny_model
 from support.closeness import assert_near
 
 LAYERS = [None, 0, 2, -1]
@@ -26,8 +26,9 @@ def pixels(model):
 
 
 def record(model, pixels, *needs):
-    with recording(model.model, family_of(model.config), recordable(needs)), torch.no_grad():
-        return record_of(model.model.get_image_features(pixel_values=pixels))
+    with torch.no_grad():
+        pixels = {"pixel_values": pixels}
+        return record_of(encode(model.model, family_of(model.config), "image", pixels, recordable(needs)))
 
 
 @pytest.fixture(scope="module")
@@ -64,8 +65,10 @@ def test_recording_changes_no_feature_and_runs_the_tower_once(model, pixels):
     handle = model.model.vision_tower.register_forward_hook(lambda *_: calls.append(1))
     with torch.no_grad():
         stock = model.model.get_image_features(pixel_values=pixels).pooler_output
-        with recording(model.model, family_of(model.config), frozenset({gp.Need("tower_keys")})):
-            recorded = model.model.get_image_features(pixel_values=pixels).pooler_output
+        needs = frozenset({gp.Need("tower_keys")})
+        recorded = encode(
+            model.model, family_of(model.config), "image", {"pixel_values": pixels}, needs
+        ).pooler_output
     handle.remove()
     assert all(a.equal(b) for a, b in zip(stock, recorded, strict=True))
     assert len(calls) == 2

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image, ImageFile
 
 from groundprune.boxes import PaddedSquareFrame
-from groundprune.images import ImageError, load_image, pad_to_square, square
+from groundprune.boxes.images import ImageError, load_image, pad_to_square, square
 
 RED, BLUE, GREY = (255, 0, 0), (0, 0, 255), (122, 116, 104)
 

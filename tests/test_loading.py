@@ -11,11 +11,11 @@ from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 import groundprune as gp
 from checkpoints import save_tiny_llava
-from groundprune.asking import chat_prompt
-from groundprune.loading import grounding_of, load
+from groundprune.checkpoints.load import grounding_of, load
+from groundprune.checkpoints.prompts import chat_prompt
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.pocket import checkpoint_path
-from groundprune.text_tower import ClipTextTower
-from groundprune.tiny import tiny_inputs, tiny_model
+from groundprune.probes.clip_text import ClipTextTower
 
 
 @pytest.fixture(scope="module")

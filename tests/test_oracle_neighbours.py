@@ -11,12 +11,12 @@ import torch
 from transformers import DynamicCache, StaticCache
 
 import groundprune as gp
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
 from groundprune.families import families, family_of
 from groundprune.families.tiny_parts import IMAGE, VIDEO
-from groundprune.hooks.encoded import encode_inputs
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import relative_difference
+from groundprune.pruning.encoding import encode_inputs
 from inside import LastRow, Staged
 from test_hooks_before_llm import GREEDY, TOLERANCE
 

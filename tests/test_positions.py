@@ -7,10 +7,10 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from groundprune.compaction import compact, emitted
 from groundprune.errors import GroundPruneError
-from groundprune.layout import VisualLayout
-from groundprune.positions import PLAIN, Row, parse_policy
+from groundprune.tokens.compaction import compact, emitted
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.positions import PLAIN, Row, parse_policy
 
 COLUMNS = [2, 3, 4, 5, 7, 8, 9]
 LENGTH = 12

@@ -12,14 +12,14 @@ from PIL import Image
 
 from groundprune.answer import answer
 from groundprune.boxes import Box, CroppedFrame, OriginalFrame
+from groundprune.checkpoints.load import load
 from groundprune.data import Sample
 from groundprune.evaluation import Setting, compare, read_rows, read_summary, summarize
-from groundprune.loading import load
 from groundprune.report.gallery import SAMPLES, Answered, Item, choose, data_uri
-from groundprune.report.html import REPORT_FILE, Gallery, render_report, write_report
-from groundprune.report.kept import kept_maps, samples_of
+from groundprune.report.headline import choose_shown
+from groundprune.report.kept_maps import kept_maps, samples_of
 from groundprune.report.overlay import KeptMap
-from groundprune.report.shown import choose_shown
+from groundprune.report.page import REPORT_FILE, Gallery, render_report, write_report
 from pages import Page
 
 EVIL = "<img src=x onerror=alert(1)>"

@@ -16,9 +16,9 @@ import pytest
 from groundprune.evaluation import compare, read_summary
 from groundprune.evaluation.results import SAMPLES_FILE, read_rows
 from groundprune.report.gallery import choose, make_items
-from groundprune.report.html import Gallery, render_report
-from groundprune.report.kept import kept_maps, samples_of
-from groundprune.report.shown import choose_shown
+from groundprune.report.headline import choose_shown
+from groundprune.report.kept_maps import kept_maps, samples_of
+from groundprune.report.page import Gallery, render_report
 
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [

@@ -11,7 +11,7 @@ from groundprune.cli import main
 from groundprune.evaluation import Setting, summarize
 from groundprune.report.charts import curves, headline, heatmaps, policies
 from groundprune.report.figures import inline_svg, write_figures
-from groundprune.report.shown import choose_shown
+from groundprune.report.headline import choose_shown
 from groundprune.report.style import GROUND_TRUTH, PRESERVED, REASSIGNED, UNPRUNED, look_of
 
 PRUNERS, KEEPS, POLICIES = ("spatial", "random"), ("0.5", "0.25"), ("preserved", "reassigned", "stretched")

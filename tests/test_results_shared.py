@@ -11,7 +11,7 @@ from groundprune.cli import main
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import Setting, compare, read_rows, read_summary
 from groundprune.evaluation.results import Results
-from groundprune.report.html import write_report
+from groundprune.report.page import write_report
 
 SETTINGS = [Setting.of()]
 QUICK = {"scenes": 2, "pruners": ["random"], "keeps": [0.5], "positions": ["preserved"], "progress": False}

@@ -6,10 +6,10 @@ from transformers import Gemma2Config, GenerationConfig
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 import groundprune as gp
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model, tiny_of
+from groundprune.exactness.verify import relative_difference
 from groundprune.families.tiny_parts import text_sizes
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.tiny import tiny_inputs, tiny_model, tiny_of
-from groundprune.verification import relative_difference
 from inside import LastRow, Staged
 from support.closeness import assert_near
 from test_hooks_before_llm import TOLERANCE

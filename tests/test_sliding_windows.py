@@ -8,10 +8,10 @@ from transformers import MistralConfig
 from transformers.masking_utils import create_sliding_window_causal_mask
 
 import groundprune as gp
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model, tiny_of
+from groundprune.exactness.verify import relative_difference
 from groundprune.families.tiny_parts import IMAGE, text_sizes
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.tiny import tiny_inputs, tiny_model, tiny_of
-from groundprune.verification import relative_difference
 from inside import LastRow, Staged
 from test_hooks_before_llm import GREEDY, TOLERANCE
 

@@ -7,10 +7,10 @@ import torch
 
 import groundprune as gp
 from groundprune.cli import checks, main
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.positions import Preserved
-from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import relative_difference
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
+from groundprune.tokens.positions import Preserved
 
 README = Path(__file__).parent.parent / "README.md"
 

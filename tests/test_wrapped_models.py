@@ -7,9 +7,9 @@ import pytest
 import torch
 
 import groundprune as gp
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import relative_difference
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
 from inside import LastRow
 from test_hooks_before_llm import GREEDY, TOLERANCE, snapshot
 

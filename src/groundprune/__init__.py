@@ -8,11 +8,10 @@ TYPE_CHECKING = False  # as typing has it, whose import Ctrl-C would find on its
 if TYPE_CHECKING:
     from typing import Any
 
+    from groundprune.checkpoints.load import load
     from groundprune.errors import GroundPruneError, Unservable
+    from groundprune.exactness.verify import Verification, verify
     from groundprune.integrations.vllm import vllm_overrides
-    from groundprune.layout import VisualLayout
-    from groundprune.loading import load
-    from groundprune.positions import Policy
     from groundprune.pruners import (
         CDPruner,
         ClsVisual,
@@ -46,9 +45,12 @@ if TYPE_CHECKING:
         pruner_names,
         register,
     )
-    from groundprune.pruning import EncodedImages, Run, encode, prune
+    from groundprune.pruning.context import Run, prune
+    from groundprune.pruning.encode_once import EncodedImages, encode
+    from groundprune.pruning.inputs import PrunedInputs, prune_inputs
     from groundprune.signals import Need, Signals
-    from groundprune.verification import Verification, verify
+    from groundprune.tokens.layout import VisualLayout
+    from groundprune.tokens.positions import Policy
 
 __version__ = "0.1.0"
 
@@ -56,18 +58,20 @@ __version__ = "0.1.0"
 _MODULES = {
     "errors": ("GroundPruneError", "Unservable"),
     "integrations.vllm": ("vllm_overrides",),
-    "layout": ("VisualLayout",),
-    "loading": ("load",),
-    "positions": ("Policy",),
+    "tokens.layout": ("VisualLayout",),
+    "checkpoints.load": ("load",),
+    "tokens.positions": ("Policy",),
     "pruners": (
         "CDPruner", "ClsVisual", "Coverage", "Dart", "DivPrune", "FastV", "FasterVLM", "Feather", "HiPrune",
         "HiRED", "IVCPrune", "Merge", "Nuwa", "PruMerge", "PruMergePlus", "Pruner", "PyramidDrop", "Random",
         "Selection", "SparseVLM", "Spatial", "Stage", "TextVisual", "ToMe", "Trim", "V2Drop", "VisPruner",
         "VisionZip", "make_pruner", "pruner_names", "register",
     ),
-    "pruning": ("EncodedImages", "Run", "encode", "prune"),
+    "pruning.context": ("Run", "prune"),
+    "pruning.encode_once": ("EncodedImages", "encode"),
+    "pruning.inputs": ("PrunedInputs", "prune_inputs"),
     "signals": ("Need", "Signals"),
-    "verification": ("Verification", "verify"),
+    "exactness.verify": ("Verification", "verify"),
 }  # fmt: skip
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
@@ -91,6 +95,7 @@ __all__ = [
     "Policy",
     "PruMerge",
     "PruMergePlus",
+    "PrunedInputs",
     "Pruner",
     "PyramidDrop",
     "Random",
@@ -113,6 +118,7 @@ __all__ = [
     "load",
     "make_pruner",
     "prune",
+    "prune_inputs",
     "pruner_names",
     "register",
     "verify",

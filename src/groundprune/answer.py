@@ -12,15 +12,15 @@ import numpy as np
 import torch
 from PIL import Image
 
-from groundprune.asking import box_codec, model_inputs, prompt_for
 from groundprune.boxes import Box, BoxCodec, Frame, make_frame
+from groundprune.checkpoints.load import grounding_of
+from groundprune.checkpoints.prompts import box_codec, model_inputs, prompt_for
 from groundprune.errors import GroundPruneError
 from groundprune.families.base import family_of
-from groundprune.loading import grounding_of
-from groundprune.positions import Policy
 from groundprune.pruners.base import Pruner
-from groundprune.pruning import prune
+from groundprune.pruning.context import prune
 from groundprune.signals import TextEmbedder
+from groundprune.tokens.positions import Policy
 
 MAX_NEW_TOKENS = 64  # where the checkpoint has no limit of its own; LLaVA spends 30 on a box
 

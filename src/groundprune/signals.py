@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable, unknown
-from groundprune.layout import VisualLayout, VisualUnit
+from groundprune.tokens.layout import VisualLayout, VisualUnit
 
 _KINDS: dict[str, tuple[str | None, ...]] = {
     "tower_attention": ("cls", "cls-joint", "received", "salient"), "tower_hidden": (None, "cls"),
@@ -64,22 +64,18 @@ TOWER_CLS = Need("tower_hidden", kind="cls")
 class TowerRecord:
     """What was recorded while the vision tower ran once over a batch of images.
 
-    units: what the encoder made of its input, in its order. entries: how many features its output held then, before
-    `generate` repeats them for beams. values: per Need, per unit [P, ...] over the unit's tokens.
-    fingerprint: one number per unit, a function of its pixels alone. number: of the run, 0 = made of other records.
+    units: what the encoder made of its input, in its order. values: per Need, per unit [P, ...] over its tokens.
+    fingerprint: one number per unit, a function of its pixels alone.
     """
 
     units: list[VisualUnit]
-    entries: int
     values: dict[Need, list[Tensor]] = field(default_factory=dict)
     fingerprint: list[int] = field(default_factory=list)
-    number: int = 0
 
-    def select(self, units: Sequence[int], entries: int) -> TowerRecord:
+    def select(self, units: Sequence[int]) -> TowerRecord:
         """The record of these units, in this order."""
         return TowerRecord(
             [self.units[i] for i in units],
-            entries,
             {need: [value[i] for i in units] for need, value in self.values.items()},
             [self.fingerprint[i] for i in units] if self.fingerprint else [],
         )
@@ -87,17 +83,17 @@ class TowerRecord:
     @staticmethod
     def join(records: Sequence[TowerRecord]) -> TowerRecord:
         """One after another, as one. All must have recorded the same needs."""
-        values = {need: [v for r in records for v in r.values[need]] for need in records[0].values}
+        needs = records[0].values if records else ()
+        values = {need: [v for r in records for v in r.values[need]] for need in needs}
         return TowerRecord(
             [u for r in records for u in r.units],
-            sum(r.entries for r in records),
             values,
             [f for r in records for f in r.fingerprint],
         )
 
 
 class TextEmbedder:
-    """What `Signals` asks of a CLIP text tower (see `groundprune.text_tower`)."""
+    """What `Signals` asks of a CLIP text tower (see `groundprune.probes.clip_text`)."""
 
     def text(self, text: str) -> Tensor:
         """[1, E]: the projected embedding of `text`, cut to what the tower reads."""
@@ -113,7 +109,7 @@ class TextEmbedder:
 
 
 class LLMStates:
-    """What `Signals` asks of the decoder layers that a prefill has passed (see `groundprune.hooks.inside_llm`)."""
+    """What `Signals` asks of the decoder layers that a prefill has passed (see `groundprune.pruning.layers`)."""
 
     def read(self, layer: int, kind: str, rows: Tensor | None, rope: bool) -> Tensor:
         """See `Signals.llm`."""

@@ -8,12 +8,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from groundprune.asking import prompt_for
 from groundprune.boxes import CODECS, Box, iou, make_codec, make_frame
+from groundprune.checkpoints.processor import load_processor
+from groundprune.checkpoints.prompts import prompt_for
 from groundprune.data.refcoco import REFCOCO
 from groundprune.evaluation.protocols import Protocol
 from groundprune.families import families
-from groundprune.processing import load_processor
 from layouts import LAYOUTS
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "refcoco-expressions"

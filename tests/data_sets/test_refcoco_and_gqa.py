@@ -9,11 +9,11 @@ import pytest
 from official import BOXES, REFS, SIZES, name_of, write_refcoco
 
 from groundprune.boxes import FRAMES, Box, make_frame
+from groundprune.boxes.images import ImageError
 from groundprune.cli import main
 from groundprune.data import check_data, open_data
 from groundprune.data.pickles import read_pickle
 from groundprune.errors import GroundPruneError
-from groundprune.images import ImageError
 
 VAL = ["the red cup", "cup on the left", "tall one", "bottom", "the lowest", "under the rest", "broken"]
 

@@ -7,12 +7,13 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.verify import relative_difference
 from groundprune.families import family_of
 from groundprune.families.tiny_parts import IMAGE, VIDEO
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.hooks.tower import record_of, recordable, recording
+from groundprune.probes import tower
+from groundprune.probes.tower import record_of, recordable
 from groundprune.signals import TOWER_HIDDEN
-from groundprune.verification import relative_difference
 
 PROMPTS = [(1, 5, 7), (2, 2, 4), (1, 9, 3)]  # left padded; see tiny_inputs
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
@@ -64,9 +65,9 @@ def encode(model, inputs, modality, *needs):
     base = model.base_model
     encoder = getattr(base, f"get_{modality}_features")
     names = [name for name in inspect.signature(encoder).parameters if name in inputs]
-    with recording(base, family_of(model.config), recordable(needs)), torch.no_grad():
-        encoder = getattr(base, f"get_{modality}_features")
-        output = encoder(**{name: inputs[name] for name in names}, return_dict=True)
+    arguments = {name: inputs[name] for name in names}
+    with torch.no_grad():
+        output = tower.encode(base, family_of(model.config), modality, arguments, recordable(needs))
     return list(output.pooler_output), record_of(output)
 
 

@@ -12,12 +12,12 @@ import torch
 from hands import HANDS
 
 import groundprune as gp
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families, family_of
-from groundprune.hooks.encoded import Encoded, encode_inputs
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.hooks.tower import MODALITIES, recording
+from groundprune.probes.tower import MODALITIES
+from groundprune.pruning.encoding import Encoded, encode_inputs
 from groundprune.signals import FINGERPRINT, Need, Signals
-from groundprune.tiny import tiny_inputs, tiny_model
 from support.closeness import assert_near
 
 FAMILIES = list(families())
@@ -54,9 +54,8 @@ def in_row(name, row):
 def encoded(name, inputs, *needs):
     model = model_of(name)
     family = family_of(model.config)
-    with recording(model.model, family, frozenset(needs)):
-        position = family.positions(model.model, inputs)
-        outputs = encode_inputs(model.model, inputs)["mm_encoder_outputs"]
+    position = family.positions(model.model, inputs)
+    outputs = encode_inputs(model.model, family, inputs, frozenset(needs))["mm_encoder_outputs"]
     return Encoded(family, model.config, outputs, inputs["input_ids"], position)
 
 

@@ -14,9 +14,9 @@ from proofs import (
     received,
 )
 
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families.tiny_parts import PATCH
 from groundprune.pruners import ClsVisual
-from groundprune.tiny import tiny_inputs, tiny_model
 from support.closeness import assert_apart, assert_near
 
 

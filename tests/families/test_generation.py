@@ -7,11 +7,11 @@ import torch
 from transformers import StaticCache
 
 import groundprune as gp
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
 from groundprune.families import families
 from groundprune.families.tiny_parts import IMAGE, VIDEO
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import relative_difference
 from inside import LastRow, Staged
 from support.closeness import assert_near
 from test_hooks_before_llm import GREEDY, TOLERANCE

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-import transformers
 from proofs import (
     PROMPTS,
     PRUNERS,
@@ -17,10 +16,10 @@ from proofs import (
 )
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families.mistral3 import TINY_SIZES
 from groundprune.families.tiny_parts import PATCH
 from groundprune.signals import FINGERPRINT
-from groundprune.tiny import tiny_inputs, tiny_model
 from support.closeness import assert_near
 
 
@@ -79,8 +78,6 @@ def test_scores_are_the_attention_within_ones_own_image(model, inputs, monkeypat
     if attention == "eager":
         monkeypatch.setattr(tower.config, "_attn_implementation", "eager")
     if attention == "flash":
-        if transformers.__version__.startswith("5.18."):
-            pytest.skip("5.18 gives flash attention no lengths for Pixtral: images would see each other")
         use_flash(monkeypatch, tower)
     _, record = encode(model, inputs, "image", received(layer))
     start = 0

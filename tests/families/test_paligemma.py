@@ -15,11 +15,11 @@ from proofs import (
 )
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
 from groundprune.families import family_of
 from groundprune.families.tiny_parts import PATCH
 from groundprune.signals import TOWER_HIDDEN
-from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import relative_difference
 from support.closeness import assert_near
 
 

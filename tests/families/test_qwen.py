@@ -20,11 +20,11 @@ from proofs import (
 from transformers import DynamicCache, Qwen2VLImageProcessorPil
 
 import groundprune as gp
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
 from groundprune.families import family_of
 from groundprune.families.qwen import TINY_GRIDS
-from groundprune.hooks.masked import hidden_columns, hide
-from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import relative_difference
 from support.closeness import assert_near
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]

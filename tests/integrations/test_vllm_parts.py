@@ -15,8 +15,9 @@ from transformers import PixtralVisionConfig
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_resize
 
 import groundprune as gp
-from groundprune.asking import chat_prompt
+from groundprune.checkpoints.prompts import chat_prompt
 from groundprune.cli import main
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families
 from groundprune.integrations.vllm import check_version
 from groundprune.integrations.vllm.images import ImagePruning, pack, unpack
@@ -36,7 +37,6 @@ from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 from groundprune.pocket.widened import WIDE, write_widened
 from groundprune.pruners import make_pruner
 from groundprune.signals import Need
-from groundprune.tiny import tiny_inputs, tiny_model
 from support.closeness import assert_near
 
 SERVED = ["random", "spatial", "cls-visual", "divprune", "coverage"]

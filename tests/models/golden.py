@@ -10,7 +10,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 import groundprune as gp
-from groundprune.images import load_image
+from groundprune.boxes.images import load_image
 from groundprune.signals import CLS_ATTENTION
 
 DATA = Path(__file__).parent.parent / "data" / "legacy"

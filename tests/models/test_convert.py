@@ -310,7 +310,7 @@ class TestCommandLine:
         found = json.loads(capsys.readouterr().out)
         total = {"shikra": 256, "minigpt": 16}[name]
         assert found["visual_tokens"] == {"kept": total // 4, "total": total}
-        monkeypatch.setattr("groundprune.models.processing.SegmentProcessor.decode", lambda *_, **__: words)
+        monkeypatch.setattr("groundprune.models.tokenization.SegmentProcessor.decode", lambda *_, **__: words)
         assert main(command) == 0
         assert json.loads(capsys.readouterr().out)["box"] == pytest.approx(box, abs=0.01)
 

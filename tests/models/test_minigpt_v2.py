@@ -5,10 +5,10 @@ import torch
 from golden import keep_exactly
 
 import groundprune as gp
-from groundprune.asking import framed, prompt_for
+from groundprune.checkpoints.load import grounding_of
+from groundprune.checkpoints.prompts import framed, prompt_for
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import family_of
-from groundprune.loading import grounding_of
-from groundprune.tiny import tiny_inputs, tiny_model
 from support.closeness import assert_near
 
 PROMPTS = range(2)

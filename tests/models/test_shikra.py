@@ -6,13 +6,13 @@ from golden import SHIKRA, keep_exactly
 from transformers import LlavaImageProcessorPil
 
 import groundprune as gp
-from groundprune.asking import chat_prompt, framed, prompt_for
 from groundprune.boxes import Box, PaddedSquareFrame, make_codec
+from groundprune.boxes.images import square
+from groundprune.checkpoints.load import grounding_of
+from groundprune.checkpoints.prompts import chat_prompt, framed, prompt_for
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import family_of
-from groundprune.images import square
-from groundprune.loading import grounding_of
 from groundprune.models.shikra import ShikraProcessor
-from groundprune.tiny import tiny_inputs, tiny_model
 from support.closeness import assert_apart, assert_near
 
 CASES = range(3)

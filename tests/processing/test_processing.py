@@ -14,10 +14,10 @@ from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
 from groundprune import processing
-from groundprune.asking import chat_prompt, model_inputs
+from groundprune.checkpoints.processor import load_processor, resized_size
+from groundprune.checkpoints.prompts import chat_prompt, model_inputs
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.families.base import Grounding
-from groundprune.processing import load_processor, resized_size
 from layouts import LAYOUTS
 
 SIZES = [(60, 35), (24, 24), (17, 70)]

@@ -9,10 +9,10 @@ import transformers
 from PIL import Image
 
 from checkpoints import SERVED
-from groundprune.asking import framed
+from groundprune.checkpoints.processor import load_processor
+from groundprune.checkpoints.prompts import framed
 from groundprune.families import families
 from groundprune.families.base import Grounding
-from groundprune.processing import load_processor
 from layouts import LAYOUTS
 
 SHAPES = [(6000, 40), (40, 6000)]

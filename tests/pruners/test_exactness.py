@@ -8,10 +8,10 @@ from embedder import Embedder
 
 import groundprune as gp
 from groundprune import verification
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families
-from groundprune.positions import Reassigned, parse_policy
 from groundprune.pruners import make_pruner, pruner_class, pruner_names, servable
-from groundprune.tiny import tiny_inputs, tiny_model
+from groundprune.tokens.positions import Reassigned, parse_policy
 from test_hooks_before_llm import GREEDY, snapshot
 
 PROMPTS = [(1, 3, 4), (2, 2, 3)]

@@ -5,7 +5,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 import groundprune as gp
-from groundprune.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 
 TOKENS = 5 * 24 * 24
 HEADS = 4

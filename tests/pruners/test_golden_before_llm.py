@@ -4,7 +4,7 @@ import pytest
 import torch
 from vectors import cases, failures, inputs
 
-from groundprune.hooks.attention import AttentionCall, cls_row_joint
+from groundprune.probes.attention import AttentionCall, cls_row_joint
 from groundprune.pruners.cdpruner import relevance, select_cdpruner
 from groundprune.pruners.divprune import select_divprune
 from groundprune.pruners.fastervlm import select_fastervlm

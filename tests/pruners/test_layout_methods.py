@@ -4,11 +4,11 @@ import pytest
 import torch
 
 import groundprune as gp
-from groundprune.hooks.tower import recording
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.probes.tower import encode, record_of
 from groundprune.pruners.hired import hired_budgets
 from groundprune.pruners.ranking import top
 from groundprune.signals import CLS_ATTENTION, Need
-from groundprune.tiny import tiny_inputs, tiny_model
 
 EARLY = Need("tower_attention", 0, "cls")
 
@@ -16,9 +16,9 @@ EARLY = Need("tower_attention", 0, "cls")
 def attentions(model, inputs):
     """Per unit of the batch the CLS attention of the first layer and of the one that the LLM reads: [P] each."""
     family = gp.families.family_of(model.config)
-    with recording(model.base_model, family, frozenset({CLS_ATTENTION, EARLY})), torch.no_grad():
-        pixels = {k: v for k, v in inputs.items() if k in ("pixel_values", "image_sizes")}
-        record = model.base_model.get_image_features(**pixels).groundprune_record
+    pixels = {k: v for k, v in inputs.items() if k in ("pixel_values", "image_sizes")}
+    with torch.no_grad():
+        record = record_of(encode(model.base_model, family, "image", pixels, frozenset({CLS_ATTENTION, EARLY})))
     return [[value.sum(-1) for value in record.values[need]] for need in (EARLY, CLS_ATTENTION)]
 
 

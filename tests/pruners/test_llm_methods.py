@@ -7,11 +7,11 @@ import pytest
 import torch
 
 import groundprune as gp
-from groundprune.hooks import inside_llm
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.pruners.sparsevlm import COUNTS
 from groundprune.pruners.sparsevlm_rule import clusters_of, rank_count, raters, rope_kernel, select_sparsevlm
+from groundprune.pruning import layers as inside_llm
 from groundprune.signals import LLMStates
-from groundprune.tiny import tiny_inputs, tiny_model
 
 METHODS = [gp.Dart, gp.FastV, gp.Feather, gp.PyramidDrop, gp.SparseVLM, gp.V2Drop]
 

@@ -7,17 +7,17 @@ import torch
 from transformers import Qwen2_5_VLConfig
 
 import groundprune as gp
-from groundprune.evaluation.settings import Setting
+from groundprune.evaluation.specs import Setting
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families
 from groundprune.families.base import family_of
-from groundprune.hooks import inside_llm
-from groundprune.hooks.layer_inputs import LayerInputs
-from groundprune.hooks.tower import block_index, record_of, recording
-from groundprune.positions import PLAIN, parse_policy
+from groundprune.probes.tower import block_index, encode, record_of
 from groundprune.pruners import ivc_prune, pruner_class, pruner_names
 from groundprune.pruners.hiprune import _DEEP, _MIDDLE
+from groundprune.pruning import layers
+from groundprune.pruning.layer_inputs import LayerInputs
 from groundprune.signals import Need
-from groundprune.tiny import tiny_inputs, tiny_model
+from groundprune.tokens.positions import PLAIN, parse_policy
 
 
 def config(model_type, layers):
@@ -89,8 +89,10 @@ def test_what_is_recorded_of_a_middle_layer_is_the_whole_blocks_attention():
     model = tiny_model("qwen2_5_vl")
     assert list(model.config.vision_config.fullatt_block_indexes) == [2]
     inputs, whole = tiny_inputs(model, [(1, 4, 5)]), Need("tower_attention", 2, "received")
-    with recording(model.model, family_of(model.config), frozenset({_MIDDLE, whole})), torch.no_grad():
-        values = record_of(model.model.get_image_features(inputs["pixel_values"], inputs["image_grid_thw"])).values
+    pixels = {name: inputs[name] for name in ("pixel_values", "image_grid_thw")}
+    with torch.no_grad():
+        found = encode(model.model, family_of(model.config), "image", pixels, frozenset({_MIDDLE, whole}))
+    values = record_of(found).values
     assert values[_MIDDLE][0].equal(values[whole][0])
 
 
@@ -118,7 +120,7 @@ def test_every_official_policy_by_model_is_one():
 def test_a_stage_is_told_the_model_before_any_work(monkeypatch):
     """Also where the layer that its authors use does not exist."""
     model = tiny_model("llava", layers=4)
-    monkeypatch.setattr(inside_llm.InsideLLM, "active", None)
+    monkeypatch.setattr(layers.Layers, "active", None)
     with (
         pytest.raises(gp.GroundPruneError, match=r"ivc-prune prunes at decoder layers \[9\]"),
         gp.prune(model, gp.IVCPrune(keep=0.5, layer=9)),

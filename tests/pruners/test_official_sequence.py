@@ -14,10 +14,10 @@ from embedder import Embedder
 from transformers import DynamicCache
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
 from groundprune.families import families, family_of
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
-from groundprune.tiny import tiny_inputs, tiny_model
-from groundprune.verification import relative_difference
 from inside import Staged
 from test_hooks_before_llm import GREEDY
 

@@ -7,9 +7,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import groundprune as gp
-from groundprune.layout import VisualLayout, VisualUnit
 from groundprune.pruners import pruner_class, pruner_names, refusal, select_spatial, select_top, servable
 from groundprune.signals import Need, Signals, TowerRecord
+from groundprune.tokens.layout import VisualLayout, VisualUnit
 
 
 def make_layout(*grids, newline=False):

@@ -7,8 +7,8 @@ import torch
 from embedder import Embedder
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
-from groundprune.tiny import tiny_inputs, tiny_model
 from support.closeness import assert_near
 
 KEEPS = ["1/6", "0.5", "0.9"]

@@ -9,9 +9,9 @@ import torch
 from embedder import Embedder
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families, family_of
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
-from groundprune.tiny import tiny_inputs, tiny_model
 from tools.docs.catalogue import families_table, served_by_family
 
 PAIRS = list(itertools.product(families(), pruner_names()))

@@ -5,10 +5,10 @@ from fractions import Fraction
 import pytest
 import torch
 
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import family_of
-from groundprune.hooks.tower import record_of, recordable, recording
+from groundprune.probes.tower import encode, record_of, recordable
 from groundprune.signals import TOWER_CLS, Need
-from groundprune.tiny import tiny_inputs, tiny_model
 from support.closeness import assert_near
 
 
@@ -29,8 +29,9 @@ def states(model, pixels):
 
 
 def record(model, pixels, *needs):
-    with recording(model.model, family_of(model.config), recordable(needs)), torch.no_grad():
-        return record_of(model.model.get_image_features(pixel_values=pixels))
+    with torch.no_grad():
+        pixels = {"pixel_values": pixels}
+        return record_of(encode(model.model, family_of(model.config), "image", pixels, recordable(needs)))
 
 
 def test_the_joint_cls_row_is_the_softmax_of_all_heads_as_one(model, pixels, states):

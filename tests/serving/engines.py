@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 
 import groundprune as gp
+from groundprune.exactness.tiny import tiny_of
 from groundprune.families import families, family_of
-from groundprune.tiny import tiny_of
 from layouts import LAYOUTS
 
 HEADS, HEAD = 4, 32  # of the LLM; vLLM's kernels for CPUs have no smaller heads

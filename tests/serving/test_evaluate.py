@@ -13,8 +13,8 @@ import groundprune as gp
 from groundprune.cli import main
 from groundprune.data.scenes import scene_samples
 from groundprune.evaluation import Runner, Setting
+from groundprune.integrations.vllm.answering import DEFAULTS, EngineRunner
 from groundprune.integrations.vllm.engine import Engine
-from groundprune.integrations.vllm.evaluation import DEFAULTS, EngineRunner
 from groundprune.integrations.vllm.serve import engine_folder
 
 GRID = ["--limit", "8", "--pruner", "cls-visual", "--keep", "0.5", "--positions", "preserved"]

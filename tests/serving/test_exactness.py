@@ -8,12 +8,12 @@ from engines import TOLERANCE, by_transformers, by_vllm, difference, engine, pho
 from transformers import SiglipVisionConfig
 
 import groundprune as gp
+from groundprune.checkpoints.load import read_config
 from groundprune.families import families
 from groundprune.families.tiny_parts import tiny_siglip
 from groundprune.integrations.vllm.images import ImagePruning
 from groundprune.integrations.vllm.limits import rotary_length
 from groundprune.integrations.vllm.settings import Settings
-from groundprune.loading import read_config
 from groundprune.pruners import make_pruner
 
 # Of each family two images; with other shapes than these a share would be rounded otherwise for both together.

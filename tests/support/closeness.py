@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from groundprune.verification import relative_difference
+from groundprune.exactness.verify import relative_difference
 
 
 def assert_near(actual: Any, expected: Any, relative: float = 1e-5) -> None:

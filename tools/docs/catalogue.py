@@ -10,11 +10,11 @@ import sys
 from typing import Any
 
 from groundprune.errors import GroundPruneError
+from groundprune.exactness.tiny import tiny_model
 from groundprune.families import families
 from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names, servable
-from groundprune.pruning import prune
+from groundprune.pruning.context import prune
 from groundprune.signals import TextEmbedder
-from groundprune.tiny import tiny_model
 
 _ARXIV = re.compile(r"arXiv[: ]+(\d{4}\.\d{4,5})")
 
@@ -45,7 +45,7 @@ def method(cls: type[Pruner]) -> str:
 def families_table() -> str:
     """Every family: model types, how its boxes are said, and which pruners a model of it can serve.
 
-    That is asked of the tiny model of each family (`groundprune.tiny`); with a text tower at hand.
+    That is asked of the tiny model of each family (`groundprune.exactness.tiny`); with a text tower at hand.
     """
     parts: list[str] = []
     for name, family in families().items():

@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import FancyArrowPatch, FancyBboxPatch, Rectangle
 
-from groundprune.layout import VisualLayout
-from groundprune.positions import PLAIN, Row
 from groundprune.report.style import PAGE_GRID, PAGE_INK, UNPRUNED_LOOK, look_of, settings
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.positions import PLAIN, Row
 
 FIRST = ("preserved", "reassigned", "reassigned-image", "stretched")
 _LIGHT, _DARK = ("#222222", "#c9c9c9"), ("#e6e6e6", "#5c5c5c")  # ink and grid

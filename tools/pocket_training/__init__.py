@@ -8,8 +8,8 @@ import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from groundprune.checkpoints.load import usable_device
 from groundprune.errors import GroundPruneError
-from groundprune.loading import usable_device
 from groundprune.pocket.scenes import IMAGE_SIZE, TRAIN_SEEDS
 
 from .card import SPLIT_SIZES, card_text, measure, versions

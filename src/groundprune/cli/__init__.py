@@ -16,6 +16,7 @@ import typer
 from groundprune.cli import (
     catalogue,
     checks,
+    compare,
     convert,
     data,
     evaluate,
@@ -24,7 +25,6 @@ from groundprune.cli import (
     pocket,
     report,
     serve,
-    studies,
 )
 from groundprune.cli.console import complain, drop_output, write_anything
 from groundprune.errors import GroundPruneError
@@ -45,7 +45,7 @@ app = typer.Typer(
 app.command("ground")(one_image.ground)
 app.command("ask")(one_image.ask)
 app.command("scene")(pocket.scene)
-app.command("compare")(studies.compare)
+app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("serve", context_settings=serve.SETTINGS)(serve.serve)

@@ -20,8 +20,8 @@ from groundprune.cli.options import (
 from groundprune.errors import GroundPruneError, Unproven, Unservable, unknown
 
 if TYPE_CHECKING:
+    from groundprune.exactness.verify import Verification
     from groundprune.pruners import Pruner
-    from groundprune.verification import Verification
 
 FAILED, INCONCLUSIVE = 1, 3  # exit codes; 2 is for what cannot be done
 ADVICE = (
@@ -65,7 +65,7 @@ def verify(
         announce(model)
     else:
         progress("building tiny models")
-    from groundprune.verification import verify as measure
+    from groundprune.exactness.verify import verify as measure
 
     pruners = _pruners(pruner, keep, stage)
     results: dict[str, list[Verification]] = {}
@@ -110,14 +110,14 @@ def _pruners(names: str, keep: str, stage: str) -> list[Pruner]:
 def _subjects(model: str, family: str | None, device: str | None) -> list[tuple[str, Any, dict[str, Any]]]:
     """(name, model, inputs): the checkpoint on a drawn scene, or tiny models on noise."""
     if family is not None:
+        from groundprune.exactness.tiny import tiny_inputs, tiny_model
         from groundprune.families import families
-        from groundprune.tiny import tiny_inputs, tiny_model
 
         names = list(families()) if family == "all" else comma_separated(family)
         return [(name, each, tiny_inputs(each, [(1, 5, 7)])) for name, each in ((n, tiny_model(n)) for n in names)]
     from PIL import Image
 
-    from groundprune.asking import chat_prompt
+    from groundprune.checkpoints.prompts import chat_prompt
     from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 
     loaded, processor = open_model(model, device, dtype="float32")  # in half precision rounding hides exactness
@@ -130,7 +130,7 @@ def _print(results: dict[str, list[Verification]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from groundprune.verification import CONTROL, TOLERANCE
+    from groundprune.exactness.verify import CONTROL, TOLERANCE
 
     columns = "model", "pruner", "drops at", "kept", "keep=1 exact", "oracle", "tokens", "control", ""
     table = Table(*columns, box=None, pad_edge=False)

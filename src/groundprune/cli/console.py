@@ -72,7 +72,7 @@ def progress(text: str) -> None:
 
 def announce(source: str) -> None:
     """Say that a model is being loaded, which takes seconds; what is not there is refused before torch is."""
-    from groundprune.hub import refuse_unreachable
+    from groundprune.checkpoints.hub import refuse_unreachable
 
     progress(f"loading {source}")
     refuse_unreachable(source)
@@ -80,7 +80,7 @@ def announce(source: str) -> None:
 
 def open_model(source: str, device: str | None, dtype: str = "auto") -> tuple[Any, Any]:
     """(model, processor), see `gp.load`."""
-    from groundprune.loading import load
+    from groundprune.checkpoints.load import load
 
     quieten()
     return load(source, device=device, dtype=dtype)

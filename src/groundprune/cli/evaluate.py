@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
+from groundprune.cli.compare import grid_of, show
 from groundprune.cli.console import announce, quieten
 from groundprune.cli.options import (
     CountsOption,
@@ -21,7 +22,6 @@ from groundprune.cli.options import (
     ResultsOption,
     TextTowerOption,
 )
-from groundprune.cli.studies import grid_of, show
 from groundprune.errors import GroundPruneError
 
 
@@ -101,7 +101,7 @@ def evaluate(
     of_vllm = _engine_args(tensor_parallel, data_parallel, engine_args)
     if engine is Engine.vllm:
         _refuse("--engine transformers", {"--text-tower": text_tower, "--device": device})
-        from groundprune.integrations.vllm.evaluation import evaluate as run_in_vllm
+        from groundprune.integrations.vllm.answering import evaluate as run_in_vllm
 
         own = {} if dtype == "auto" else {"dtype": dtype}
         summary = run_in_vllm(model, data, engine=of_vllm | own, **chosen)

@@ -144,7 +144,7 @@ def _answer(
 
     Everything that can be refused without the model is refused before it is loaded.
     """
-    from groundprune.images import load_image
+    from groundprune.boxes.images import load_image
 
     if target is not None and target.exists() and path.exists() and target.samefile(path):
         raise GroundPruneError(f"--out {target} is the image itself and would be overwritten")
@@ -200,10 +200,10 @@ def _explain(
     text_tower: str | None,
 ) -> None:
     """Every registered pruner; the boxes are those of the named one, else of the first in the order of reports."""
-    from groundprune.evaluation.settings import MAIN_POSITIONS
+    from groundprune.evaluation.specs import MAIN_POSITIONS
     from groundprune.pruners import pruner_names
-    from groundprune.report.explain import write_sheet
-    from groundprune.report.scored import explain
+    from groundprune.report.score_maps import explain
+    from groundprune.report.sheet import write_sheet
     from groundprune.report.tables import DETAILED
 
     named, policy = pruning.pruner, positions or MAIN_POSITIONS[0]

@@ -11,8 +11,8 @@ import typer
 from groundprune.errors import GroundPruneError
 
 if TYPE_CHECKING:
-    from groundprune.positions import Policy
     from groundprune.pruners import Pruner
+    from groundprune.tokens.positions import Policy
 
 DEFAULT_KEEP = "0.5"
 
@@ -84,7 +84,7 @@ class Pruning:
         """The same on a model of this config."""
         if self.pruner is None or not self.official:
             return self
-        from groundprune.positions import parse_policy
+        from groundprune.tokens.positions import parse_policy
 
         return replace(self, policy=parse_policy("official", self.pruner.official(config)))
 
@@ -138,8 +138,8 @@ def read_pruning(
         return Pruning(None, None)
     if keep is not None and tokens is not None:
         raise GroundPruneError("give either --keep or --tokens, not both")
-    from groundprune.positions import parse_policy
     from groundprune.pruners import pruner_class
+    from groundprune.tokens.positions import parse_policy
 
     cls = pruner_class(pruner)
     options: dict[str, Any] = {}

@@ -39,7 +39,7 @@ def report(
     quieten()
     from groundprune.evaluation import Setting
     from groundprune.report.gallery import SAMPLES
-    from groundprune.report.html import write_report
+    from groundprune.report.page import write_report
 
     budget = Setting(keep=keep, tokens=tokens).short().budget  # 0.50 and 1/2 are 0.5
     most = SAMPLES if samples is None else samples

@@ -6,13 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from groundprune.boxes.images import ImageError
 from groundprune.data import gqa, refcoco
 from groundprune.data.pictures import Picture
 from groundprune.data.refcoco import REFCOCO
 from groundprune.data.samples import Sample
 from groundprune.data.sources import open_data
 from groundprune.errors import GroundPruneError
-from groundprune.images import ImageError
 
 HOW = {
     refcoco.IMAGES: "unpack http://images.cocodataset.org/zips/train2014.zip into coco/",

@@ -11,8 +11,8 @@ from typing import Protocol, runtime_checkable
 
 from PIL import Image
 
+from groundprune.boxes.images import load_image
 from groundprune.errors import GroundPruneError
-from groundprune.images import load_image
 
 
 @runtime_checkable

@@ -1,10 +1,10 @@
 """Compare pruners and position policies on the same samples: encode once, prune many, resume where it stopped."""
 
-from groundprune.evaluation.compare import compare
+from groundprune.evaluation.driver import compare
 from groundprune.evaluation.evaluate import evaluate
 from groundprune.evaluation.results import Results, read_rows, read_summary
 from groundprune.evaluation.runner import Runner
-from groundprune.evaluation.settings import Setting, compare_settings
+from groundprune.evaluation.specs import Setting, compare_settings
 from groundprune.evaluation.statistics import paired_difference, wilson
 from groundprune.evaluation.summary import Summary, summarize
 

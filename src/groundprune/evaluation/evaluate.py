@@ -10,15 +10,15 @@ from typing import Any
 
 from rich.console import Console
 
+from groundprune.checkpoints.hub import POCKET
+from groundprune.checkpoints.load import load
 from groundprune.data import DataSet, Sample, open_data
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation.compare import answer_all, threads_for
+from groundprune.evaluation.driver import answer_all, threads_for
 from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.runner import Runner
-from groundprune.evaluation.settings import KEEPS, PRUNERS, compare_settings
+from groundprune.evaluation.specs import KEEPS, PRUNERS, compare_settings
 from groundprune.evaluation.summary import Summary
-from groundprune.hub import POCKET
-from groundprune.loading import load
 from groundprune.signals import TextEmbedder
 
 # Images encoded at a time: at 576 tokens of a 7B model 1.2 GB, at LLaVA-NeXT's 2880 6 GB. All settings answer their

@@ -15,8 +15,8 @@ import re
 from dataclasses import dataclass, replace
 from typing import Any
 
-from groundprune.asking import box_codec
 from groundprune.boxes import Box, make_frame
+from groundprune.checkpoints.prompts import box_codec
 from groundprune.errors import unknown
 from groundprune.families.base import Grounding
 from groundprune.families.llava import LLAVA_GROUNDING

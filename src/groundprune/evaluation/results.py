@@ -32,7 +32,7 @@ from typing import Any, TextIO
 from filelock import FileLock, Timeout
 
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation.settings import Setting, unique
+from groundprune.evaluation.specs import Setting, unique
 from groundprune.evaluation.summary import Summary, summarize
 
 SAMPLES_FILE, SUMMARY_FILE, HOLDER_FILE = "samples.jsonl", "summary.json", ".running"

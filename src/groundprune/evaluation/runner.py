@@ -13,17 +13,18 @@ from PIL import Image
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from groundprune.asking import box_codec, model_inputs, prompt_for
 from groundprune.boxes import Box
+from groundprune.boxes.images import ImageError
+from groundprune.checkpoints.load import grounding_of
+from groundprune.checkpoints.prompts import box_codec, model_inputs, prompt_for
 from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.protocols import PAPER_TOKENS
 from groundprune.evaluation.scoring import Scorer
-from groundprune.evaluation.settings import Setting
+from groundprune.evaluation.specs import Setting
 from groundprune.families.base import Grounding, family_of
-from groundprune.images import ImageError
-from groundprune.loading import grounding_of
-from groundprune.pruning import EncodedImages, Run, encode, prune
+from groundprune.pruning.context import Run, prune
+from groundprune.pruning.encode_once import EncodedImages, encode
 from groundprune.signals import TextEmbedder
 
 ENCODE_BATCH = 32

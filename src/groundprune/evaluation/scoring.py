@@ -10,7 +10,7 @@ from typing import Any
 from groundprune.boxes import iou
 from groundprune.data.samples import Sample
 from groundprune.evaluation.protocols import Protocol
-from groundprune.evaluation.settings import Setting
+from groundprune.evaluation.specs import Setting
 from groundprune.families.base import Grounding
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)

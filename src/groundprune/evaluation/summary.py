@@ -8,7 +8,7 @@ from typing import Any
 
 from groundprune.data.samples import KINDS
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation.settings import Setting
+from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.statistics import paired_difference, wilson
 
 FORMAT = 1  # of summary.json and samples.jsonl; goes up when an older reader would misread them

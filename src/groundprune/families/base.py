@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from groundprune.errors import Unservable, unknown
 from groundprune.families.tiny_parts import TinyVisuals
 from groundprune.families.towers import Tower, tower_of
-from groundprune.layout import VisualLayout, VisualUnit, place_units
 from groundprune.signals import PROJECTOR, Need
+from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,7 @@ class Family:
     tower_path: ClassVar[str] = "vision_tower"  # of the tower in the base model
     position_axes: ClassVar[int] = 1  # of a token's position id: 3 for M-RoPE (time, height, width)
     unit_is_crop: ClassVar[bool] = False  # True: an image is a unit per crop, the last of which shows the whole
+    bidirectional: ClassVar[bool] = False  # tokens of an image see later ones, so that a prompt cannot be cut
     first_position: ClassVar[int] = 0  # the id of a row's first column where the caller gives no position_ids
     # Why `project` cannot run, None where the projector takes tower states one by one; and whether the tower sees
     # several crops of what is one unit.

@@ -16,7 +16,7 @@ from groundprune.families.base import Family, register_family
 from groundprune.families.llava import LLAVA_GROUNDING
 from groundprune.families.tiny_parts import IMAGE, MARKS, TinyVisuals, square_visuals, text_sizes, tiny_siglip
 from groundprune.families.towers import block_mean
-from groundprune.layout import VisualUnit
+from groundprune.tokens.layout import VisualUnit
 
 
 @register_family
@@ -24,6 +24,7 @@ class Gemma3(Family):
     """No box language of its training is documented: LLaVA's wording, of the original image."""
 
     name = "gemma3"
+    bidirectional = True
     model_types = ("gemma3",)
     grounding = replace(LLAVA_GROUNDING, frame="original")
 

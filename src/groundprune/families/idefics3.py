@@ -18,7 +18,7 @@ from groundprune.families.base import Family, register_family
 from groundprune.families.llava import LLAVA_GROUNDING
 from groundprune.families.tiny_parts import IMAGE, MARKS, Kinds, TinyVisuals, tiny_llama, tower_sizes
 from groundprune.families.towers import square_block_mean
-from groundprune.layout import VisualUnit
+from groundprune.tokens.layout import VisualUnit
 
 _FAKE, _GLOBAL, _LINE, *_PLACES = MARKS  # of a tiny model
 

@@ -17,7 +17,7 @@ from torch import Tensor
 from groundprune.families.base import Family, Grounding, register_family
 from groundprune.families.tiny_parts import IMAGE, MARKS, Kinds, TinyVisuals, text_sizes, tower_sizes
 from groundprune.families.towers import square_block_mean
-from groundprune.layout import VisualUnit
+from groundprune.tokens.layout import VisualUnit
 
 
 @register_family

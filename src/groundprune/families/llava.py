@@ -10,7 +10,7 @@ from typing import Any
 from groundprune.errors import Unservable
 from groundprune.families.base import Family, Grounding, register_family
 from groundprune.families.tiny_parts import IMAGE, TinyVisuals, square_visuals, tiny_clip, tiny_llama
-from groundprune.layout import VisualUnit
+from groundprune.tokens.layout import VisualUnit
 
 LLAVA_GROUNDING = Grounding(
     rec_prompt="Please provide the bounding box coordinate of the region this sentence describes: {expression}",

@@ -16,7 +16,7 @@ from torch import Tensor
 from groundprune.families.base import Family, register_family
 from groundprune.families.llava import LLAVA_GROUNDING
 from groundprune.families.tiny_parts import IMAGE, PATCH, Kinds, TinyVisuals, tiny_clip, tiny_llama
-from groundprune.layout import VisualUnit
+from groundprune.tokens.layout import VisualUnit
 
 TINY_SIDE = 4  # patches of a tiny tower
 

@@ -18,7 +18,7 @@ from groundprune.families.base import register_family
 from groundprune.families.llava import LLAVA_GROUNDING
 from groundprune.families.llava_next import TINY_SIDE, LlavaNext, anyres_visuals, tiny_pinpoints, tower_side
 from groundprune.families.tiny_parts import IMAGE, PATCH, VIDEO, Kinds, TinyVisuals, text_sizes, tiny_siglip
-from groundprune.layout import VisualUnit
+from groundprune.tokens.layout import VisualUnit
 
 
 @register_family

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from groundprune.families.base import Family, Grounding, register_family
 from groundprune.families.tiny_parts import IMAGE, TinyVisuals, square_visuals, tiny_llama, tower_sizes
-from groundprune.layout import VisualUnit
 from groundprune.models.minigpt_v2 import PATCHES_PER_TOKEN, MiniGPTv2Config
+from groundprune.tokens.layout import VisualUnit
 
 
 @register_family

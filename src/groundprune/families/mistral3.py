@@ -23,7 +23,7 @@ from groundprune.families.tiny_parts import (
     tower_sizes,
 )
 from groundprune.families.towers import block_mean
-from groundprune.layout import VisualUnit
+from groundprune.tokens.layout import VisualUnit
 
 BREAK, END = MARKS[0], MARKS[1]
 TINY_SIZES = [(6, 10), (8, 4)]  # rows and columns of patches

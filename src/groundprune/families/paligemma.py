@@ -16,6 +16,7 @@ class PaliGemma(Family):
     """Boxes are said as <loc0000> to <loc1023>, y first, of the image squeezed to a square."""
 
     name = "paligemma"
+    bidirectional = True
     model_types = ("paligemma",)
     first_position = 1
     unprojectable = None

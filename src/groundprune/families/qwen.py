@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from groundprune.families.base import Family
 from groundprune.families.tiny_parts import IMAGE, MARKS, PATCH, VIDEO, Kinds, TinyVisuals, text_sizes
-from groundprune.layout import VisualUnit
+from groundprune.tokens.layout import VisualUnit
 
 ARGUMENTS = {"image": ("pixel_values", "image_grid_thw"), "video": ("pixel_values_videos", "video_grid_thw")}
 VISION_START, VISION_END = MARKS[0], MARKS[1]
@@ -34,8 +34,7 @@ class Qwen(Family):
     def positions(self, base: nn.Module, inputs: dict[str, Any]) -> Tensor:
         ids, given = inputs["input_ids"], inputs.get("position_ids")
         if given is None:
-            compute: Any = base.compute_3d_position_ids
-            given = compute(**{name: inputs.get(name) for name in inspect.signature(compute).parameters})
+            given = _three_axes(base, inputs)
         if given is None:  # too little is known for three axes: the model counts columns on each
             given = torch.arange(ids.shape[1], device=ids.device)[None]
         # `generate` puts a row of plain text positions before the three.
@@ -95,3 +94,12 @@ class Qwen(Family):
         """What stands for an image or video of time x height x width patches."""
         placeholder = IMAGE if modality == "image" else VIDEO
         return [VISION_START, *[placeholder] * (time * height * width // 4), VISION_END]
+
+
+def _three_axes(base: Any, inputs: dict[str, Any]) -> Tensor | None:
+    """As the model makes them of a first turn; not by `compute_3d_position_ids`, which leaves its offset behind."""
+    grids = [inputs.get(grid) for _, grid in ARGUMENTS.values()]
+    if inputs.get("mm_token_type_ids") is None or all(grid is None for grid in grids):
+        return None
+    names = inspect.signature(base.get_rope_index).parameters
+    return base.get_rope_index(**{name: inputs[name] for name in names if inputs.get(name) is not None})[0]

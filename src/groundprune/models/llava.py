@@ -8,7 +8,7 @@ import numpy as np
 import transformers
 from PIL import Image
 
-from groundprune.images import square
+from groundprune.boxes.images import square
 
 
 class LlavaImageProcessorPil(transformers.LlavaImageProcessorPil):

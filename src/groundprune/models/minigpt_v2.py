@@ -23,7 +23,7 @@ from transformers import (
     LlavaPreTrainedModel,
 )
 
-from groundprune.models.processing import SegmentProcessor
+from groundprune.models.tokenization import SegmentProcessor
 
 PATCHES_PER_TOKEN = 4
 EXTRA_TOKENS = ("<ImageHere>",)  # the authors splice embeddings in; here a token of its own holds their place

@@ -22,9 +22,9 @@ from transformers import (
     LlavaPreTrainedModel,
 )
 
+from groundprune.boxes.images import square
 from groundprune.errors import GroundPruneError
-from groundprune.images import square
-from groundprune.models.processing import SegmentProcessor
+from groundprune.models.tokenization import SegmentProcessor
 
 EXTRA_TOKENS = ("<im_patch>", "<im_start>", "<im_end>")  # in the order of their ids, after the base's vocabulary
 GENERATION = {"do_sample": False, "num_beams": 1, "max_new_tokens": 1024}  # the authors' evaluation of REC

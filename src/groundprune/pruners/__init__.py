@@ -1,6 +1,6 @@
 """One pruning method per file; importing this package registers them all."""
 
-from groundprune.pruners.base import Affine, Merge, Pruner, Selection, Stage, select_top
+from groundprune.pruners.base import Pruner, Stage, select_top
 from groundprune.pruners.cdpruner import CDPruner, select_cdpruner
 from groundprune.pruners.cls_visual import ClsVisual
 from groundprune.pruners.coverage import Coverage, select_coverage
@@ -27,6 +27,7 @@ from groundprune.pruners.trim import Trim, outliers, select_trim
 from groundprune.pruners.v2drop import V2Drop, select_v2drop
 from groundprune.pruners.visionzip import VisionZip, select_visionzip
 from groundprune.pruners.vispruner import VisPruner, select_vispruner
+from groundprune.tokens.selection import Affine, Merge, Selection
 
 __all__ = [
     "Affine",

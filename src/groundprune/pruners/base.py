@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from groundprune.budget import Budget, allot
 from groundprune.errors import GroundPruneError
-from groundprune.layout import VisualLayout
 from groundprune.pruners.ranking import top
 from groundprune.signals import Need, Signals
+from groundprune.tokens.budget import Budget, allot
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Merge, Selection
 
 
 @dataclass(frozen=True)
@@ -31,52 +32,6 @@ class Stage:
     evict_earlier: bool = False
     number: int = 0
     adaptive: bool = False
-
-
-@dataclass(frozen=True, eq=False)
-class Affine:
-    """weight @ source + extra: a mix that also takes from what is no visual token, such as the tower's CLS token.
-
-    weight: [K, N]. extra: [K, C], zero in the rows that mix visual tokens alone.
-    """
-
-    weight: Tensor
-    extra: Tensor
-
-    def __matmul__(self, source: Tensor) -> Tensor:
-        return self.weight @ source + self.extra
-
-
-@dataclass(frozen=True, eq=False)
-class Merge:
-    """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse), or an Affine.
-
-    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result: needs
-    `PROJECTOR`) or "hidden" (the states that enter the stage's layer of the LLM).
-    """
-
-    weight: Tensor | Affine
-    space: str = "projected"
-
-    def __post_init__(self) -> None:
-        if self.space not in ("projected", "tower", "hidden"):
-            raise GroundPruneError(
-                f"a merge happens in the space 'projected', 'tower' or 'hidden' (got {self.space!r})"
-            )
-
-
-@dataclass(frozen=True, eq=False)
-class Selection:
-    """kept: Long[K], ascending and unique, indices into the layout's N columns.
-
-    A token that a method appends takes the slot and the id of a dropped one. merge: None for pure selection.
-    order: Long[K] or None, indices into `kept`: the sequence in which the method's own code emits the kept tokens,
-    one image after another; only the `official` policy reads it. A later stage then sees them in that sequence.
-    """
-
-    kept: Tensor
-    merge: Merge | None = None
-    order: Tensor | None = None
 
 
 @dataclass(frozen=True)

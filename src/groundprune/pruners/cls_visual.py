@@ -11,10 +11,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Pruner, Stage
 from groundprune.pruners.registry import register
 from groundprune.signals import SALIENT, Signals
+from groundprune.tokens.layout import VisualLayout
 
 
 @register

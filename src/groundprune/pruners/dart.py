@@ -13,14 +13,14 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundprune.budget import allot
-from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Stage
-from groundprune.pruners.inside import InsideLLM, scaled, text_after
+from groundprune.pruners.between_layers import InsideLLM, scaled, text_after
+from groundprune.pruners.pools import Rule
 from groundprune.pruners.ranking import mask_of, ranked, unit
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import Rule
 from groundprune.signals import Need, Signals
+from groundprune.tokens.budget import allot
+from groundprune.tokens.layout import VisualLayout
 
 
 @register

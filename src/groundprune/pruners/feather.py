@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Stage
-from groundprune.pruners.inside import InsideLLM, scaled
+from groundprune.pruners.between_layers import InsideLLM, scaled
+from groundprune.pruners.pools import Rule, images
 from groundprune.pruners.ranking import top_by_tier
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import Rule, images
 from groundprune.signals import Need, Signals
+from groundprune.tokens.layout import VisualLayout
 
 
 @register

@@ -15,12 +15,13 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.pools import by_tile
 from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import by_tile
 from groundprune.signals import Need, Signals
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 _MIDDLE = Need("tower_attention", Fraction(9, 24), "received")
 _DEEP = Need("tower_attention", kind="received")

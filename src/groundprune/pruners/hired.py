@@ -12,14 +12,15 @@ from fractions import Fraction
 
 from torch import Tensor
 
-from groundprune.budget import allot
 from groundprune.errors import GroundPruneError
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.pools import by_tile, images
 from groundprune.pruners.ranking import ranked, top
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import by_tile, images
 from groundprune.signals import CLS_ATTENTION, Need, Signals
+from groundprune.tokens.budget import allot
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 
 @register

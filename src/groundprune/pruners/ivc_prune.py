@@ -12,13 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
-from groundprune.pruners.inside import scaled, text_after
+from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.between_layers import scaled, text_after
+from groundprune.pruners.pools import by_tile, images
 from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import by_tile, images
 from groundprune.signals import Need, Signals
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 _LAYERS = {"qwen2_vl": (2, 28), "qwen2_5_vl": (16, 28)}  # by model type: the authors' layer, and of how many
 

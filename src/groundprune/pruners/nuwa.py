@@ -12,14 +12,15 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.between_layers import last_row, staged
 from groundprune.pruners.fastv import select_fastv
-from groundprune.pruners.inside import last_row, staged
+from groundprune.pruners.pools import by_tile, images
 from groundprune.pruners.ranking import Merged, checked, merged, one_hot, ranked, rows_of, top_by_tier, unit
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import by_tile, images
 from groundprune.signals import CLS_ATTENTION, PROJECTOR, TOWER_HIDDEN, Need, Signals
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 _DEEP = [Fraction(layer, 24) for layer in range(16, 25)]
 

@@ -12,12 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.pools import at_least, by_tile
 from groundprune.pruners.ranking import Merged, checked, mask_of, merged, one_hot, others, ranked, rows_of, unit
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import at_least, by_tile
 from groundprune.signals import PROJECTOR, TOWER_HIDDEN, Need, Signals
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 _ATTENTION, _KEYS = Need("tower_attention", -1, "cls-joint"), Need("tower_keys", -1)
 

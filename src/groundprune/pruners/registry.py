@@ -12,9 +12,9 @@ from types import ModuleType
 from typing import TypeVar
 
 from groundprune.errors import GroundPruneError, Unservable, first_line, unknown
-from groundprune.positions import parse_policy
 from groundprune.pruners.base import Pruner
 from groundprune.signals import Need
+from groundprune.tokens.positions import parse_policy
 
 _PRUNERS: dict[str, type[Pruner]] = {}
 P = TypeVar("P", bound=Pruner)

@@ -14,9 +14,9 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Selection, Stage
-from groundprune.pruners.inside import InsideLLM, Staged, scaled, text_after
+from groundprune.pruners.base import Stage
+from groundprune.pruners.between_layers import InsideLLM, Staged, scaled, text_after
+from groundprune.pruners.pools import Rule, by_tile, images
 from groundprune.pruners.ranking import Merged
 from groundprune.pruners.registry import register
 from groundprune.pruners.sparsevlm_rule import (
@@ -28,8 +28,9 @@ from groundprune.pruners.sparsevlm_rule import (
     select_sparsevlm,
     strongest_heads,
 )
-from groundprune.pruners.tiles import Rule, by_tile, images
 from groundprune.signals import Need, Signals
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 # Tokens of 576 that the three stages keep, clusters not counted, by the budget that the official code names.
 COUNTS = {

@@ -13,11 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundprune.budget import allot
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.base import Pruner, Stage
 from groundprune.pruners.registry import register
 from groundprune.signals import Signals
+from groundprune.tokens.budget import allot
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 
 @register

@@ -12,12 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.pools import by_tile
 from groundprune.pruners.ranking import Merged, checked, merged, ranked, unit
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import by_tile
 from groundprune.signals import Signals
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 
 @register

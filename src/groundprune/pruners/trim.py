@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.pools import at_least, by_tile
 from groundprune.pruners.ranking import Merged, mask_of, merged, one_hot, ranked
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import at_least, by_tile
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, PROJECTOR, TOWER_HIDDEN, Signals
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 
 @register

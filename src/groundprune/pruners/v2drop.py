@@ -11,12 +11,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from groundprune.layout import VisualLayout
 from groundprune.pruners.base import Stage
-from groundprune.pruners.inside import InsideLLM, scaled
+from groundprune.pruners.between_layers import InsideLLM, scaled
 from groundprune.pruners.ranking import checked, top
 from groundprune.pruners.registry import register
 from groundprune.signals import Need, Signals
+from groundprune.tokens.layout import VisualLayout
 
 
 @register

@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundprune.layout import VisualLayout
-from groundprune.pruners.base import Pruner, Selection, Stage
+from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.pools import at_least, by_tile
 from groundprune.pruners.ranking import Merged, merged, one_hot, others, ranked, rows_of, unit
 from groundprune.pruners.registry import register
-from groundprune.pruners.tiles import at_least, by_tile
 from groundprune.signals import CLS_ATTENTION, PROJECTOR, TOWER_CLS, TOWER_HIDDEN, Need, Signals
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Selection
 
 
 @register

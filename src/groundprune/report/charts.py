@@ -14,9 +14,9 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
-from groundprune.evaluation.settings import MAIN_POSITIONS, Setting
+from groundprune.evaluation.specs import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import SettingResult, Share, Summary
-from groundprune.report.shown import Shown, short_name
+from groundprune.report.headline import Shown, short_name
 from groundprune.report.style import GAINS, LEVELS, UNPRUNED_LOOK, Look, look_of
 
 TASKS = {"rec": "REC Acc@0.5", "vqa": "VQA exact match"}

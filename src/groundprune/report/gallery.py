@@ -15,8 +15,8 @@ from PIL import Image
 
 from groundprune.boxes import Box
 from groundprune.data import Sample
+from groundprune.report.headline import Shown
 from groundprune.report.overlay import KeptMap
-from groundprune.report.shown import Shown
 
 Row = Mapping[str, Any]
 SAMPLES = 100  # in a page; of the pocket's scenes they take less than 2 MB

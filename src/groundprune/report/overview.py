@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation.settings import Setting
+from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.summary import Share, Summary
 from groundprune.pruners import Pruner, make_pruner, pruner_names
 

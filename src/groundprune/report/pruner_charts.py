@@ -9,11 +9,11 @@ from dataclasses import replace
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 
-from groundprune.evaluation.settings import Setting
+from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.summary import SettingResult, Share, Summary
 from groundprune.report.charts import TASKS, Chart, kept_percent, percent_axis, share_of, share_told
+from groundprune.report.headline import short_name
 from groundprune.report.overview import BEFORE, INSIDE, WITH_TEXT, columns, knows, pruners_of
-from groundprune.report.shown import short_name
 from groundprune.report.style import UNPRUNED_LOOK, Look
 
 _MARKERS = {BEFORE: "o^vsDPX", WITH_TEXT: "s", INSIDE: "*"}

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation.settings import MAIN_POSITIONS, Setting
+from groundprune.evaluation.specs import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import Difference, Share, Summary
 from groundprune.report import overview
 

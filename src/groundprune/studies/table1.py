@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from groundprune.checkpoints.load import read_config
 from groundprune.data import gqa, open_data, refcoco
 from groundprune.data.refcoco import REFCOCO
 from groundprune.errors import GroundPruneError, Unservable, first_line, unknown
-from groundprune.evaluation.settings import MAIN_POSITIONS, Setting, compare_settings
+from groundprune.evaluation.specs import MAIN_POSITIONS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
 from groundprune.families import families
-from groundprune.loading import read_config
 from groundprune.pruners import pruner_class
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT
 from groundprune.studies.published import PUBLISHED, REC_SPLITS

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from groundprune.errors import Unservable
 from groundprune.families.base import family_of
-from groundprune.hooks.tower import fingerprint
 from groundprune.integrations.vllm.settings import Settings
-from groundprune.layout import VisualLayout, VisualUnit
+from groundprune.probes.tower import fingerprint
 from groundprune.pruners import Spatial
 from groundprune.signals import FINGERPRINT, Need, Signals, TowerRecord
+from groundprune.tokens.layout import VisualLayout, VisualUnit
 
 DIGIT = 256  # whole numbers below it are exact in bfloat16 and float16
 DIGITS = 2
@@ -80,7 +80,6 @@ class ImagePruning:
         """Long[K], ascending. projected: [N, D], what the LLM would read; values: [N, ...] of each `tower_needs`."""
         record = TowerRecord(
             [unit],
-            1,
             {need: [value] for need, value in values.items()},
             [fingerprint(unit.pixels)] if FINGERPRINT in self.pruner.needs else [],
         )

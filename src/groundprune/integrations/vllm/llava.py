@@ -13,7 +13,7 @@ from vllm.model_executor.models.llava import (
 from vllm.model_executor.models.utils import WeightsMapper
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from groundprune.integrations.vllm.processing import PrunedInfo, PrunedProcessor
+from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor
 from groundprune.integrations.vllm.pruned import Pruned
 
 # transformers 5 writes a CLIP or SigLIP tower without the level that vLLM's class has.

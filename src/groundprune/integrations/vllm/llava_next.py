@@ -17,7 +17,7 @@ from vllm.model_executor.models.llava_next import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from groundprune.integrations.vllm.llava import TOWER_NAMES, PrunedClip
-from groundprune.integrations.vllm.processing import PrunedInfo, PrunedProcessor
+from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor
 
 
 class Info(PrunedInfo, LlavaNextProcessingInfo):

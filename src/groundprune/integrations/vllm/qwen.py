@@ -22,7 +22,7 @@ from vllm.model_executor.models.qwen3_vl import (
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
 from groundprune.integrations.vllm.images import pack
-from groundprune.integrations.vllm.processing import PrunedInfo, PrunedProcessor
+from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor
 from groundprune.integrations.vllm.pruned import Pruned
 
 

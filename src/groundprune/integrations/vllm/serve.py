@@ -10,15 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import groundprune
-from groundprune.asking import chat_prompt
+from groundprune.checkpoints.hub import source_of
+from groundprune.checkpoints.load import read_config
+from groundprune.checkpoints.processor import load_processor
+from groundprune.checkpoints.prompts import chat_prompt
 from groundprune.errors import GroundPruneError
-from groundprune.hub import source_of
 from groundprune.integrations.vllm.images import ImagePruning
 from groundprune.integrations.vllm.limits import fewest_tokens, largest_length, own_length, rotary_length
 from groundprune.integrations.vllm.settings import vllm_overrides
-from groundprune.loading import read_config
 from groundprune.pocket.widened import write_widened
-from groundprune.processing import load_processor
 from groundprune.pruners import Pruner
 
 OVERRIDES, LENGTH, LIMIT = "--hf-overrides", "--max-model-len", "--limit-mm-per-prompt"

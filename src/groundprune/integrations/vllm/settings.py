@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import groundprune
+from groundprune.checkpoints.load import read_config
 from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.evaluation.identity import pruner_files
 from groundprune.families.base import family_of
-from groundprune.loading import read_config
 from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
 from groundprune.signals import CLS_ATTENTION, FINGERPRINT, SALIENT
 

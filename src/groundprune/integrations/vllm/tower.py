@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from vllm.distributed import get_tp_group, tensor_model_parallel_all_gather
 
 from groundprune.families.towers import Tower
-from groundprune.hooks.attention import AttentionCall
-from groundprune.hooks.tower import reader_of
+from groundprune.probes.attention import AttentionCall
+from groundprune.probes.tower import reader_of
 from groundprune.signals import Need
 
 

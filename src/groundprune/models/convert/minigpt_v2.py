@@ -26,7 +26,7 @@ from groundprune.models.minigpt_v2 import (
     MiniGPTv2ForConditionalGeneration,
     MiniGPTv2Processor,
 )
-from groundprune.models.processing import clip_images
+from groundprune.models.tokenization import clip_images
 
 DEFAULT_ALPHA = 16
 # peft 0.2, with which MiniGPT-v2 was saved, does not name the adapter; newer ones do (".default").

@@ -14,7 +14,6 @@ from groundprune.errors import GroundPruneError
 from groundprune.models.convert.llama import GROWN, is_rotary_table, llama_base, llama_name
 from groundprune.models.convert.result import Conversion, Part, Progress, Result
 from groundprune.models.convert.weights import ODD, Weights, check_numbers, read_json, refusing
-from groundprune.models.processing import clip_images
 from groundprune.models.shikra import (
     CHAT_TEMPLATE,
     EXTRA_TOKENS,
@@ -23,6 +22,7 @@ from groundprune.models.shikra import (
     ShikraForConditionalGeneration,
     ShikraProcessor,
 )
+from groundprune.models.tokenization import clip_images
 
 _PROJECTOR = "model.mm_projector."
 _UNUSED_CLIP = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")

@@ -1,0 +1,1 @@
+"""Load a checkpoint, its processor and the words it is asked in."""

@@ -1,0 +1,62 @@
+"""Where checkpoints are: embedded, in a folder, in the Hub's cache or on the Hub. Needs no torch."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+
+from groundprune.errors import GroundPruneError
+from groundprune.pocket import checkpoint_path
+from groundprune.probes.patching import replaced
+
+POCKET = "pocket"
+PROBE = 5.0  # seconds until a Hub that does not answer counts as out of reach
+_POCKET_FOLDERS = {POCKET: checkpoint_path()}
+
+
+def source_of(source: str | Path) -> str | Path:
+    """What `from_pretrained` takes: the folder of an embedded model for its name, anything else as it is."""
+    return _POCKET_FOLDERS.get(str(source), source)
+
+
+@contextlib.contextmanager
+def asking_once(source: str | Path) -> Iterator[None]:
+    """While active, a Hub that is out of reach is not asked again and again: its cache has the files, or nothing has.
+
+    source: a checkpoint, see `gp.load`; of a folder nothing is asked at all.
+    """
+    if Path(source_of(source)).is_dir() or _reachable():
+        yield
+        return
+    from huggingface_hub import constants
+
+    with replaced(constants, "HF_HUB_OFFLINE", True):
+        yield
+
+
+def refuse_unreachable(source: str | Path) -> None:
+    """Raises GroundPruneError where a checkpoint is no folder, its config is not cached, and the Hub out of reach."""
+    from huggingface_hub import try_to_load_from_cache
+
+    if Path(source_of(source)).is_dir():
+        return
+    try:
+        cached = try_to_load_from_cache(str(source), "config.json")
+    except ValueError:  # no name that the Hub allows
+        cached = None
+    if not isinstance(cached, str) and not _reachable():
+        raise GroundPruneError(f"no checkpoint at {str(source)!r}: no such folder, and the Hub is out of reach")
+
+
+def _reachable() -> bool:
+    from huggingface_hub import constants
+    from huggingface_hub.utils import get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        get_session().head(constants.ENDPOINT, timeout=PROBE)
+    except Exception:  # which kinds there are depends on the client's own client
+        return False
+    return True

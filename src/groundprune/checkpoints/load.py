@@ -1,0 +1,141 @@
+"""Load a checkpoint with stock classes and with the preprocessing that its boxes are measured in."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from huggingface_hub import snapshot_download
+from transformers import AutoConfig, AutoModelForImageTextToText
+from transformers.utils import cached_file
+
+from groundprune.checkpoints.hub import POCKET, asking_once, refuse_unreachable, source_of
+from groundprune.checkpoints.processor import load_processor
+from groundprune.errors import GroundPruneError, first_line, unknown
+from groundprune.families.base import Grounding, family_of
+
+DTYPES = ("auto", "float32", "bfloat16", "float16")
+
+
+def checkpoint_folder(source: str | Path) -> Path:
+    """The folder of a checkpoint; of one on the Hub, that of its cache, downloaded as a whole where it is not there.
+
+    Raises GroundPruneError where there is none.
+    """
+    folder = Path(source_of(source))
+    if folder.is_dir():
+        return folder
+    try:
+        with asking_once(source):
+            return Path(
+                snapshot_download(str(source), allow_patterns=["*.safetensors", "*.json", "*.jinja", "*.model"])
+            )
+    except Exception as error:  # whatever the network makes of it
+        raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
+
+
+def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
+    """The config of a checkpoint, see `load`. Raises GroundPruneError where there is none."""
+    refuse_unreachable(source)
+    # Exception: a damaged folder makes the libraries raise nearly anything.
+    try:
+        with asking_once(source):
+            return AutoConfig.from_pretrained(source_of(source), trust_remote_code=trust_remote_code)
+    except Exception as error:
+        raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
+
+
+def usable_device(device: str | torch.device | None = None) -> torch.device:
+    """The device, if a tensor can be put there; None = the GPU where there is one. Raises GroundPruneError."""
+    if device is None:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        torch.ones(1, device=device).item()  # a value comes back: `meta` is a device without any
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise GroundPruneError(f"device {str(device)!r} cannot be used: {first_line(error)}") from error
+    return torch.device(device)
+
+
+def load(
+    source: str | Path = POCKET,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | str = "auto",
+    **options: Any,
+) -> tuple[Any, Any]:
+    """(model, processor) of a local folder, a Hub id, or "pocket", the embedded model.
+
+    The model is in eval mode; the processor pads images as the family's boxes need (see `Family.prepare_processor`).
+    device: by default the GPU where there is one, else the CPU. dtype: a torch.dtype or one of DTYPES; "auto" is the
+    checkpoint's own, and fp32 on a CPU: faster there. options go to `from_pretrained`; with a `device_map` among them
+    accelerate places the model.
+
+    Raises GroundPruneError where there is no checkpoint or no such device or dtype, and Unservable for a text-only or
+    unknown model type.
+    """
+    if not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
+        raise unknown("dtype", dtype, DTYPES)
+    place = usable_device(device) if device is not None or "device_map" not in options else None
+    folder = source_of(source)
+    options.setdefault("trust_remote_code", False)
+    config = read_config(source, options["trust_remote_code"])
+    family = family_of(config)
+    if dtype == "auto" and place is not None and place.type == "cpu":
+        dtype = torch.float32
+    try:
+        with asking_once(source):
+            loaded: Any = AutoModelForImageTextToText.from_pretrained(
+                folder, config=config, dtype=dtype, output_loading_info=True, **options
+            )
+            processor = load_processor(folder, config, options["trust_remote_code"])
+    except Exception as error:
+        raise GroundPruneError(f"cannot load the checkpoint at {str(source)!r}: {first_line(error)}") from error
+    model, found = loaded
+    _refuse_random_weights(str(source), found)
+    model = model.eval()
+    if place is not None:
+        model = model.to(place)
+    return model, family.prepare_processor(processor)
+
+
+def grounding_of(model: Any) -> Grounding:
+    """How this checkpoint is asked for boxes: its folder's `grounding.json` if there is one, else its family's way.
+
+    Raises GroundPruneError for a file that is no JSON object or has unknown keys.
+    """
+    default = family_of(model.config).grounding
+    source = getattr(model.config, "_name_or_path", "")
+    # A folder, or a Hub checkpoint whose files are in the cache by now.
+    quietly = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    with asking_once(source) if source else contextlib.nullcontext():
+        found = cached_file(source, "grounding.json", **quietly) if source else None
+    if found is None:
+        return default
+    path = Path(found)
+    names = {field.name for field in fields(Grounding)}
+    try:
+        given = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise GroundPruneError(f"{path} is no JSON object: {first_line(error)}") from error
+    if not isinstance(given, dict):
+        raise GroundPruneError(f"{path} is no JSON object but a {type(given).__name__}")
+    unknown_keys = set(given) - names
+    wrong = [key for key, value in given.items() if not isinstance(value, str)]
+    if unknown_keys:
+        raise GroundPruneError(f"{path} has unknown keys {sorted(unknown_keys)} (allowed: {sorted(names)})")
+    if wrong:
+        raise GroundPruneError(f"{path}: the values of {wrong} must be text")
+    return replace(default, **given)
+
+
+def _refuse_random_weights(source: str, found: Any) -> None:
+    """transformers fills in what a checkpoint lacks at random, with a warning; its answers would be noise."""
+    absent = sorted(found["missing_keys"]) + sorted(str(key) for key in found["mismatched_keys"])
+    if absent:
+        raise GroundPruneError(
+            f"the checkpoint at {source!r} lacks {len(absent)} of the model's weights, or has them in another shape "
+            f"(the first: {absent[0]})"
+        )

@@ -1,0 +1,83 @@
+"""What a checkpoint reads when it is asked for a box or for words: one image, one user turn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from PIL import Image
+
+from groundprune.boxes import Bbox2dPixelsCodec, BoxCodec, make_codec
+from groundprune.boxes.images import square
+from groundprune.checkpoints.processor import resized_size
+from groundprune.errors import GroundPruneError, first_line, unknown
+from groundprune.families.base import Grounding
+
+_LARGEST = 4096  # pixels of the edge of a square that processors which count pixels, not edges, would get
+_PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}"}
+
+
+def prompt_for(processor: Any, grounding: Grounding, kind: str, text: str) -> str:
+    """The whole prompt. kind "rec": text is a referring expression; "vqa": a question.
+
+    Raises GroundPruneError for an unknown kind, an empty text, one that holds the model's image token, and for a
+    checkpoint whose wording has no place for the text.
+    """
+    if kind not in _PLACEHOLDERS:
+        raise unknown("kind", kind, _PLACEHOLDERS)
+    if not text.strip():
+        raise GroundPruneError("the text is empty: say what to look for, or ask something")
+    if processor.image_token in text:
+        raise GroundPruneError(f"the text holds {processor.image_token!r}, which stands for an image in a prompt")
+    wording = grounding.rec_prompt if kind == "rec" else grounding.vqa_prompt
+    if _PLACEHOLDERS[kind] not in wording:
+        raise GroundPruneError(f"the checkpoint's {kind}_prompt {wording!r} has no {_PLACEHOLDERS[kind]}")
+    # Not str.format: braces that are not ours are the prompt's own, as in a prompt that asks for JSON.
+    return chat_prompt(processor, wording.replace(_PLACEHOLDERS[kind], text.strip()), grounding.turn)
+
+
+def chat_prompt(processor: Any, text: str, turn: str = Grounding.turn) -> str:
+    """One image and one user turn, in the checkpoint's own chat template; `turn`, as in `Grounding`, without one."""
+    if getattr(processor, "chat_template", None) is None:
+        before, _, after = turn.partition("{text}")
+        return (
+            before.replace("{image}", processor.image_token) + text + after.replace("{image}", processor.image_token)
+        )
+    content = [{"type": "image"}, {"type": "text", "text": text}]
+    try:
+        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    except Exception as error:  # the template is the checkpoint's own program
+        raise GroundPruneError(f"the checkpoint's chat template fails: {first_line(error)}") from error
+
+
+def model_inputs(processor: Any, grounding: Grounding, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
+    """What the model reads, one image a prompt, padded on the left: the processor's BatchFeature of tensors."""
+    seen = [[framed(processor, grounding, image)] for image in images]
+    inputs = processor(images=seen, text=list(prompts), padding=True, padding_side="left", return_tensors="pt")
+    inputs.pop("labels", None)  # PaliGemma's processor makes them, for training
+    return inputs
+
+
+def box_codec(processor: Any, grounding: Grounding, width: int, height: int) -> BoxCodec:
+    """The language of the checkpoint's boxes on an image of width x height pixels.
+
+    Raises GroundPruneError for an unknown codec, and for one in pixels where the processor resizes in its own way.
+    """
+    if grounding.codec != Bbox2dPixelsCodec.name:
+        return make_codec(grounding.codec)
+    width, height = resized_size(processor, width, height)
+    return make_codec(grounding.codec, width=width, height=height)
+
+
+def framed(processor: Any, grounding: Grounding, image: Image.Image) -> Image.Image:
+    """The image as the processor should get it, in the frame that the checkpoint's boxes are measured in.
+
+    Padded here, for not every processor pads: LLaVA-NeXT's cuts tiles from whatever it gets.
+    """
+    if grounding.frame != "padded":
+        return image
+    own, colour = processor.image_processor, getattr(processor, "padding_colour", None)
+    red, green, blue = colour or (int(255 * mean) for mean in own.image_mean)
+    tiles = getattr(own, "image_grid_pinpoints", None) or []
+    edges = [edge for size in (dict(own.size).values(), *tiles) for edge in size if edge is not None]
+    return square(image, (red, green, blue), min(_LARGEST, max(edges)), own.resample)

@@ -1,0 +1,129 @@
+"""What is compared: one Setting per (pruner, budget, position policy)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from groundprune.errors import GroundPruneError
+from groundprune.pruners import Pruner, Spatial, make_pruner, pruner_class
+from groundprune.tokens.budget import Budget
+from groundprune.tokens.positions import Policy, parse_policy
+
+PRUNERS = ("random", "spatial", "cls-visual", "text-visual")
+KEEPS = ("0.75", "0.5", "0.25", "0.1")
+MAIN_POSITIONS = ("preserved", "reassigned")
+# At one keep only: which part of the damage comes from the image's ids and which from the text's.
+SPLIT_KEEP = "0.5"
+SPLIT_POSITIONS = ("reassigned-image", "stretched")
+# Nothing is dropped, only ids change: how much of the damage needs no pruning at all.
+WHOLE_POSITIONS = ("shifted:1", "shifted:8", "shifted:64", "permuted:0")
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One way to run the model. pruner None: nothing is dropped, and `positions` alone acts.
+
+    keep or tokens: the pruner's budget, exactly one of them, as text in its shortest form. pruner: a registered
+    name or file.py:Class. Build one with `Setting.of`, which validates and normalises.
+    """
+
+    pruner: str | None = None
+    keep: str | None = None
+    tokens: int | None = None
+    positions: str = "preserved"
+
+    @staticmethod
+    def of(
+        pruner: str | None = None,
+        keep: float | str | None = None,
+        tokens: int | str | None = None,
+        positions: str = "preserved",
+    ) -> Setting:
+        """Raises GroundPruneError for an unknown pruner or policy, or a budget out of range."""
+        if pruner is None:
+            if keep is not None or tokens is not None:
+                raise GroundPruneError("keep= and tokens= need a pruner")
+            return Setting(positions=str(parse_policy(positions)))
+        official = pruner_class(pruner).official_positions
+        policy = parse_policy(positions, official)
+        # "official" keeps its name: what it stands for is the pruner's own affair.
+        named = positions if positions == "official" else str(policy)
+        budget = Budget.parse(keep, tokens)
+        return Setting(pruner, str(budget.share) if budget.share is not None else None, budget.tokens, named).short()
+
+    def short(self) -> Setting:
+        """The same with `keep` as a decimal where that is exact: 1/2 -> 0.5, but 1/3 -> 1/3."""
+        share = Budget.parse(self.keep).share if self.keep is not None else None
+        if share is None:
+            return self
+        decimal = f"{float(share):g}"
+        keep = decimal if Budget.parse(decimal).share == share else str(share)
+        return Setting(self.pruner, keep, self.tokens, self.positions)
+
+    @property
+    def budget(self) -> str | None:
+        """ "0.5" or "64 tokens"; None where nothing is dropped."""
+        return self.keep if self.tokens is None else f"{self.tokens} tokens"
+
+    @property
+    def id(self) -> str:
+        """Stable over releases: result files are keyed by it."""
+        if self.pruner is None:
+            return "unpruned" if self.positions == "preserved" else f"unpruned/{self.positions}"
+        budget = f"keep={self.keep}" if self.tokens is None else f"tokens={self.tokens}"
+        return f"{self.pruner}/{budget}/{self.positions}"
+
+    @property
+    def label(self) -> str:
+        """For people: a pruner of one's own goes by its class."""
+        if self.pruner is None:
+            return "unpruned" if self.positions == "preserved" else f"unpruned, {self.positions}"
+        return f"{self.pruner.rpartition(':')[2]} {self.budget}, {self.positions}"
+
+    @property
+    def plain(self) -> bool:
+        """True: the stock model, without any hook."""
+        return self.pruner is None and self.positions == "preserved"
+
+    def make_pruner(self) -> Pruner:
+        """The pruner to run with; where nothing is dropped, any one that keeps all."""
+        return Spatial(keep=1) if self.pruner is None else make_pruner(self.pruner, self.keep, self.tokens)
+
+    def policy(self, pruner: Pruner, config: Any) -> Policy:
+        """config: of the model that is run."""
+        return parse_policy(self.positions, pruner.official(config))
+
+
+def compare_settings(
+    pruners: Sequence[str] = PRUNERS,
+    keeps: Sequence[float | str] = KEEPS,
+    positions: Sequence[str] | None = None,
+    tokens: Sequence[int | str] = (),
+) -> list[Setting]:
+    """The grid of `compare`: the unpruned model first, then every pruner x budget x policy, no setting twice.
+
+    positions None: preserved and reassigned everywhere; reassigned-image and stretched at keep 0.5 where that is
+    among `keeps`; and shifted and permuted ids without pruning. Policies that act without pruning are, when asked
+    for by name, also run without it. tokens: budgets as counts, beside `keeps`.
+
+    Raises GroundPruneError, before any work, for an unknown pruner or policy, or a budget out of range.
+    """
+    settings = [Setting.of()]
+    budgets = [(keep, None) for keep in keeps] + [(None, count) for count in tokens]
+    for pruner in pruners:
+        for keep, count in budgets:
+            settings += [Setting.of(pruner, keep, count, p) for p in positions or MAIN_POSITIONS]
+    if positions is None:
+        at_half = [s for s in settings if s.keep == SPLIT_KEEP and s.positions == "preserved"]
+        settings += [Setting.of(s.pruner, s.keep, positions=p) for s in at_half for p in SPLIT_POSITIONS]
+    alone = WHOLE_POSITIONS if positions is None else positions
+    named = [p for p in alone if p != "official"]  # which names a policy only together with a pruner
+    settings += [Setting.of(positions=p) for p in named if parse_policy(p).changes_whole_rows]
+    return unique(settings)
+
+
+def unique(settings: Iterable[Setting]) -> list[Setting]:
+    """The settings in their order, each once."""
+    return list({setting.id: setting for setting in settings}.values())

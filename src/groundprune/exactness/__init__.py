@@ -1,0 +1,1 @@
+"""The proof: a masked oracle, and tiny models to prove it on."""

@@ -1,0 +1,95 @@
+"""The oracle: the UNPRUNED sequence under an attention mask that hides the dropped tokens from all others.
+
+Pruning with preserved positions must give exactly what this gives; it is what "exact" means here. The mask that the
+model makes itself (causal, sliding window, bidirectional within images) stays, and loses the dropped columns: from
+the layer on at which they were dropped, and on decoding in every layer whose cache they have left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundprune.errors import GroundPruneError
+from groundprune.pruning.prompt import PrunedPrompt
+from groundprune.tokens.masks import allowed_by, as_given
+
+
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """What layers from `layer` on must not see: per row the unpruned columns, Long, on prefill and on decoding."""
+
+    layer: int
+    prefill: list[Tensor]
+    decode: list[Tensor]
+
+
+def hidden_columns(prompt: PrunedPrompt) -> list[Hidden]:
+    """What pruning dropped, segment by segment."""
+    found = []
+    earlier = hidden_columns(prompt.earlier)[0] if prompt.earlier is not None and prompt.earlier.rows else None
+    for segment in prompt.segments:
+        prefill, decode = [], []
+        for b, row in enumerate(prompt.rows):
+            dropped = torch.ones(len(row.layout), dtype=torch.bool, device=row.layout.column.device)
+            dropped[segment.kept[b]] = False
+            column = row.layout.column + prompt.offset
+            prefill.append(column[dropped])
+            held = segment.compaction.index[b, segment.compaction.mask[b]]
+            decode.append(column[~torch.isin(column, held)])
+            if earlier is not None:
+                prefill[-1] = torch.cat([earlier.prefill[b], prefill[-1]])
+                decode[-1] = torch.cat([earlier.decode[b], decode[-1]])
+        found.append(Hidden(segment.layer, prefill, decode))
+    return found
+
+
+@contextlib.contextmanager
+def hide(model: Any, hidden: Sequence[Hidden]) -> Iterator[None]:
+    """While active, no column sees the hidden ones of its row, but each sees itself. hidden: ascending by layer.
+
+    Works with and without a dynamic cache, under sdpa and eager attention. Attention is O(length^2) per layer: an
+    oracle, not a way to run.
+    """
+    implementation = model.config.get_text_config()._attn_implementation
+
+    def before(index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        states = args[0] if args else kwargs["hidden_states"]
+        cache, new = kwargs.get("past_key_values"), states.shape[1]
+        past = 0 if cache is None else int(cache.get_seq_length(index))
+        columns, offset = (past + new, 0) if cache is None else (int(x) for x in cache.get_mask_sizes(new, index))
+        allowed = _allowed(kwargs.get("attention_mask"), states, past, columns, offset)
+        mine = [each for each in hidden if each.layer <= index][-1]
+        rows = mine.decode if past else mine.prefill
+        if len(rows) != len(states):
+            raise GroundPruneError(f"{len(rows)} rows of hidden columns do not fit a batch of {len(states)}")
+        query = torch.arange(past, past + new, device=states.device)
+        diagonal = allowed[:, :, query - past, query - offset].clone()
+        for b, gone in enumerate(rows):
+            allowed[b, :, :, gone[(gone >= offset) & (gone < offset + columns)] - offset] = False
+        allowed[:, :, query - past, query - offset] = diagonal
+        return args, {**kwargs, "attention_mask": as_given(allowed, implementation, states.dtype)}
+
+    with contextlib.ExitStack() as stack:
+        for index, layer in enumerate(model.get_decoder().layers):
+            hook = functools.partial(before, index)
+            stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        yield
+
+
+def _allowed(mask: Tensor | None, states: Tensor, past: int, columns: int, offset: int) -> Tensor:
+    """Bool[B, 1, Q, columns], True = may attend: a layer's own mask, or the causal one that None stands for."""
+    rows, new = states.shape[:2]
+    if mask is None:
+        query = torch.arange(past, past + new, device=states.device)[:, None]
+        key = torch.arange(offset, offset + columns, device=states.device)
+        return (key <= query).expand(rows, 1, -1, -1).clone()
+    if mask.ndim != 4 or mask.shape[-1] != columns:
+        raise GroundPruneError("the oracle needs each layer's 4-D mask over all columns: sdpa or eager attention")
+    return allowed_by(mask).expand(rows, -1, -1, -1).clone()

@@ -1,0 +1,1 @@
+"""Read a running model and change nothing."""

@@ -1,0 +1,164 @@
+"""Record what pruners need while the vision tower runs, once, as the model itself runs it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import math
+import threading
+import weakref
+from collections.abc import Iterable, Iterator, Sequence
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+
+from groundprune.errors import GroundPruneError, Unservable
+from groundprune.probes import attention
+from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need, TowerRecord
+
+if TYPE_CHECKING:
+    from groundprune.families.base import Family
+    from groundprune.families.towers import Tower
+
+RECORD_ATTRIBUTE = "groundprune_record"
+MODALITIES = {"image": "pixel_values", "video": "pixel_values_videos"}  # and the encoder's main argument
+_LOCKS: weakref.WeakKeyDictionary[Any, threading.Lock] = weakref.WeakKeyDictionary()
+_LOCKS_LOCK = threading.Lock()
+_thread = threading.local()
+
+
+def recordable(needs: Iterable[Need]) -> frozenset[Need]:
+    """What must be recorded from the tower so that `needs` can be served."""
+    found = {need for need in needs if need.signal.startswith("tower") or need == FINGERPRINT}
+    if CLIP_PATCHES in needs:
+        found.add(TOWER_HIDDEN)
+    return frozenset(found)
+
+
+def record_of(output: Any) -> TowerRecord:
+    """The record that `encode` attached to an output of get_image_features.
+
+    Raises Unservable where there is none: the layout of the tokens is not known then.
+    """
+    record = getattr(output, RECORD_ATTRIBUTE, None)
+    if record is None:
+        raise Unservable(
+            "these mm_encoder_outputs were encoded elsewhere: where their tokens lie is not known; give pixels, or "
+            "encode with gp.encode(..., pruners=[...])"
+        )
+    return record
+
+
+def encode(base: Any, family: Family, modality: str, arguments: dict[str, Any], needs: frozenset[Need]) -> Any:
+    """What get_image_features (get_video_features) gives for `arguments`, with a TowerRecord as an attribute.
+
+    The attribute travels with the output. One tower is read by one thread at a time: a hook does not know whose pass
+    it sees.
+    """
+    encoder = getattr(base, f"get_{modality}_features")
+    units = family.units(base, modality, arguments)
+    raw: dict[Need, Tensor] = {}
+    _thread.encoding = True
+    try:
+        with _lock_of(base), _recorder(base, family, needs, raw):
+            output = encoder(**arguments, return_dict=True)
+    finally:
+        _thread.encoding = False
+    record = TowerRecord(
+        units,
+        {need: _of_units(family, base, need, v, len(units), modality, arguments) for need, v in raw.items()},
+        [fingerprint(unit.pixels) for unit in units] if FINGERPRINT in needs else [],
+    )
+    setattr(output, RECORD_ATTRIBUTE, record)
+    return output
+
+
+def is_encoding() -> bool:
+    """Whether this thread is inside of `encode`."""
+    return getattr(_thread, "encoding", False)
+
+
+def _lock_of(base: Any) -> threading.Lock:
+    with _LOCKS_LOCK:
+        return _LOCKS.setdefault(base, threading.Lock())
+
+
+@contextlib.contextmanager
+def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need, Tensor]) -> Iterator[None]:
+    """Fills `raw` while the tower runs; see `Family.to_tokens` for the shapes."""
+    if not needs - {FINGERPRINT}:
+        yield
+        return
+    kind = family.tower_kind(base.config)
+    blocks = kind.blocks(family.tower(base))
+    targets: dict[nn.Module, dict[Any, attention.Reader]] = {}
+    with contextlib.ExitStack() as stack:
+        for need in needs - {FINGERPRINT}:
+            block = _block(blocks, family, base.config, need)
+            if need.signal == "tower_hidden":
+                keep = functools.partial(_keep_output, raw, need, kind.packed)
+                stack.callback(block.register_forward_hook(keep).remove)
+            else:
+                targets.setdefault(kind.attention_of(block), {})[need] = reader_of(need, kind)
+        found = stack.enter_context(attention.probe(targets)) if targets else {}
+        yield
+    for need, calls in found.items():
+        if not calls:
+            raise Unservable(f"'{need}' cannot be read: this tower's attention bypasses transformers' registry")
+        raw[need] = torch.cat(calls, dim=1)[0] if kind.packed else torch.cat(calls)
+
+
+def reader_of(need: Need, kind: Tower) -> attention.Reader:
+    """What is kept of the attention of a tower of this kind, for a need of its attention or keys."""
+    if need.signal == "tower_keys":
+        return attention.keys
+    if need.kind == "cls-joint":
+        return attention.cls_row_joint
+    by_cls = need.kind == "cls" or (need.kind == "salient" and kind.cls)
+    return attention.cls_row if by_cls else attention.received
+
+
+def _block(blocks: Sequence[nn.Module], family: Family, config: Any, need: Need) -> nn.Module:
+    return blocks[block_index(family, config, need, len(blocks))]
+
+
+def block_index(family: Family, config: Any, need: Need, count: int) -> int:
+    """Which of the tower's `count` blocks a need names.
+
+    A depth that falls on a block that attends within windows means the nearest one that attends to all: what a patch
+    receives says little of the image else. Of two the deeper one, as in HiPrune's code for Qwen2.5-VL.
+    """
+    index = family.feature_layer(config) if need.layer is None else need.layer
+    if isinstance(index, Fraction):
+        index = max(1, math.floor(index * count + Fraction(1, 2))) - 1
+        whole = getattr(config.vision_config, "fullatt_block_indexes", None)
+        if whole and need.signal == "tower_attention":
+            index = min(whole, key=lambda block: (abs(block - index), -block))
+    if not -count <= index < count:
+        raise GroundPruneError(f"the tower has {count} layers; the pruner asks for '{need}'")
+    return index
+
+
+def _keep_output(
+    raw: dict[Need, Tensor], need: Need, packed: bool, module: nn.Module, args: Any, output: Any
+) -> None:
+    value = (output[0] if isinstance(output, tuple) else output).detach()
+    raw[need] = value.reshape(-1, value.shape[-1]) if packed else value
+
+
+def _of_units(family: Family, base: Any, need: Need, value: Tensor, units: int, modality: str, arguments: Any) -> Any:
+    """Per unit what a pruner gets of a tower block: over its tokens, or the CLS token's."""
+    if need.kind != "cls" or need.signal != "tower_hidden":
+        return family.to_tokens(base, value, modality, arguments)
+    if len(value) != units:
+        raise Unservable(f"'{need}' is served where the tower sees each image once; this one saw {len(value)} crops")
+    return list(value[:, :1].clone())
+
+
+def fingerprint(pixels: Tensor) -> int:
+    """A number that depends on the pixels alone: not on the batch, nor on whether they came in half precision."""
+    content = pixels.detach().to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes()
+    return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "big")

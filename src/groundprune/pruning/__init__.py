@@ -1,0 +1,1 @@
+"""Make a model's inputs, or what its layers see, shorter."""

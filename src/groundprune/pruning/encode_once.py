@@ -1,0 +1,100 @@
+"""`gp.encode`: images go through tower and projector once, to be pruned many times."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import Unservable
+from groundprune.families.base import family_of
+from groundprune.probes.tower import RECORD_ATTRIBUTE, recordable
+from groundprune.pruners.base import Pruner
+from groundprune.pruning.encoding import Encoded, encode_inputs
+from groundprune.pruning.unwrapping import unwrapped
+from groundprune.signals import TowerRecord
+
+
+class EncodedImages:
+    """Prompts whose images went through tower and projector once, to be pruned many times.
+
+    `select(rows)` gives the `mm_encoder_outputs` of these prompt rows. They are held on the CPU: a GPU has better use
+    for its memory, and a batch is there in a moment.
+    """
+
+    def __init__(
+        self,
+        rows: Sequence[tuple[Tensor, list[Tensor], TowerRecord]],
+        output_type: type,
+        stacked: bool,
+        device: torch.device | str,
+    ):
+        self._rows, self._output_type, self._stacked, self._device = list(rows), output_type, stacked, device
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def select(self, rows: Sequence[int], device: torch.device | str | None = None) -> dict[str, Any]:
+        """A fresh `mm_encoder_outputs` of these prompts, in this order; `generate` may change it freely.
+
+        device: where to, by default where the images were encoded.
+        """
+        device = self._device if device is None else device
+        chosen = [self._rows[i] for i in rows]
+        record = _moved(TowerRecord.join([record for _, _, record in chosen]), device)
+        sizes = [len(unit) for unit in record.units]
+        features = list(torch.cat([features for features, _, _ in chosen]).to(device).split(sizes))
+        output = self._output_type(pooler_output=torch.stack(features) if self._stacked else features)
+        if chosen[0][1]:
+            levels = zip(*(levels for _, levels, _ in chosen), strict=True)
+            output.deepstack_features = [list(torch.cat(level).to(device).split(sizes)) for level in levels]
+        setattr(output, RECORD_ATTRIBUTE, record)
+        return {"image": output}
+
+    @staticmethod
+    def join(parts: Sequence[EncodedImages]) -> EncodedImages:
+        """One batch after another, as one."""
+        rows = [row for part in parts for row in part._rows]
+        return EncodedImages(rows, parts[0]._output_type, parts[0]._stacked, parts[0]._device)
+
+
+@torch.no_grad()
+def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> EncodedImages:
+    """Run the vision tower once over the images of `inputs` and record what all of `pruners` score by.
+
+    Args:
+        model: a transformers model of a known family, or a wrapper of one.
+        inputs: what the processor gives, input_ids Long[B, L] and images.
+        pruners: those that the images are to be pruned by.
+
+    Raises:
+        Unservable: the model cannot give what one of the pruners needs, or the inputs hold videos.
+    """
+    model = unwrapped(model)
+    family, base = family_of(model.config), model.base_model
+    needs = frozenset().union(*(pruner.needs for pruner in pruners))
+    for need in sorted(needs, key=str):
+        family.check(model.config, need)
+    ids, position = inputs["input_ids"], family.positions(base, inputs)
+    outputs = encode_inputs(base, family, inputs, recordable(needs)).get("mm_encoder_outputs") or {}
+    if list(outputs) != ["image"]:
+        raise Unservable(f"only images are encoded ahead of time (got: {', '.join(outputs) or 'none'})")
+    encoded = Encoded(family, model.config, outputs, ids, position)
+    output, rows, start = outputs["image"], [], 0
+    levels = [torch.cat(list(level)) for level in getattr(output, "deepstack_features", None) or []]
+    for features, layout in zip(encoded.features, encoded.layouts, strict=True):
+        mine = [level[start : start + len(layout)] for level in levels]
+        record = _moved(encoded.record.select(layout.unit), "cpu")
+        # Their fingerprints are taken; on their own the pixels would outweigh the features.
+        record.units = [replace(unit, pixels=unit.pixels.new_empty(0)) for unit in record.units]
+        rows.append((features.cpu(), [level.cpu() for level in mine], record))
+        start += len(layout)
+    return EncodedImages(rows, type(output), torch.is_tensor(output.pooler_output), ids.device)
+
+
+def _moved(record: TowerRecord, device: torch.device | str) -> TowerRecord:
+    values = {need: [value.to(device) for value in of] for need, of in record.values.items()}
+    return replace(record, values=values)

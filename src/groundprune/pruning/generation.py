@@ -1,0 +1,270 @@
+"""`generate` and `forward` of a model inside of a `gp.prune` context: callers go on as if nothing was pruned.
+
+A call's inputs are pruned as `prune_inputs` does it, stock code runs on what is left, and the caller gets back
+sequences with the unpruned prompt. What became of a prompt stays with the cache that it filled, for later calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import Cache
+from transformers.utils import ModelOutput
+
+from groundprune.errors import GroundPruneError, Unservable
+from groundprune.probes.patching import replaced
+from groundprune.probes.tower import MODALITIES, is_encoding
+from groundprune.pruning.encoding import has_visual
+from groundprune.pruning.inputs import Plan, Prefill, PrunedInputs, checked, read, shortened
+from groundprune.pruning.layers import Layers
+from groundprune.pruning.prompt import PrunedPrompt
+from groundprune.pruning.turns import next_turn, untouched
+
+_OWNER = "groundprune_owner"
+_STATE = "groundprune_prompt"  # of a cache: the PrunedPrompt that filled it
+_PREPARED = "groundprune_prepared"  # marks the inputs of a forward that `generate` calls
+
+
+@dataclass(eq=False)
+class _Generation:
+    """A call of `generate` under way. entered: slots of the prompt when it entered the LLM, which masks count."""
+
+    short: PrunedInputs
+    prefill: Prefill | None
+    entered: int
+
+    def fitted_mask(self, mask: Tensor | None, past: int) -> Tensor | None:
+        """[B, slots] of a step over a cache of `past` slots, where a stage has evicted some of those that entered."""
+        compaction = self.short.prompt.compaction
+        if compaction.slots >= self.entered or past < compaction.slots:
+            return mask
+        if mask is not None:
+            return torch.cat([compaction.mask.to(mask.dtype), mask[:, self.entered :]], dim=1)
+        later = compaction.mask.new_ones(len(compaction.mask), past + 1 - compaction.slots)
+        return None if bool(compaction.mask.all()) else torch.cat([compaction.mask, later], dim=1).long()
+
+
+class Calls:
+    """The calls of one context. last: of the latest prefill with an image, None before the first.
+
+    One thread at a time: what is under way, and what hooks see, is one call's.
+    """
+
+    def __init__(self, plan: Plan, layers: Layers):
+        self.plan, self.layers = plan, layers
+        self.last: PrunedPrompt | None = None
+        self.unpruned = 0  # calls of the encoder whose images no pruned call read
+        self._run: _Generation | None = None
+        self._lock = threading.RLock()
+        self._signature = inspect.signature(plan.model.forward)
+
+    @contextlib.contextmanager
+    def active(self) -> Iterator[None]:
+        """While active, the model prunes. Raises GroundPruneError where another context prunes it already."""
+        model, base = self.plan.model, self.plan.model.base_model
+        if hasattr(model.generate, _OWNER):
+            raise GroundPruneError("this model is inside of a gp.prune context already; leave that one first")
+        with contextlib.ExitStack() as stack:
+            for name, make in (
+                ("generate", self._generating), ("forward", self._forwarding),
+                ("prepare_inputs_for_generation", self._preparing),
+            ):  # fmt: skip
+                # wraps(): `generate` validates its arguments against the signatures of the other two.
+                original = getattr(model, name)
+                stack.enter_context(replaced(model, name, functools.wraps(original)(make(original))))
+            setattr(model.generate, _OWNER, self)
+            for modality in MODALITIES:
+                name = f"get_{modality}_features"
+                if hasattr(base, name):
+                    encoder = getattr(base, name)
+                    stack.enter_context(replaced(base, name, functools.wraps(encoder)(self._watching(encoder))))
+            stack.enter_context(self.layers.active())
+            yield
+
+    def _generating(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        names = list(inspect.signature(original).parameters)
+
+        def generate(*args: Any, **kwargs: Any) -> Any:
+            given = {**dict(zip(names, args, strict=False)), **kwargs}
+            with self._lock:
+                short = self._prepared_for_generate(given)
+                if short is None:
+                    return original(**given)
+                output: Any = None
+                try:
+                    output = original(**short)
+                finally:
+                    self._run, prompt = None, self.layers.finish(ran=output is not None) or short.prompt
+                self._remember(prompt, [given.get("past_key_values"), getattr(output, "past_key_values", None)])
+                if not isinstance(output, ModelOutput):
+                    return short.restore(output)
+                output["sequences"] = short.restore(output["sequences"])
+                return output
+
+        return generate
+
+    def _prepared_for_generate(self, given: dict[str, Any]) -> PrunedInputs | None:
+        """The pruned arguments of `generate`; None where there is nothing to prune."""
+        if given.get("input_ids") is None and given.get("inputs") is not None:
+            given["input_ids"] = given.pop("inputs")
+        state = self._recall(given)
+        if not has_visual(given) and state is None:
+            return None
+        config = given.get("generation_config") or self.plan.model.generation_config
+        chunk = given.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        if chunk is not None and (self.layers.hooked or self.plan.family.bidirectional):
+            raise Unservable("this model or pruner needs prompts in one piece: leave prefill_chunk_size unset")
+        mask = given.get("attention_mask")
+        if state is None and mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
+            raise Unservable("generate with pruning needs left padding: set tokenizer.padding_side = 'left'")
+        short, prefill = self._shorten(given, state)
+        for name in ("max_length", "min_length"):  # which count the prompt
+            length = given.get(name) or getattr(given.get("generation_config"), name, None)
+            if length:
+                short[name] = length - given["input_ids"].shape[1] + short["input_ids"].shape[1]
+        self._run = _Generation(short, prefill, short.prompt.compaction.slots)
+        return short
+
+    def _preparing(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        """What `generate` calls before every forward, outside of what it compiles."""
+
+        def prepare(input_ids: Any, **kwargs: Any) -> dict[str, Any]:
+            run, cache = self._run, kwargs.get("past_key_values")
+            past = 0 if cache is None else int(cache.get_seq_length())
+            if run is not None:
+                self._follow(run, len(input_ids))
+                if past:
+                    kwargs["attention_mask"] = run.fitted_mask(kwargs.get("attention_mask"), past)
+            prepared = original(input_ids, **kwargs)
+            prepared[_PREPARED] = True
+            if run is None:
+                return prepared
+            if past:
+                new, ids = prepared["input_ids"].shape[1], prepared.get("position_ids")
+                self.layers.step(run.short.prompt.held_by(past), kwargs["attention_mask"], new, cache, ids)
+            elif run.prefill is not None:
+                # Where ids start at 1 `generate` hands out those from 0 on, and the model's own code adds the 1.
+                offset = self.plan.family.first_position
+                self.layers.begin(run.short.prompt, run.prefill, input_ids.shape[1], offset)
+            return prepared
+
+        return prepare
+
+    def _follow(self, run: _Generation, rows: int) -> None:
+        """What has become of the prompt since the last forward, and of its rows, which `generate` repeats for beams."""
+        run.short.prompt = self.layers.finish() or run.short.prompt
+        if rows > len(run.short.prompt.rows):
+            run.short.prompt = run.short.prompt.repeated(rows // len(run.short.prompt.rows))
+
+    def _forwarding(self, original: Callable[..., Any]) -> Callable[..., Any]:
+        # A user's torch.compile takes what `original` runs, not the bookkeeping around it.
+        uncompiled: Any = torch.compiler.disable  # its types know no method
+        before, after = uncompiled(self._before_forward), uncompiled(self._after_forward)
+        eager = uncompiled(self._eager)
+
+        def pruning(*args: Any, **kwargs: Any) -> Any:
+            with self._lock:
+                short, output = before(args, kwargs), None
+                try:
+                    with eager():
+                        output = original(**short)
+                finally:
+                    after(short, output)
+                return output
+
+        pruning = uncompiled(pruning, recursive=False)
+
+        def forward(*args: Any, **kwargs: Any) -> Any:
+            return original(*args, **kwargs) if kwargs.pop(_PREPARED, False) else pruning(*args, **kwargs)
+
+        return forward
+
+    def _eager(self) -> contextlib.AbstractContextManager[Any]:
+        """What was compiled before knows no hook on a layer, and is passed over where the layers are to prune."""
+        return torch.compiler.set_stance("force_eager") if self.layers.staged else contextlib.nullcontext()
+
+    def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
+        inputs = {**self._signature.bind_partial(*args).arguments, **kwargs}
+        state = self._recall(inputs)
+        cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if not past:
+            checked(inputs)
+        if not has_visual(inputs) and state is None:
+            return inputs
+        counts = not past and ids is not None and inputs.get("position_ids") is None
+        if counts and self.plan.family.position_axes == 1:
+            # A plain forward counts columns, those of padding included, and goes on from the largest id.
+            inputs["position_ids"] = self.plan.family.positions(self.plan.model.base_model, inputs)[0]
+        short, prefill = self._shorten(inputs, state)
+        if counts and prefill is not None:
+            short.prompt = replace(short.prompt, next_position=prefill.position.amax((0, 2)) + 1)
+        if prefill is not None:
+            self.layers.begin(short.prompt, prefill, short["input_ids"].shape[1])
+        elif state is not None:
+            new, ids = short["input_ids"].shape[1], short["position_ids"]
+            self.layers.step(short.prompt.held_by(past), short["attention_mask"], new, cache, ids)
+        return short
+
+    def _after_forward(self, short: dict[str, Any], output: Any) -> None:
+        """output: None after an exception."""
+        prompt = self.layers.finish(ran=output is not None)
+        if isinstance(short, PrunedInputs) and output is not None:
+            found = output if isinstance(output, tuple) else [getattr(output, "past_key_values", None)]
+            self._remember(prompt or short.prompt, found)
+
+    def _shorten(self, inputs: dict[str, Any], state: PrunedPrompt | None) -> tuple[PrunedInputs, Prefill | None]:
+        """The inputs, pruned; of a first turn also what it was, for stages between layers."""
+        cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
+        past = 0 if cache is None else int(cache.get_seq_length())
+        if not past:
+            prefill = read(self.plan, inputs)
+            return shortened(self.plan, prefill), prefill
+        if ids is None:
+            raise Unservable("pruning reads input_ids to find the visual tokens; inputs_embeds do not tell them")
+        if state is None:
+            state = untouched(len(ids), past, inputs.get("attention_mask"), ids.device)
+        several = len(state.segments) > 1
+        if several and not self.layers.hooked:
+            raise Unservable(
+                "layers of this cache hold different numbers of tokens, left by a pruner inside of the LLM: go on in "
+                "a context of one"
+            )
+        short = next_turn(self.plan, inputs, state, cache)
+        if has_visual(inputs):
+            self.layers.check_later_image(short.prompt.compaction.length, several)
+        return short, None
+
+    def _recall(self, inputs: dict[str, Any]) -> PrunedPrompt | None:
+        """What became of the prompt that filled the cache among the inputs; None where nothing was pruned."""
+        cache = inputs.get("past_key_values")
+        state: PrunedPrompt | None = getattr(cache, _STATE, None)
+        if cache is not None and state is not None and int(cache.get_seq_length()) == 0:
+            delattr(cache, _STATE)  # the cache was reset: what it knew belongs to another conversation
+            return None
+        return state
+
+    def _remember(self, prompt: PrunedPrompt, caches: Any) -> None:
+        """Keep what became of a prompt with the cache that holds its keys and values; copies carry it too."""
+        if any(len(row.layout) for row in prompt.rows):
+            self.last = prompt
+        if prompt.pruned or prompt.earlier is not None or self.plan.policy.changes_whole_rows:
+            for cache in caches:
+                if isinstance(cache, Cache):
+                    setattr(cache, _STATE, prompt.without_features())
+
+    def _watching(self, encoder: Callable[..., Any]) -> Callable[..., Any]:
+        def get_features(*args: Any, **kwargs: Any) -> Any:
+            if not is_encoding():
+                self.unpruned += 1
+            return encoder(*args, **kwargs)
+
+        return get_features

@@ -1,0 +1,188 @@
+"""A prefill on its way through the layers: at each stage the pruner chooses among the tokens that are left."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import replace
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from groundprune.probes.decoder import LayerRecord, RowStates, look_ahead
+from groundprune.pruners.base import Stage
+from groundprune.pruning.eviction import evict
+from groundprune.pruning.inputs import Plan, Prefill
+from groundprune.pruning.layer_inputs import LayerInputs
+from groundprune.pruning.prompt import PrunedPrompt
+from groundprune.pruning.segments import make_segment
+from groundprune.signals import Signals
+from groundprune.tokens.budget import Budget
+from groundprune.tokens.selection import Selection
+
+
+class Passage:
+    """See `Layers.begin`. records: what layers that a later stage reads were given, and made of it."""
+
+    def __init__(
+        self, plan: Plan, inputs: LayerInputs, prompt: PrunedPrompt, prefill: Prefill, columns: int, offset: int
+    ):
+        self._plan, self._inputs, self._encoded = plan, inputs, prefill.encoded
+        self._copies = len(prompt.rows) // len(prefill.encoded.layouts)
+        self._later = columns - prompt.compaction.slots
+        self._stages = {stage.layer: stage for stage in plan.inside}
+        self._read = plan.pruner.llm_layers(plan.inside)
+        self._reached: set[int] = set()
+        self.records: dict[int, LayerRecord] = {}
+        self._masks: dict[Any, Tensor | None] = {}
+        self._embeddings: dict[Any, Any] = {}
+        self._norm: nn.Module = plan.model.get_decoder().norm
+
+        position = prefill.position.repeat_interleave(self._copies, dim=1) + offset
+        valid = prefill.valid.repeat_interleave(self._copies, dim=0)
+        if self._later:
+            more = valid.new_ones(len(valid), self._later)
+            ids = (prompt.next_position[:, None] + more.cumsum(1) - 1 + offset).expand(len(position), -1, -1)
+            position, valid = torch.cat([position, ids], dim=2), torch.cat([valid, more], dim=1)
+            first, shift = prompt.segments[0], prompt.shift[:, None]
+            entered = torch.cat([first.position, ids + shift], dim=2)
+            first = replace(first, compaction=first.compaction.with_later(more), position=entered)
+            prompt = replace(prompt, segments=[first])
+        # `_position`: Long[A, B, L], `_valid`: Bool[B, L], of the unpruned columns.
+        self._prompt = replace(prompt, segments=list(prompt.segments))
+        self._position, self._valid, self._entered = position, valid, prompt.compaction
+
+    @property
+    def missed(self) -> bool:
+        """Whether a layer of a stage was not run, or ran without its hook."""
+        return not self._stages.keys() <= self._reached
+
+    @property
+    def result(self) -> PrunedPrompt:
+        """What became of the prompt, without what came behind it."""
+        segments = [x.without_last(self._later) if self._later else x for x in self._prompt.segments]
+        return replace(self._prompt, segments=segments)
+
+    def enter(
+        self, index: int, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """The states that a layer gets, and its arguments, fitted to the slots that are left."""
+        segments = self._prompt.segments
+        if index in self._read or index in self._stages:
+            self.records[index] = LayerRecord(segments[-1].compaction, states)
+        if index in self._stages:
+            self._reached.add(index)
+            states = self._prune(self._stages[index], layer, states, kwargs)
+            self.records[index] = LayerRecord(segments[-1].compaction, states)  # what a later stage may read
+        return states, self._fitted(index, kwargs)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Those of the slots that are left in the last layer."""
+        # Not by the number of columns: a long row that loses nothing keeps it while others move.
+        if len(self._prompt.segments) == 1:
+            return labels
+        last = self._prompt.segments[-1].compaction
+        labels = torch.gather(labels, 1, last.slots_in(self._entered).to(labels.device))
+        return labels.masked_fill(~last.mask.to(labels.device), -100)
+
+    def visual(self, mask: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
+        """Bool[B, S] of the visual ones of what entered, and their features, for the slots that are left."""
+        if len(self._prompt.segments) == 1:
+            return mask, features
+        left = self._prompt.segments[-1].compaction
+        take = left.slots_in(self._entered)
+        index = (mask.flatten().cumsum(0) - 1).view_as(mask).gather(1, take)
+        mask = torch.gather(mask, 1, take) & left.mask
+        return mask, features[index[mask]]
+
+    def _fitted(self, index: int, kwargs: dict[str, Any]) -> dict[str, Any]:
+        segment, whole = self._prompt.segments[-1], len(self._prompt.segments) == 1
+        window = self._inputs.window(index, self._valid.shape[1], self._entered.slots)
+        if whole and (window is None or not self._inputs.exact_windows):
+            return kwargs
+        stock = kwargs.get("attention_mask")
+        columns = segment.compaction.slots
+        cache = kwargs.get("past_key_values")
+        if cache is not None:
+            columns = max(columns, int(cache.get_mask_sizes(columns, index)[0]))
+        key = (segment.layer, id(stock), columns, window)
+        if key not in self._masks:
+            self._masks[key] = self._inputs.prefill(segment.compaction, self._entered, stock, columns, window)
+        new = {**kwargs, "attention_mask": self._masks[key], "position_ids": None}
+        if not whole:
+            kind = self._inputs.kind(index)
+            if (segment.layer, kind) not in self._embeddings:
+                self._embeddings[segment.layer, kind] = self._inputs.rotary(
+                    segment.position, len(segment.position), kind
+                )
+            new["position_embeddings"] = self._embeddings[segment.layer, kind]
+        return new
+
+    def _prune(self, stage: Stage, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
+        """The states of what a stage leaves; the prompt gets one more segment."""
+        assert stage.layer is not None
+        segments = self._prompt.segments
+        previous = segments[-1]
+        chosen = self._select(stage, layer, kwargs)
+        if all(s is None for s in chosen):
+            return states
+        left = [before if s is None else before[s.kept] for s, before in zip(chosen, previous.kept, strict=True)]
+        layouts = [row.layout for row in self._prompt.rows]
+        orders = [None if s is None else s.order for s in chosen]
+        segment = make_segment(stage.layer, self._plan.policy, self._position, self._valid, layouts, left, orders)
+        take = segment.compaction.slots_in(previous.compaction)
+        merged = [self._merged(s, b, states) for b, s in enumerate(chosen)]
+        states = torch.gather(states, 1, take[..., None].expand(-1, -1, states.shape[-1]))
+        for b, new in enumerate(merged):
+            if new is not None:
+                states[b, segment.compaction.slots_of(b, layouts[b].column[left[b]])] = new.to(states.dtype)
+        segment = replace(segment, merged=any(new is not None for new in merged))
+        if stage.evict_earlier:
+            evict(segments, segment, kwargs.get("past_key_values"))
+        segments.append(segment)
+        return states
+
+    def _select(self, stage: Stage, layer: nn.Module, kwargs: dict[str, Any]) -> list[Selection | None]:
+        """Per row what the pruner chooses among the tokens that are left; None = all of them stay."""
+        assert stage.layer is not None
+        previous = self._prompt.segments[-1]
+        # Rotary embedding and mask as the previous segment has them: the stage's layer is looked at before it prunes.
+        complete = functools.partial(look_ahead, layer, self.records[stage.layer], self._fitted(stage.layer, kwargs))
+        chosen: list[Selection | None] = []
+        for b, row in enumerate(self._prompt.rows):
+            if b % self._copies:
+                chosen.append(chosen[-1])  # beams of one prompt keep the same: `generate` mixes their caches
+                continue
+            layout, left = row.layout, previous.kept[b]
+            patches = int(layout.is_patch[left].sum())
+            whole = len(layout.patches)
+            count = stage.budget.count(whole, layout.n_images)
+            if count >= (whole if stage.adaptive else patches):
+                chosen.append(None)
+                continue
+            # An adaptive stage decides how many of the survivors stay, however few they are.
+            count = min(count, patches - 1) if stage.adaptive else count
+            last = self._valid[b, : layout.length].nonzero()[-1]
+            seen = RowStates(
+                b, layout.column[left], last, self.records, self._norm, complete, self._inputs.frequencies
+            )
+            signals = self._signals(b // self._copies, left, seen)
+            share = replace(stage, budget=Budget(share=Fraction(count, patches)))
+            with torch.no_grad():
+                now = replace(layout.subset(left), length=int(last) + 1)  # padding on the right is not of the prompt
+                chosen.append(self._plan.pruner(signals, now, share))
+        return chosen
+
+    def _signals(self, row: int, left: Tensor, seen: RowStates) -> Signals:
+        plan = self._plan
+        prompt = plan.text[row] if plan.text is not None else None
+        layout, features = self._encoded.layouts[row], self._encoded.features[row]
+        return Signals(layout, features.detach(), self._encoded.record, prompt, plan.embedder, left, seen)
+
+    def _merged(self, selection: Selection | None, row: int, states: Tensor) -> Tensor | None:
+        if selection is None or selection.merge is None:
+            return None
+        previous = self._prompt.segments[-1]
+        column = self._prompt.rows[row].layout.column[previous.kept[row]]
+        return selection.merge.weight @ states[row, previous.compaction.slots_of(row, column)].float()

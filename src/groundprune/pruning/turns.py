@@ -1,0 +1,146 @@
+"""Later turns of a conversation on the cache that earlier ones filled; a step of a decode loop is the shortest turn.
+
+The caller counts columns as if nothing had been pruned; the cache holds fewer.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError, Unservable
+from groundprune.probes.tower import recordable
+from groundprune.pruning.encoding import Encoded, encode_inputs, has_visual
+from groundprune.pruning.inputs import Plan, Prefill, PrunedInputs, checked, shortened
+from groundprune.pruning.prompt import PrunedPrompt, Segment
+from groundprune.tokens.compaction import Compaction
+
+_BY_COLUMN = ("token_type_ids", "mm_token_type_ids", "labels")
+
+
+def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: Any) -> PrunedInputs:
+    """What is new in `inputs`, pruned, to be run on `cache`; see `prune_inputs`.
+
+    earlier: what became of the turns before, which filled the cache; more columns in it were said since.
+    """
+    ids, mask = checked(inputs)
+    earlier = fitting(earlier, cache, len(ids))
+    before = earlier.compaction
+    tail = int(cache.get_seq_length()) - before.slots
+    known = before.length + tail
+    if mask is not None and before.dropped and mask.shape[1] == before.slots + tail + ids.shape[1]:
+        # The mask of a caller who knows what the cache holds.
+        mask = torch.cat([mask.new_ones(len(mask), before.length), mask[:, before.slots :]], dim=1)
+    new, mask = _new_columns(ids, mask, known, earlier.ids)
+    valid = torch.ones(len(ids), new, dtype=torch.bool, device=ids.device) if mask is None else mask[:, known:].bool()
+    held = before.grown_mask(mask, tail)
+    first = earlier.next_position.to(ids.device) + held[:, before.slots :].sum(1)
+
+    rest = {name: value for name, value in inputs.items() if name not in ("attention_mask", "past_key_values")}
+    rest = encode_inputs(plan.model.base_model, plan.family, rest, recordable(plan.pruner.needs))
+    every = ids.shape[1] > new and _holds_all_images(plan, rest, ids, new)
+    position = _positions(plan, inputs, ids if every else ids[:, -new:], mask if every else valid, first, valid)
+    encoded = Encoded(
+        plan.family,
+        plan.model.config,
+        rest.get("mm_encoder_outputs") or {},
+        ids if every else ids[:, -new:],
+        torch.nn.functional.pad(position, (ids.shape[1] - new, 0)) if every else position,
+    )
+    if every:
+        encoded = encoded.since(ids.shape[1] - new)
+    for name in ("input_ids", *_BY_COLUMN):
+        if rest.get(name) is not None:
+            rest[name] = rest[name][:, -new:]
+    rest.pop("position_ids", None)
+    return _on_cache(shortened(plan, Prefill(rest, encoded, position, valid)), earlier, held, cache, ids)
+
+
+def fitting(earlier: PrunedPrompt, cache: Any, rows: int) -> PrunedPrompt:
+    """`earlier` as the cache holds it.
+
+    Raises Unservable where the cache was cut inside of the pruned columns, or holds another number of rows: which of
+    its columns are which can then no longer be told.
+    """
+    past, slots = int(cache.get_seq_length()), earlier.compaction.slots
+    if past < slots and not (past and earlier.ends_in_words(slots - past)):
+        raise Unservable(
+            f"this cache was cropped to {past} columns, inside of its pruned prompt of {slots}: start from an empty "
+            "cache"
+        )
+    if rows != (filled := len(earlier.compaction.mask)):
+        raise Unservable(f"this cache was filled by {filled} pruned rows, and is used with {rows}")
+    return earlier.without_last(slots - past) if past < slots else earlier
+
+
+def untouched(rows: int, past: int, mask: Tensor | None, device: torch.device) -> PrunedPrompt:
+    """Of a cache of `past` columns that nothing was dropped from. mask: [B, past or more] or None."""
+    held = torch.ones(rows, past, dtype=torch.bool, device=device) if mask is None else mask[:, :past].bool()
+    index = torch.arange(past, device=device).expand(rows, -1)
+    shift = torch.zeros(rows, dtype=torch.long, device=device)
+    return PrunedPrompt([], [Segment(0, Compaction(index, held, past), index[None], shift, [])], held.sum(1), None)
+
+
+def _new_columns(ids: Tensor, mask: Tensor | None, known: int, said: Tensor | None) -> tuple[int, Tensor | None]:
+    """How many of the columns are new, and the mask over all: [B, known + new].
+
+    known: unpruned columns before. said: Long[B, L], those of them that are known by their ids, from the first on.
+    """
+    columns = ids.shape[1]
+    if mask is not None and mask.shape[1] == known + columns:
+        return columns, mask
+    goes_on = columns > known and (said is None or ids[:, : said.shape[1]].equal(said.to(ids.device)))
+    if goes_on and (mask is None or mask.shape == ids.shape):
+        return columns - known, mask
+    if mask is None:
+        return columns, None
+    raise GroundPruneError(
+        f"input_ids of a later turn hold the conversation so far, {known} unpruned columns, and what is new; or what "
+        f"is new alone, with an attention_mask over both. Got {columns} columns and a mask of {tuple(mask.shape)}"
+    )
+
+
+def _holds_all_images(plan: Plan, inputs: dict[str, Any], ids: Tensor, new: int) -> bool:
+    """Whether the images are those of all columns, where those of the `new` last would do."""
+    outputs = [x for x in (inputs.get("mm_encoder_outputs") or {}).values() if x is not None]
+    found = sum(features.shape[:-1].numel() for output in outputs for features in output.pooler_output)
+    tokens = torch.tensor(list(plan.family.token_ids(plan.model.config).values()), device=ids.device)
+    visual = torch.isin(ids, tokens)
+    return found == int(visual.sum()) > int(visual[:, -new:].sum())
+
+
+def _positions(
+    plan: Plan, inputs: dict[str, Any], ids: Tensor, mask: Tensor | None, first: Tensor, valid: Tensor
+) -> Tensor:
+    """Long[A, B, new]: the unpruned ids of the new columns, of which `first` are the first.
+
+    ids, mask: of the columns that the images among the inputs belong to. valid: Bool[B, new].
+    """
+    family, base, new = plan.family, plan.model.base_model, valid.shape[1]
+    if (given := inputs.get("position_ids")) is not None:
+        return family.positions(base, {"input_ids": ids[:, -new:], "position_ids": given[..., -new:]})
+    if family.position_axes == 1 or not has_visual(inputs):
+        return (first[:, None] + valid.cumsum(1) - 1).clamp(min=0).expand(family.position_axes, -1, -1)
+    columns = ids.shape[1]
+    named = {name: value[:, -columns:] for name in _BY_COLUMN if (value := inputs.get(name)) is not None}
+    found = family.positions(base, {**inputs, **named, "input_ids": ids, "attention_mask": mask})
+    return found[..., -new:] if columns > new else found + first[:, None]
+
+
+def _on_cache(short: PrunedInputs, earlier: PrunedPrompt, held: Tensor, cache: Any, ids: Tensor) -> PrunedInputs:
+    """A turn's own inputs, to be run behind what the cache holds. held: Bool[B, S], the mask over that."""
+    turn = short.prompt
+    position = turn.segments[0].position + earlier.shift[:, None].to(held.device)
+    new = dict(short)
+    new["past_key_values"] = cache
+    new["attention_mask"] = torch.cat([held, turn.compaction.mask], dim=1).long()
+    new["position_ids"] = position if len(position) > 1 else position[0]
+    new.pop("mm_token_type_ids", None)  # positions are given
+    if new.pop("token_type_ids", None) is not None and any(len(row.layout) for row in turn.rows):
+        # Masks that see images in both directions are looked up by column from the first on; what is before is past.
+        new["token_type_ids"] = torch.nn.functional.pad(short["token_type_ids"], (held.shape[1], 0))
+    # Behind layers that hold different numbers of tokens only words can follow, which all of them keep.
+    prompt = earlier if len(earlier.segments) > 1 else turn.behind(earlier, held, ids)
+    return PrunedInputs(new, prompt, short.positions, ids)

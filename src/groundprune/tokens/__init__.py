@@ -1,0 +1,1 @@
+"""Where visual tokens lie, how many stay, which ids they keep: pure torch, no model."""

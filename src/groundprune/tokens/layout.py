@@ -1,0 +1,210 @@
+"""Where the visual tokens of one prompt row lie: in the sequence, in the image, on the position axis."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError
+
+
+@dataclass(frozen=True, eq=False)
+class VisualUnit:
+    """What the encoder makes of one image, one tile of an image or one video: P tokens, in sequence order.
+
+    tile, row, col: Long[P] within the unit; row and col are -1 where a token is no patch. is_patch: Bool[P].
+    crop: Long[P], which of the crops that the tower sees a patch comes from, in the tower's order. overview: Bool[P],
+    whether that crop shows the whole of the unit. pixels: what the tower sees of it, of any shape.
+    """
+
+    tile: Tensor
+    row: Tensor
+    col: Tensor
+    is_patch: Tensor
+    crop: Tensor
+    overview: Tensor
+    pixels: Tensor
+
+    def __len__(self) -> int:
+        return self.row.shape[0]
+
+    @staticmethod
+    def grid(rows: int, cols: int, pixels: Tensor, tiles: int = 1, device: torch.device | None = None) -> VisualUnit:
+        """`tiles` grids (of a video: frames) of rows x cols patches, each in raster order, one after another."""
+        cell = torch.arange(rows * cols, device=device).repeat(tiles)
+        tile = torch.arange(tiles, device=device).repeat_interleave(rows * cols)
+        every = torch.ones_like(cell, dtype=torch.bool)
+        return VisualUnit(tile, cell // cols, cell % cols, every, tile, every, pixels)
+
+
+@dataclass(frozen=True, eq=False)
+class VisualLayout:
+    """The N visual columns of one prompt row, all images, in sequence order.
+
+    column, image, tile, row, col: Long[N]; `row` and `col` are -1 where a column is no patch.
+    is_patch: Bool[N]; False marks a newline or separator, which is never scored and always kept.
+    crop: Long[N], which crop of its image a patch comes from, in the order in which the tower sees them; a tile may
+    join several (LLaVA-NeXT). -1 at a newline. overview: Bool[N], whether that crop shows the whole image, as an
+    image of one crop, the overview beside its tiles and each frame of a video do.
+    position: Long[A, N], the unpruned position ids; A = 1, or 3 for M-RoPE (time, height, width).
+    length: number of columns of the unpruned row, padding included.
+    unit: which of the encoder's units the row holds, in sequence order; those of videos count after those of images.
+    """
+
+    column: Tensor
+    image: Tensor
+    tile: Tensor
+    row: Tensor
+    col: Tensor
+    is_patch: Tensor
+    crop: Tensor
+    overview: Tensor
+    position: Tensor
+    length: int
+    unit: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return self.column.shape[0]
+
+    @property
+    def n_images(self) -> int:
+        return int(self.image.max()) + 1 if len(self) else 0
+
+    @property
+    def patches(self) -> Tensor:
+        """Long[P]: which of the N columns are patches (the tokens that a pruner chooses among)."""
+        return self.is_patch.nonzero().squeeze(1)
+
+    def groups(self) -> list[Tensor]:
+        """One Long tensor of patch indices (into N) per tile of each image, in sequence order."""
+        if not len(self):
+            return []
+        key = self.image * (int(self.tile.max()) + 1) + self.tile
+        return [(self.is_patch & (key == k)).nonzero().squeeze(1) for k in key[self.is_patch].unique().tolist()]
+
+    def crops(self, image: int) -> list[Tensor]:
+        """One Long tensor of patch indices (into N) per crop of an image; empty where none of its patches is left."""
+        mine = self.is_patch & (self.image == image)
+        count = int(self.crop[mine].max()) + 1 if bool(mine.any()) else 0
+        return [(mine & (self.crop == k)).nonzero().squeeze(1) for k in range(count)]
+
+    def grid(self, group: Tensor) -> tuple[int, int]:
+        """Rows and columns of the patch grid that `group` (one of `groups()`) covers."""
+        return int(self.row[group].max()) + 1, int(self.col[group].max()) + 1
+
+    def subset(self, kept: Tensor) -> VisualLayout:
+        """Of the tokens that are left: Long[K], in sequence. `unit` goes on naming the whole row's."""
+        names = ("column", "image", "tile", "row", "col", "is_patch", "crop", "overview")
+        every = {name: getattr(self, name)[kept] for name in names}
+        return replace(self, **every, position=self.position[:, kept])
+
+    def since(self, column: int, lengths: Sequence[int]) -> VisualLayout:
+        """Of the columns from `column` on, counted from there; images too. lengths: tokens of each unit."""
+        kept = (self.column >= column).nonzero().squeeze(1)
+        new = self.subset(kept)
+        unit = list(self.unit)
+        while unit and sum(lengths[i] for i in unit) > len(kept):
+            del unit[0]
+        first = int(new.image.min()) if len(kept) else 0
+        return replace(
+            new, column=new.column - column, image=new.image - first, length=self.length - column, unit=tuple(unit)
+        )
+
+    def mask(self, kept: Tensor) -> Tensor | None:
+        """Bool[rows, cols] on the CPU: which patches of the image are among `kept` (indices into the N columns).
+
+        None where the row holds no image, or more than one grid of patches.
+        """
+        groups = self.groups()
+        if len(groups) != 1:
+            return None
+        kept = kept.to(self.column.device)
+        patches = kept[self.is_patch[kept]]
+        mask = torch.zeros(self.grid(groups[0]), dtype=torch.bool)
+        mask[self.row[patches].cpu(), self.col[patches].cpu()] = True
+        return mask
+
+    def to(self, device: torch.device | str) -> VisualLayout:
+        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
+
+
+def place_units(
+    ids: Tensor,
+    position: Tensor,
+    units: dict[str, list[VisualUnit]],
+    tokens: dict[str, int],
+    images_of: Callable[[Tensor, Sequence[Tensor]], list[int]],
+    unit_is_crop: bool = False,
+) -> list[VisualLayout]:
+    """Hand out units to the placeholders of each row, first to last.
+
+    ids: Long[B, L]; position: Long[A, B, L]; units, tokens: by modality, the units in row order and the id of the
+    placeholder; images_of, unit_is_crop: see `Family`. Raises GroundPruneError where they do not fit together.
+    """
+    joint = [unit for modality in tokens for unit in units.get(modality, [])]
+    waiting = {}
+    for modality in tokens:  # indices into `joint`, next to be handed out last
+        before = sum(map(len, waiting.values()))
+        waiting[modality] = list(range(before, before + len(units.get(modality, []))))[::-1]
+    rows = [
+        _place_row(row, position[:, b], joint, waiting, tokens, images_of, unit_is_crop) for b, row in enumerate(ids)
+    ]
+    left = sum(len(joint[i]) for rest in waiting.values() for i in rest)
+    if left:
+        total = sum(map(len, joint))
+        raise GroundPruneError(f"the prompts hold {total - left} image placeholders, the images {total} features")
+    return rows
+
+
+def _place_row(
+    ids: Tensor,
+    position: Tensor,
+    joint: list[VisualUnit],
+    waiting: dict[str, list[int]],
+    tokens: dict[str, int],
+    images_of: Callable[[Tensor, Sequence[Tensor]], list[int]],
+    unit_is_crop: bool,
+) -> VisualLayout:
+    found: list[tuple[int, Tensor]] = []  # (unit, its columns)
+    for modality, token in tokens.items():
+        column, start = (ids == token).nonzero().squeeze(1), 0
+        while start < len(column):
+            size = len(joint[waiting[modality][-1]]) if waiting[modality] else 0
+            if not 0 < size <= len(column) - start:
+                raise GroundPruneError(
+                    f"a prompt row holds {len(column)} {modality} placeholders, which no whole number of images "
+                    f"fills: {len(column) - start} are left for {size} features"
+                )
+            found.append((waiting[modality].pop(), column[start : start + size]))
+            start += size
+    found.sort(key=lambda pair: int(pair[1][0]))
+    columns = [column for _, column in found]
+    images = images_of(ids, columns)
+    # Tiles and crops count on through the units of one image.
+    before = [[joint[found[k][0]] for k in range(i) if images[k] == images[i]] for i in range(len(found))]
+    first_tile = [sum(int(unit.tile.max()) + 1 for unit in units) for units in before]
+    first_crop = [sum(int(unit.crop.max()) + 1 for unit in units) for units in before]
+    last = [not unit_is_crop or image not in images[i + 1 :] for i, image in enumerate(images)]
+    empty = ids.new_empty(0)
+
+    def joined(pieces: Sequence[Tensor]) -> Tensor:
+        return torch.cat([empty, *(piece.to(ids.device) for piece in pieces)])
+
+    column, mine = joined(columns), [joint[i] for i, _ in found]
+    return VisualLayout(
+        column=column,
+        image=joined([torch.full_like(c, image) for c, image in zip(columns, images, strict=True)]),
+        tile=joined([unit.tile + offset for unit, offset in zip(mine, first_tile, strict=True)]),
+        row=joined([unit.row for unit in mine]),
+        col=joined([unit.col for unit in mine]),
+        is_patch=joined([unit.is_patch for unit in mine]).bool(),
+        crop=joined([(u.crop + offset).where(u.is_patch, -1) for u, offset in zip(mine, first_crop, strict=True)]),
+        overview=joined([unit.overview & whole for unit, whole in zip(mine, last, strict=True)]).bool(),
+        position=position[:, column],
+        length=len(ids),
+        unit=tuple(i for i, _ in found),
+    )

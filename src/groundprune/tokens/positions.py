@@ -1,0 +1,210 @@
+"""Position policies: which ids the kept tokens get, and by how much the ids of what follows move.
+
+Each policy is a pure function of one row's unpruned ids and of what was kept. `preserved` is the remedy of
+GAP (arXiv 2506.21873): ids stay as they were, and what follows continues from the unpruned length.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError, unknown
+from groundprune.tokens.layout import VisualLayout
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One prompt row after selection.
+
+    position: Long[A, L], the unpruned ids of all columns. column: Long[S], the columns that stay, in sequence.
+    kept: Long[K], which of the layout's N tokens stay, in sequence. Both ascend, unless the policy is `in_order`.
+    """
+
+    position: Tensor
+    column: Tensor
+    layout: VisualLayout
+    kept: Tensor
+
+    @property
+    def original(self) -> Tensor:
+        """Long[A, S]: the unpruned ids of the columns that stay."""
+        return self.position[:, self.column]
+
+    @property
+    def slot(self) -> Tensor:
+        """Long[K]: where the kept tokens stand among the columns that stay."""
+        ascending, slot = self.column.sort()
+        return slot[torch.searchsorted(ascending, self.layout.column[self.kept])]
+
+    @property
+    def whole(self) -> bool:
+        return len(self.kept) == len(self.layout)
+
+
+class Policy:
+    """Base of all policies. `ids(row)` gives Long[A, S] and the shift of the generated tokens' ids."""
+
+    name: str
+    changes_whole_rows = False  # False: a row that loses nothing keeps its ids, so keep=1 is the stock model
+    splits_flash_sequences = False  # True: ids are not ascending, which flash kernels read as packed sequences
+    in_order = False  # True: kept tokens stand in the sequence in which the method's own code emits them
+
+    def __call__(self, row: Row) -> tuple[Tensor, int]:
+        if not len(row.layout) or (row.whole and not self.changes_whole_rows):
+            return row.original, 0
+        return self.ids(row)
+
+    def ids(self, row: Row) -> tuple[Tensor, int]:
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Preserved(Policy):
+    """GAP: original ids; text and generated tokens continue from the unpruned length."""
+
+    name = "preserved"
+
+    def ids(self, row: Row) -> tuple[Tensor, int]:
+        return row.original, 0
+
+
+@dataclass(frozen=True)
+class Reassigned(Policy):
+    """What most pruning code does: consecutive ids from the first visual token's on, on every axis.
+
+    in_order: the visual tokens stand, and are numbered, in the sequence in which the method's code emits them, not in
+    raster order: ids and causal order are those of the authors.
+    """
+
+    in_order: bool = False
+    name = "reassigned"
+
+    def ids(self, row: Row) -> tuple[Tensor, int]:
+        first = int(row.layout.column[0])
+        ids = row.original.clone()
+        after = row.column >= first
+        start = row.position[:, first].max()
+        ids[:, after] = start + torch.arange(int(after.sum()), device=ids.device)
+        # Later tokens count on from the last column, not from the largest id: a video's times may run ahead of it.
+        last = max(int(row.column[-1]), int(row.layout.column[-1]))
+        return ids, int(ids.max() - row.position[:, last].max())
+
+
+@dataclass(frozen=True)
+class ReassignedImage(Policy):
+    """Each image's ids are consecutive from its first; text keeps its original ids."""
+
+    name = "reassigned-image"
+
+    def ids(self, row: Row) -> tuple[Tensor, int]:
+        ids = row.original.clone()
+        for columns, slots in _images(row):
+            start = row.position[:, columns].amin()
+            ids[:, slots] = start + torch.arange(len(slots), device=ids.device)
+        return ids, 0
+
+
+@dataclass(frozen=True)
+class Stretched(Policy):
+    """Each image's ids are spread evenly over the range they had (Nuwa's remedy); text keeps its ids."""
+
+    name = "stretched"
+
+    def ids(self, row: Row) -> tuple[Tensor, int]:
+        ids = row.original.clone()
+        for columns, slots in _images(row):
+            low, high = row.position[:, columns].aminmax(dim=1, keepdim=True)
+            steps = max(1, len(slots) - 1)
+            i = torch.arange(len(slots), device=ids.device)
+            # Whole-number form of floor(low + i * (high - low) / steps + 1/2).
+            ids[:, slots] = low + (2 * i * (high - low) + steps) // (2 * steps)
+        return ids, 0
+
+
+@dataclass(frozen=True)
+class Shifted(Policy):
+    """The ids of the images and of all that follows move by `by`; nothing need be pruned."""
+
+    by: int
+    name = "shifted"
+    changes_whole_rows = True
+
+    def ids(self, row: Row) -> tuple[Tensor, int]:
+        first = row.layout.column[0]
+        ids = row.original + self.by * (row.column >= first)
+        if int(ids.min()) < 0:
+            raise GroundPruneError(f"shifted:{self.by} would make a position id negative ({int(ids.min())})")
+        return ids, self.by
+
+    def __str__(self) -> str:
+        return f"shifted:{self.by}"
+
+
+@dataclass(frozen=True)
+class Permuted(Policy):
+    """Ids are shuffled among a share of each row's kept visual tokens; rows and causal order stay."""
+
+    seed: int
+    share: float = 1.0
+    name = "permuted"
+    changes_whole_rows = True
+    splits_flash_sequences = True
+
+    def ids(self, row: Row) -> tuple[Tensor, int]:
+        generator = torch.Generator().manual_seed(self.seed)
+        slots = row.slot.cpu()
+        chosen = slots[torch.randperm(len(slots), generator=generator)[: round(self.share * len(slots))]]
+        chosen = chosen.sort().values
+        shuffled = chosen[torch.randperm(len(chosen), generator=generator)]
+        ids = row.original.clone()
+        ids[:, chosen.to(ids.device)] = row.original[:, shuffled.to(ids.device)]
+        return ids, 0
+
+    def __str__(self) -> str:
+        return f"permuted:{self.seed}" + ("" if self.share == 1 else f":{self.share:g}")
+
+
+def _images(row: Row) -> list[tuple[Tensor, Tensor]]:
+    """Per image that keeps a token: its unpruned columns, and the slots of its kept tokens."""
+    slot, image = row.slot, row.layout.image
+    pairs = ((row.layout.column[image == i], slot[image[row.kept] == i]) for i in range(row.layout.n_images))
+    return [(columns, slots) for columns, slots in pairs if len(slots)]
+
+
+PLAIN: dict[str, Policy] = {p.name: p for p in (Preserved(), Reassigned(), ReassignedImage(), Stretched())}
+_LIMIT = 2**31  # of shifts and seeds
+FORMS = [*PLAIN, "shifted:N", "permuted:SEED[:SHARE]", "official"]
+
+
+def parse_policy(text: str | Policy, official: str = "reassigned") -> Policy:
+    """The policy that `text` names (see FORMS); `official` is what the pruner's own code does: a policy's name, or
+    "reassigned-in-order", which also puts the kept tokens in the order in which that code emits them.
+
+    Raises GroundPruneError for an unknown name, with the nearest, or for a malformed argument.
+    """
+    if isinstance(text, Policy):
+        return text
+    if text == "official":
+        return Reassigned(in_order=True) if official == "reassigned-in-order" else parse_policy(official)
+    name, _, argument = str(text).partition(":")
+    if name in PLAIN and not argument:
+        return PLAIN[name]
+    try:
+        if name == "shifted" and abs(int(argument)) < _LIMIT:
+            return Shifted(int(argument))
+        if name == "permuted":
+            seed, _, share = argument.partition(":")
+            policy = Permuted(int(seed), float(share) if share else 1.0)
+            if 0 <= policy.seed < _LIMIT and 0 < policy.share <= 1:
+                return policy
+    except ValueError:
+        pass
+    if name in ("shifted", "permuted"):
+        raise GroundPruneError(f"malformed position policy {text!r} (allowed: {', '.join(FORMS)})")
+    raise unknown("position policy", text, FORMS)

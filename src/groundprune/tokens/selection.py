@@ -1,0 +1,55 @@
+"""What a pruner gives: which visual tokens stay, and what their features become."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from groundprune.errors import GroundPruneError
+
+
+@dataclass(frozen=True, eq=False)
+class Affine:
+    """weight @ source + extra: a mix that also takes from what is no visual token, such as the tower's CLS token.
+
+    weight: [K, N]. extra: [K, C], zero in the rows that mix visual tokens alone.
+    """
+
+    weight: Tensor
+    extra: Tensor
+
+    def __matmul__(self, source: Tensor) -> Tensor:
+        return self.weight @ source + self.extra
+
+
+@dataclass(frozen=True, eq=False)
+class Merge:
+    """New features of the kept tokens: weight @ source rows. weight: [K, N] (may be sparse), or an Affine.
+
+    space: "projected" (what the LLM reads), "tower" (before the projector, which then runs on the result: needs
+    `PROJECTOR`) or "hidden" (the states that enter the stage's layer of the LLM).
+    """
+
+    weight: Tensor | Affine
+    space: str = "projected"
+
+    def __post_init__(self) -> None:
+        if self.space not in ("projected", "tower", "hidden"):
+            raise GroundPruneError(
+                f"a merge happens in the space 'projected', 'tower' or 'hidden' (got {self.space!r})"
+            )
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """kept: Long[K], ascending and unique, indices into the layout's N columns.
+
+    A token that a method appends takes the slot and the id of a dropped one. merge: None for pure selection.
+    order: Long[K] or None, indices into `kept`: the sequence in which the method's own code emits the kept tokens,
+    one image after another; only the `official` policy reads it. A later stage then sees them in that sequence.
+    """
+
+    kept: Tensor
+    merge: Merge | None = None
+    order: Tensor | None = None
