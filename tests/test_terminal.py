@@ -165,7 +165,7 @@ class TestFullDisk:
 
 @pytest.mark.parametrize(
     "words", ["ground photo.png x --pruner random", "ask photo.png x --pruner random", "compare", "evaluate",
-              "scene a.png", "pocket train"],
+              "scene a.png"],
 )  # fmt: skip
 def test_a_negative_seed_is_refused_alike(words, capsys):
     assert main([*words.split(), "--seed", "-1"]) == 2

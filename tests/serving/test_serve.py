@@ -122,7 +122,7 @@ def test_an_engine_that_is_killed_is_an_error(tmp_path):
         core.kill()
         assert process.wait(timeout=60) == 2
         assert not _is_there(address)
-        assert "its engine was killed" in log.read_text().strip().splitlines()[-1]
+        assert "groundprune: vLLM ended: its engine was killed" in log.read_text()
 
 
 @pytest.mark.parametrize(
@@ -132,13 +132,26 @@ def test_an_engine_that_is_killed_is_an_error(tmp_path):
         (["--max-model-len", "1000"], "max_model_len"),
         (["--pruner", "fastv"], "prunes between layers of the LLM"),
         (["--no-such-option"], "--no-such-option"),
-        (["--gpu-memory-utilization", "1", "--enforce-eager"], "decrease `--gpu-memory-utilization`"),
     ],
 )
 def test_what_cannot_be_served_ends_in_one_line(options, message):
-    command = [sys.executable, "-m", "groundprune", "serve", "pocket", "--keep", "0.5", *options]
-    environment = {name: value for name, value in os.environ.items() if name != "VLLM_CPU_KVCACHE_SPACE"}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)
+    ended = started_in_vain(*options)
     assert ended.returncode == 2
     assert "Traceback" not in ended.stderr
     assert message in ended.stderr.strip().splitlines()[-1]
+
+
+def test_more_memory_than_is_free_names_the_option():
+    """The engine's processes log why, before."""
+    ended = started_in_vain("--gpu-memory-utilization", "1", "--enforce-eager")
+    assert ended.returncode == 2
+    (line,) = (line for line in ended.stderr.splitlines() if line.startswith("groundprune: vLLM ended"))
+    assert "Available memory" in line
+    assert "--gpu-memory-utilization" in line
+
+
+def started_in_vain(*options):
+    command = [sys.executable, "-m", "groundprune", "serve", "pocket", "--keep", "0.5", *options]
+    # Where the cache's size is given vLLM does not look at how much is free.
+    environment = {name: value for name, value in os.environ.items() if name != "VLLM_CPU_KVCACHE_SPACE"}
+    return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=PATIENCE)

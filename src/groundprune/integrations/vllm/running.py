@@ -112,8 +112,9 @@ def _deaths_are_errors() -> Iterator[None]:
     stock = entry.serve_http
 
     async def serve_http(app: Any, *args: Any, **options: Any) -> Any:
+        engine = app.state.engine_client  # which the app forgets when it ends
         ending = await stock(app, *args, **options)
-        if ending.__name__ != "shutdown" and app.state.engine_client.errored:  # that is uvicorn's, after a signal
+        if ending.__name__ != "shutdown" and engine.errored:  # that is uvicorn's, after a signal
             ending.close()
             raise GroundPruneError(KILLED)
         return ending
