@@ -145,7 +145,7 @@ class TestGround:
         taken = []
         load = groundprune.checkpoints.load.load
         noted = lambda source, **given: (taken.append(given["dtype"]), load(source, **given))[1]  # noqa: E731
-        for place in ("loading", "evaluation.compare", "evaluation.evaluate"):
+        for place in ("checkpoints.load", "evaluation.driver", "evaluation.evaluate"):
             monkeypatch.setattr(importlib.import_module(f"groundprune.{place}"), "load", noted)
         run = "--dtype", "bfloat16"
         small = "--pruner", "spatial", "--keep", "0.5", "--positions", "preserved"

@@ -16,6 +16,7 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families, family_of
 from groundprune.families.tiny_parts import IMAGE, VIDEO
+from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import encode_inputs
 from inside import LastRow, Staged
 from test_hooks_before_llm import GREEDY, TOLERANCE
@@ -25,10 +26,7 @@ BEFORE, INSIDE = gp.Spatial(keep=0.4), Staged(keep=0.4)
 model_of = functools.cache(functools.partial(tiny_model, layers=4))
 
 
-def each_family(**failing):
-    """failing: family -> the point of the mending issue that names the fault; it must fail until that is mended."""
-    marks = {name: pytest.mark.xfail(strict=True, reason=f"point {point}") for name, point in failing.items()}
-    return pytest.mark.parametrize("name", [pytest.param(name, marks=marks.get(name, ())) for name in NAMES])
+each_family = pytest.mark.parametrize("name", NAMES)
 
 
 def generate(model, inputs, **options):
@@ -51,7 +49,8 @@ def book(model, ids):
 
 def later_turn(model, said, inputs, grids):
     """The whole conversation, and the images of its last turn alone; grids (M-RoPE): of all images."""
-    encoded = encode_inputs(model.base_model, inputs)["mm_encoder_outputs"]
+    needs = recordable(gp.ClsVisual.needs)
+    encoded = encode_inputs(model.base_model, family_of(model.config), inputs, needs)["mm_encoder_outputs"]
     turn = book(model, torch.cat([said, inputs["input_ids"]], 1))
     return {**turn, **grids, "mm_encoder_outputs": encoded}
 
@@ -96,17 +95,17 @@ def text_turn_equals_oracle(model, pruner):
     assert relative_difference(control.logits[:1], wanted.logits[:1]) > 1e-3
 
 
-@each_family(gemma3=24)
+@each_family
 def test_a_later_turn_of_text(name):
     text_turn_equals_oracle(model_of(name), BEFORE)
 
 
-@each_family()
+@each_family
 def test_a_later_turn_of_text_behind_stages(name):
     text_turn_equals_oracle(model_of(name), INSIDE)
 
 
-@each_family(gemma3=25, qwen2_vl=26, qwen2_5_vl=26, qwen3_vl=26)
+@each_family
 def test_an_image_in_a_later_turn(name):
     model = model_of(name)
     turns = functools.partial(
@@ -117,7 +116,7 @@ def test_an_image_in_a_later_turn(name):
     equals_oracle(model, run, pruned, turns)
 
 
-@each_family(gemma3=25)
+@each_family
 def test_an_image_behind_a_turn_of_text(name):
     model = model_of(name)
     turns = functools.partial(two_turns, model, words_of(model, 9), tiny_inputs(model, [(1, 3, 4)], seed=5))
@@ -126,7 +125,7 @@ def test_an_image_behind_a_turn_of_text(name):
     equals_oracle(model, run, pruned, turns)
 
 
-@each_family()
+@each_family
 def test_three_turns_of_text_each_on_the_last(name):
     model = model_of(name)
     first, cache = tiny_inputs(model, [(1, 5, 7)]), []
@@ -145,7 +144,7 @@ def test_three_turns_of_text_each_on_the_last(name):
     equals_oracle(model, run, pruned, turns)
 
 
-@each_family(paligemma=28)
+@each_family
 @pytest.mark.parametrize("keep", [0.4, 1], ids=["pruned", "all kept"])
 def test_a_static_cache_that_was_reset(name, keep):
     """The second conversation gets what it gets on a new cache."""
@@ -164,7 +163,7 @@ def test_a_static_cache_that_was_reset(name, keep):
         assert relative_difference(other.logits, dynamic.logits) < TOLERANCE
 
 
-@each_family(**dict.fromkeys(set(NAMES) - {"gemma3"}, 29))  # hooks of its windows read the state
+@each_family
 @pytest.mark.parametrize("words", [1, 6])
 def test_a_cache_of_stages_in_a_context_without(name, words):
     """It goes on from the cache's own state, or is refused in a line."""
@@ -190,7 +189,7 @@ def test_a_cache_of_stages_in_a_context_without(name, words):
     assert relative_difference(found[1].logits, found[0].logits) < TOLERANCE
 
 
-@each_family()
+@each_family
 @pytest.mark.parametrize("pruner", [BEFORE, LastRow(keep=0.4)], ids=["before", "inside"])
 def test_threads_in_one_context(name, pruner):
     model = model_of(name)
@@ -202,7 +201,7 @@ def test_threads_in_one_context(name, pruner):
     assert all(a.equal(b) for a, b in zip(got, wanted, strict=True))
 
 
-@each_family()
+@each_family
 def test_an_adapter_that_does_nothing_changes_nothing(name):
     peft = pytest.importorskip("peft")
     model = tiny_model(name)

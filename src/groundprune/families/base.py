@@ -64,6 +64,10 @@ class Family:
             given = torch.arange(ids.shape[1], device=ids.device)[None] + self.first_position
         return given.expand(ids.shape[0], -1)[None]
 
+    def grid_columns(self, config: Any, inputs: dict[str, Any]) -> int | None:
+        """How many placeholders the images have whose grids are among the inputs; None where ids need no grids."""
+        return None
+
     def weightless(self, config: Any) -> Any:
         """What stands in for a base model of this config where only `units` and `to_tokens` are called."""
         return SimpleNamespace(config=config)

@@ -41,6 +41,10 @@ class Qwen(Family):
         axes = given[None] if given.ndim == 2 else given[-3:]
         return axes.expand(3, ids.shape[0], -1)
 
+    def grid_columns(self, config: Any, inputs: dict[str, Any]) -> int | None:
+        grids = [inputs[name] for _, name in ARGUMENTS.values() if inputs.get(name) is not None]
+        return sum(int(grid.prod(-1).sum()) for grid in grids) // config.vision_config.spatial_merge_size**2
+
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         pixels, grid = (arguments[name] for name in ARGUMENTS[modality])
         merge = base.config.vision_config.spatial_merge_size

@@ -64,7 +64,7 @@ def encode(base: Any, family: Family, modality: str, arguments: dict[str, Any], 
     _thread.encoding = True
     try:
         with _lock_of(base), _recorder(base, family, needs, raw):
-            output = encoder(**arguments, return_dict=True)
+            output = encoder(**{**arguments, "return_dict": True})
     finally:
         _thread.encoding = False
     record = TowerRecord(

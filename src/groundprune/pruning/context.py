@@ -96,9 +96,9 @@ def prune(
     calls = Calls(plan, Layers(plan, exact_windows=window == "positions"))
     with calls.active(), uncompiled(model):
         yield Run(calls)
-    if calls.unpruned:
+    if calls.unread:
         warnings.warn(
-            f"{pruner.label} did not prune every image: in {calls.unpruned} call(s) inside of the gp.prune context images "
-            "were encoded that no pruned call read; call the model that was given to gp.prune, with its images",
+            f"{pruner.label} did not prune every image: in {len(calls.unread)} call(s) inside of the gp.prune "
+            "context images were encoded that no pruned call read; call the model that was given to gp.prune",
             stacklevel=3,
         )

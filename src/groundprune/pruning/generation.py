@@ -21,12 +21,13 @@ from transformers.utils import ModelOutput
 
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.patching import replaced
-from groundprune.probes.tower import MODALITIES, is_encoding
+from groundprune.probes.tower import MODALITIES, RECORD_ATTRIBUTE, encode, is_encoding, record_of, recordable
 from groundprune.pruning.encoding import has_visual
 from groundprune.pruning.inputs import Plan, Prefill, PrunedInputs, checked, read, shortened
 from groundprune.pruning.layers import Layers
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn, untouched
+from groundprune.signals import TowerRecord
 
 _OWNER = "groundprune_owner"
 _STATE = "groundprune_prompt"  # of a cache: the PrunedPrompt that filled it
@@ -61,7 +62,7 @@ class Calls:
     def __init__(self, plan: Plan, layers: Layers):
         self.plan, self.layers = plan, layers
         self.last: PrunedPrompt | None = None
-        self.unpruned = 0  # calls of the encoder whose images no pruned call read
+        self.unread: set[TowerRecord] = set()  # of images that were encoded elsewhere, and no pruned call read
         self._run: _Generation | None = None
         self._lock = threading.RLock()
         self._signature = inspect.signature(plan.model.forward)
@@ -85,7 +86,8 @@ class Calls:
                 name = f"get_{modality}_features"
                 if hasattr(base, name):
                     encoder = getattr(base, name)
-                    stack.enter_context(replaced(base, name, functools.wraps(encoder)(self._watching(encoder))))
+                    watched = functools.wraps(encoder)(self._watching(encoder, modality))
+                    stack.enter_context(replaced(base, name, watched))
             stack.enter_context(self.layers.active())
             yield
 
@@ -159,7 +161,7 @@ class Calls:
         return prepare
 
     def _follow(self, run: _Generation, rows: int) -> None:
-        """What has become of the prompt since the last forward, and of its rows, which `generate` repeats for beams."""
+        """What became of the prompt since the last forward, and of its rows, which `generate` repeats for beams."""
         run.short.prompt = self.layers.finish() or run.short.prompt
         if rows > len(run.short.prompt.rows):
             run.short.prompt = run.short.prompt.repeated(rows // len(run.short.prompt.rows))
@@ -225,6 +227,7 @@ class Calls:
         """The inputs, pruned; of a first turn also what it was, for stages between layers."""
         cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
         past = 0 if cache is None else int(cache.get_seq_length())
+        self.unread -= {getattr(x, RECORD_ATTRIBUTE, None) for x in (inputs.get("mm_encoder_outputs") or {}).values()}
         if not past:
             prefill = read(self.plan, inputs)
             return shortened(self.plan, prefill), prefill
@@ -261,10 +264,17 @@ class Calls:
                 if isinstance(cache, Cache):
                     setattr(cache, _STATE, prompt.without_features())
 
-    def _watching(self, encoder: Callable[..., Any]) -> Callable[..., Any]:
+    def _watching(self, encoder: Callable[..., Any], modality: str) -> Callable[..., Any]:
+        """Images that a caller encodes may be given to the model as `mm_encoder_outputs`, and are pruned then."""
+        plan, signature = self.plan, inspect.signature(encoder)
+
         def get_features(*args: Any, **kwargs: Any) -> Any:
-            if not is_encoding():
-                self.unpruned += 1
-            return encoder(*args, **kwargs)
+            if is_encoding() or kwargs.get("return_dict") is False:
+                return encoder(*args, **kwargs)
+            arguments = signature.bind_partial(*args, **kwargs).arguments
+            given = {**arguments, **arguments.pop("kwargs", {})}
+            output = encode(plan.model.base_model, plan.family, modality, given, recordable(plan.pruner.needs))
+            self.unread.add(record_of(output))
+            return output
 
         return get_features

@@ -111,8 +111,8 @@ class Layers:
             return None
         if ran and passage.missed:
             raise Unservable(
-                "the LLM's layers ran without pruning, as layers that were compiled or replaced do: give gp.prune the "
-                "stock model"
+                "the LLM's layers ran without pruning, as layers that were compiled or replaced do: "
+                "give gp.prune the stock model"
             )
         return passage.result
 

@@ -164,9 +164,8 @@ class Passage:
             # An adaptive stage decides how many of the survivors stay, however few they are.
             count = min(count, patches - 1) if stage.adaptive else count
             last = self._valid[b, : layout.length].nonzero()[-1]
-            seen = RowStates(
-                b, layout.column[left], last, self.records, self._norm, complete, self._inputs.frequencies
-            )
+            column, frequencies = layout.column[left], self._inputs.frequencies
+            seen = RowStates(b, column, last, self.records, self._norm, complete, frequencies)
             signals = self._signals(b // self._copies, left, seen)
             share = replace(stage, budget=Budget(share=Fraction(count, patches)))
             with torch.no_grad():

@@ -41,7 +41,7 @@ def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: 
     rest = {name: value for name, value in inputs.items() if name not in ("attention_mask", "past_key_values")}
     rest = encode_inputs(plan.model.base_model, plan.family, rest, recordable(plan.pruner.needs))
     every = ids.shape[1] > new and _holds_all_images(plan, rest, ids, new)
-    position = _positions(plan, inputs, ids if every else ids[:, -new:], mask if every else valid, first, valid)
+    position = _positions(plan, inputs, ids, mask, first, valid)
     encoded = Encoded(
         plan.family,
         plan.model.config,
@@ -106,9 +106,13 @@ def _holds_all_images(plan: Plan, inputs: dict[str, Any], ids: Tensor, new: int)
     """Whether the images are those of all columns, where those of the `new` last would do."""
     outputs = [x for x in (inputs.get("mm_encoder_outputs") or {}).values() if x is not None]
     found = sum(features.shape[:-1].numel() for output in outputs for features in output.pooler_output)
+    return found == _visual(plan, ids) > _visual(plan, ids[:, -new:])
+
+
+def _visual(plan: Plan, ids: Tensor) -> int:
+    """How many placeholders there are."""
     tokens = torch.tensor(list(plan.family.token_ids(plan.model.config).values()), device=ids.device)
-    visual = torch.isin(ids, tokens)
-    return found == int(visual.sum()) > int(visual[:, -new:].sum())
+    return int(torch.isin(ids, tokens).sum())
 
 
 def _positions(
@@ -116,17 +120,20 @@ def _positions(
 ) -> Tensor:
     """Long[A, B, new]: the unpruned ids of the new columns, of which `first` are the first.
 
-    ids, mask: of the columns that the images among the inputs belong to. valid: Bool[B, new].
+    ids: of the new columns, or of all; mask: over all, or None. valid: Bool[B, new].
     """
     family, base, new = plan.family, plan.model.base_model, valid.shape[1]
     if (given := inputs.get("position_ids")) is not None:
         return family.positions(base, {"input_ids": ids[:, -new:], "position_ids": given[..., -new:]})
     if family.position_axes == 1 or not has_visual(inputs):
         return (first[:, None] + valid.cumsum(1) - 1).clamp(min=0).expand(family.position_axes, -1, -1)
-    columns = ids.shape[1]
-    named = {name: value[:, -columns:] for name in _BY_COLUMN if (value := inputs.get(name)) is not None}
-    found = family.positions(base, {**inputs, **named, "input_ids": ids, "attention_mask": mask})
-    return found[..., -new:] if columns > new else found + first[:, None]
+    # Grids may be those of all images where the pixels are of the new ones alone.
+    whole = family.grid_columns(plan.model.config, inputs) == _visual(plan, ids) > _visual(plan, ids[:, -new:])
+    if not whole:
+        ids, mask = ids[:, -new:], valid
+    named = {name: value[:, -ids.shape[1] :] for name in _BY_COLUMN if (value := inputs.get(name)) is not None}
+    found = family.positions(base, {**inputs, **named, "input_ids": ids, "attention_mask": mask})[..., -new:]
+    return found + first[:, None] - (found[0, :, :1] if whole else 0)
 
 
 def _on_cache(short: PrunedInputs, earlier: PrunedPrompt, held: Tensor, cache: Any, ids: Tensor) -> PrunedInputs:
