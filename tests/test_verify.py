@@ -60,7 +60,9 @@ def test_a_wrong_position_is_caught(model, monkeypatch):
 
 
 def test_a_decode_shift_that_is_off_by_one_is_caught(model, monkeypatch):
-    monkeypatch.setattr(Preserved, "ids", lambda self, row: (row.original, 1))
+    """`generate` goes on from the last id that it was given."""
+    late = lambda self, row: (row.original + (row.column == row.column[-1]), 1)  # noqa: E731
+    monkeypatch.setattr(Preserved, "ids", late)
     found = gp.verify(model, tiny_inputs(model, [(1, 5, 7)]), gp.Spatial(keep=0.5), steps=2)
     assert found.difference > 1e-5
 
@@ -86,7 +88,8 @@ def test_a_weak_control_is_inconclusive_and_no_failure(monkeypatch, capsys):
     assert main([*words, "--json"]) == 3
     assert json.loads(capsys.readouterr().out)[0]["verdict"] == "inconclusive"
 
-    monkeypatch.setattr(Preserved, "ids", lambda self, row: (row.original, 1 + 10**4))  # far off, and exact no more
+    far = lambda self, row: (row.original + 10**4 * (row.column == row.column[-1]), 0)  # noqa: E731
+    monkeypatch.setattr(Preserved, "ids", far)  # exact no more
     assert main(words) == 1
     capsys.readouterr()
     assert main(["verify", "--keep", "1"]) == 3, "every pruner was skipped"

@@ -7,7 +7,7 @@ import torch
 from embedder import Embedder
 
 import groundprune as gp
-from groundprune import verification
+from groundprune.exactness import verify as verification
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families
 from groundprune.pruners import make_pruner, pruner_class, pruner_names, servable

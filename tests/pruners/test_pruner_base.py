@@ -39,7 +39,7 @@ def make_layout(*grids, newline=False):
 def signals_of(layout, fingerprint=(7, 8, 9), **kwargs):
     sizes = [int((layout.image == i).sum()) for i in range(layout.n_images)]
     units = [VisualUnit.grid(1, size, torch.empty(0)) for size in sizes]
-    record = TowerRecord(units, len(units), fingerprint=list(fingerprint[: len(units)]))
+    record = TowerRecord(units, fingerprint=list(fingerprint[: len(units)]))
     features = torch.randn(len(layout), 4, generator=torch.Generator().manual_seed(0))
     return Signals(layout, features, record, **kwargs)
 

@@ -225,9 +225,7 @@ def shortened(plan: Plan, prefill: Prefill) -> PrunedInputs:
         rows.append(
             PrunedRow(layout, selection, segment.compaction.index[b, mine], segment.position[:, b, mine], features)
         )
-    # As `generate` counts on: from the last column, which a video's times may run ahead of.
-    last = (valid * torch.arange(valid.shape[1], device=valid.device)).amax(1)
-    next_position = position.amax(0).gather(1, last[:, None])[:, 0] + 1
+    next_position = position.amax(0).masked_fill(~valid, -1).amax(1) + 1
     prompt = PrunedPrompt(rows, [segment], next_position, ids)
     if not prompt.pruned and not plan.policy.changes_whole_rows:
         # Nothing was dropped: the stock model, to the bit. It would make M-RoPE ids of what encoding used up.

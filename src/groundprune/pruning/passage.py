@@ -43,7 +43,9 @@ class Passage:
         valid = prefill.valid.repeat_interleave(self._copies, dim=0)
         if self._later:
             more = valid.new_ones(len(valid), self._later)
-            ids = (prompt.next_position[:, None] + more.cumsum(1) - 1 + offset).expand(len(position), -1, -1)
+            # As `generate` counts on: from the last column, which a video's times may run ahead of.
+            last = (valid * torch.arange(valid.shape[1], device=valid.device)).amax(1)
+            ids = position.gather(2, last[None, :, None].expand(len(position), -1, -1)) + more.cumsum(1)
             position, valid = torch.cat([position, ids], dim=2), torch.cat([valid, more], dim=1)
             first, shift = prompt.segments[0], prompt.shift[:, None]
             entered = torch.cat([first.position, ids + shift], dim=2)
