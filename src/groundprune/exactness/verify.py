@@ -25,8 +25,8 @@ from groundprune.families.base import family_of
 from groundprune.probes.patching import outermost, replaced
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.context import Run, prune
+from groundprune.pruning.plan import unwrapped
 from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
-from groundprune.pruning.unwrapping import unwrapped
 from groundprune.signals import TextEmbedder
 
 TOLERANCE = 1e-5  # relative, fp32

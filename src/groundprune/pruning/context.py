@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
+from torch._dynamo import OptimizedModule
 
 from groundprune.errors import GroundPruneError, unknown
+from groundprune.probes.patching import replaced
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.generation import Calls
-from groundprune.pruning.inputs import WINDOWS, Plan, Text, TextTower
 from groundprune.pruning.layers import Layers
+from groundprune.pruning.plan import WINDOWS, Plan, Text, TextTower
 from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
-from groundprune.pruning.unwrapping import uncompiled
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.positions import Policy
 
@@ -94,7 +95,7 @@ def prune(
         raise unknown("window", window, WINDOWS)
     plan = Plan.of(model, pruner, positions, text, text_tower)
     calls = Calls(plan, Layers(plan, exact_windows=window == "positions"))
-    with calls.active(), uncompiled(model):
+    with calls.active(), _uncompiled(model):
         yield Run(calls)
     if calls.unread:
         warnings.warn(
@@ -102,3 +103,12 @@ def prune(
             "context images were encoded that no pruned call read; call the model that was given to gp.prune",
             stacklevel=3,
         )
+
+
+@contextlib.contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """While active, calls of a `torch.compile`d model run the module inside: compiled code may know no hooks."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(model, OptimizedModule):
+            stack.enter_context(replaced(model, "forward", model._orig_mod.__call__))
+        yield

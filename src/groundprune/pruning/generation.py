@@ -23,8 +23,9 @@ from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.patching import replaced
 from groundprune.probes.tower import MODALITIES, RECORD_ATTRIBUTE, encode, is_encoding, record_of, recordable
 from groundprune.pruning.encoding import has_visual
-from groundprune.pruning.inputs import Plan, Prefill, PrunedInputs, checked, read, shortened
+from groundprune.pruning.inputs import Prefill, PrunedInputs, checked, read, shortened
 from groundprune.pruning.layers import Layers
+from groundprune.pruning.plan import Plan
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn, untouched
 from groundprune.signals import TowerRecord
