@@ -5,6 +5,7 @@ import copy
 
 import pytest
 import torch
+from transformers import GenerationConfig
 
 import groundprune as gp
 from groundprune.exactness.oracle import hidden_columns, hide
@@ -263,3 +264,19 @@ def test_prefill_in_chunks_is_exact_where_images_are_read_causally(name):
     short = gp.prune_inputs(model, tiny_inputs(model, PROMPTS), PRUNER)
     wanted = generate(model, short)
     assert relative_difference(generate(model, short, prefill_chunk_size=9).logits, wanted.logits) < TOLERANCE
+
+
+def test_lengths_that_count_the_prompt_count_the_unpruned_one_inside_of_a_context():
+    model = model_of("llava")
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    length = inputs["input_ids"].shape[1]
+    with gp.prune(model, PRUNER):
+        wanted = generate(model, inputs, max_new_tokens=3).sequences
+        for given in ({"max_length": length + 3}, {"generation_config": GenerationConfig(max_length=length + 3)}):
+            assert model.generate(**inputs, **given, do_sample=False).equal(wanted)
+        config = GenerationConfig(max_new_tokens=3, do_sample=False)
+        assert model.generate(inputs.get("input_ids"), config, **without_ids(inputs)).equal(wanted)
+
+
+def without_ids(inputs):
+    return {name: value for name, value in inputs.items() if name != "input_ids"}

@@ -109,9 +109,8 @@ class Calls:
                     prompt = self.layers.finish(ran=output is not None)
                 if short is None:
                     return output
-                self._remember(
-                    prompt or short.prompt, [given.get("past_key_values"), getattr(output, "past_key_values", None)]
-                )
+                caches = [given.get("past_key_values"), getattr(output, "past_key_values", None)]
+                self._remember(prompt or short.prompt, caches)
                 if not isinstance(output, ModelOutput):
                     return short.restore(output)
                 output["sequences"] = short.restore(output["sequences"])
