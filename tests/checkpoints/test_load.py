@@ -10,12 +10,12 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoTokenizer, CLIPConfig, CLIPModel
 
 import groundprune as gp
-from checkpoints import save_tiny_llava
 from groundprune.checkpoints.load import grounding_of, load
 from groundprune.checkpoints.prompts import chat_prompt
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.pocket import checkpoint_path
 from groundprune.probes.clip_text import ClipTextTower
+from support.checkpoints import save_tiny_llava
 
 
 @pytest.fixture(scope="module")

@@ -13,12 +13,12 @@ from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.processing_utils import ProcessorMixin
 from transformers.utils import is_torchvision_available
 
-from groundprune import processing
+from groundprune.checkpoints import processor as processing
 from groundprune.checkpoints.processor import load_processor, resized_size
 from groundprune.checkpoints.prompts import chat_prompt, model_inputs
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.families.base import Grounding
-from layouts import LAYOUTS
+from support.layouts import LAYOUTS
 
 SIZES = [(60, 35), (24, 24), (17, 70)]
 GROUNDING = Grounding("{expression}", "{question}", "llava", "original", turn="{image}{text}")

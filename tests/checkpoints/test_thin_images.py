@@ -8,12 +8,12 @@ import pytest
 import transformers
 from PIL import Image
 
-from checkpoints import SERVED
 from groundprune.checkpoints.processor import load_processor
 from groundprune.checkpoints.prompts import framed
 from groundprune.families import families
 from groundprune.families.base import Grounding
-from layouts import LAYOUTS
+from support.checkpoints import SERVED
+from support.layouts import LAYOUTS
 
 SHAPES = [(6000, 40), (40, 6000)]
 PADDED = [name for name in SERVED if families()[name].grounding.frame == "padded"]

@@ -5,8 +5,8 @@ import json
 import pytest
 from PIL import Image
 
-from checkpoints import save_text_model, save_tiny_llava
 from groundprune.cli import main
+from support.checkpoints import save_text_model, save_tiny_llava
 
 
 @pytest.fixture(autouse=True)

@@ -7,9 +7,9 @@ import pytest
 from PIL import Image
 
 import groundprune as gp
-from checkpoints import SERVED, save_tiny
 from groundprune.answer import answer
 from groundprune.cli import main
+from support.checkpoints import SERVED, save_tiny
 
 
 @pytest.fixture(scope="module", params=SERVED)

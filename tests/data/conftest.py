@@ -1,5 +1,6 @@
 import pytest
-from official import write_gqa, write_images, write_refcoco
+
+from support.official import write_gqa, write_images, write_refcoco
 
 
 @pytest.fixture

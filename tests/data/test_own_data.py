@@ -6,12 +6,12 @@ import json
 import sys
 
 import pytest
-from official import SIZES, name_of, write_images
 from PIL import Image
 
 from groundprune.boxes import Box
 from groundprune.data import open_data
 from groundprune.errors import GroundPruneError, Unservable
+from support.official import SIZES, name_of, write_images
 
 
 def write(path, *rows):

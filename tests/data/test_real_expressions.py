@@ -14,7 +14,7 @@ from groundprune.checkpoints.prompts import prompt_for
 from groundprune.data.refcoco import REFCOCO
 from groundprune.evaluation.protocols import Protocol
 from groundprune.families import families
-from layouts import LAYOUTS
+from support.layouts import LAYOUTS
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "refcoco-expressions"
 # codec: frame, least mean IoU, steps from 0 to 1

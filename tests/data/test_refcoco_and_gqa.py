@@ -6,7 +6,6 @@ import pickletools
 
 import numpy as np
 import pytest
-from official import BOXES, REFS, SIZES, name_of, write_refcoco
 
 from groundprune.boxes import FRAMES, Box, make_frame
 from groundprune.boxes.images import ImageError
@@ -14,6 +13,7 @@ from groundprune.cli import main
 from groundprune.data import check_data, open_data
 from groundprune.data.pickles import read_pickle
 from groundprune.errors import GroundPruneError
+from support.official import BOXES, REFS, SIZES, name_of, write_refcoco
 
 VAL = ["the red cup", "cup on the left", "tall one", "bottom", "the lowest", "under the rest", "broken"]
 

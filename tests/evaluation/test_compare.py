@@ -7,7 +7,7 @@ from groundprune.evaluation import Setting, compare, read_rows, summarize
 from groundprune.report.overview import knows, leaders, many, overview, pruners_of, schedule, schedules
 from groundprune.report.pruner_charts import pruner_charts
 from groundprune.report.tables import grids, notes
-from test_report_figures import drawn
+from support.charts import drawn
 
 QUICK = {"scenes": 1, "positions": ["preserved"], "progress": False}
 

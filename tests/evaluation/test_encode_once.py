@@ -8,13 +8,13 @@ import torch
 from PIL import Image
 
 import groundprune as gp
-from checkpoints import save_tiny
 from groundprune.answer import answer
 from groundprune.boxes import Box
 from groundprune.data import Sample
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import Runner, Setting, runner
 from groundprune.families import family_of
+from support.checkpoints import save_tiny
 
 FAMILIES = ["llava", "qwen2_5_vl", "gemma3", "llava_next", "paligemma", "qwen3_vl"]
 SIZES = [(60, 35), (24, 24), (17, 70), (48, 48)]

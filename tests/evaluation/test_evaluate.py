@@ -7,14 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from checkpoints import save_tiny
 from groundprune.boxes import Box
 from groundprune.cli import main
 from groundprune.data import Sample
@@ -26,6 +24,8 @@ from groundprune.evaluation.protocols import Protocol
 from groundprune.evaluation.scoring import Scorer
 from groundprune.families import families
 from groundprune.families.base import Grounding
+from support.checkpoints import save_tiny
+from support.official import write_gqa, write_images, write_refcoco
 
 QUICK = {"pruners": ["random"], "keeps": [0.25], "batch_size": 2, "progress": False}
 
@@ -294,11 +294,6 @@ class TestCommandLine:
 @pytest.mark.parametrize("family", ["llava", "gemma3"])
 def test_a_benchmark_end_to_end(family, tmp_path):
     """From the official files of RefCOCO and GQA to a report, on a random model."""
-    sys.path.insert(0, str(Path(__file__).parent / "data_sets"))
-    try:
-        from official import write_gqa, write_images, write_refcoco
-    finally:
-        sys.path.pop(0)
     root = tmp_path / "data"
     write_images(root / "coco" / "train2014")
     write_refcoco(root)

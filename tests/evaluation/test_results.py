@@ -13,7 +13,7 @@ from groundprune.evaluation import Runner, Setting, compare, read_rows, read_sum
 from groundprune.evaluation.results import Results
 from groundprune.report.tables import markdown_table, print_tables
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 QUICK = {"scenes": 2, "pruners": ["random", "spatial"], "keeps": [0.1], "batch_size": 2, "progress": False}
 SETTINGS = [Setting.of(), Setting.of("random", 0.5), Setting.of("random", 0.5, positions="reassigned")]
 

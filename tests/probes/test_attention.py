@@ -12,8 +12,8 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.probes import attention
 from groundprune.probes.attention import probe
 from groundprune.signals import Need
-from inside import LastRow
-from test_hooks_before_llm import GREEDY
+from support.generating import GREEDY
+from support.inside import LastRow
 
 KEYS = {"keys": attention.keys}
 RECEIVED = gp.Need("tower_attention", None, "received")

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from vectors import cases, failures, inputs
 
 from groundprune.probes.attention import AttentionCall, cls_row_joint
 from groundprune.pruners.cdpruner import relevance, select_cdpruner
@@ -18,6 +17,7 @@ from groundprune.pruners.trim import outliers, select_trim
 from groundprune.pruners.visionzip import select_visionzip
 from groundprune.pruners.vispruner import select_vispruner
 from support.closeness import assert_near
+from support.vectors import cases, failures, inputs
 
 
 def emitted(merged, tokens):

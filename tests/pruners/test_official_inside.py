@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from vectors import cases, inputs
 
 from groundprune.pruners.dart import select_dart
 from groundprune.pruners.fastv import select_fastv
@@ -21,6 +20,7 @@ from groundprune.pruners.sparsevlm_rule import (
 )
 from groundprune.pruners.v2drop import select_v2drop
 from support.closeness import assert_near
+from support.vectors import cases, inputs
 
 
 def step(*names):

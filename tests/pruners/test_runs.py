@@ -4,12 +4,12 @@ import re
 
 import pytest
 import torch
-from embedder import Embedder
 
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
 from support.closeness import assert_near
+from support.embedder import Embedder
 
 KEEPS = ["1/6", "0.5", "0.9"]
 BEFORE = [name for name in pruner_names() if not make_pruner(name, 0.9).inside]

@@ -10,9 +10,9 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model, tiny_of
 from groundprune.exactness.verify import relative_difference
 from groundprune.families.tiny_parts import text_sizes
-from inside import LastRow, Staged
 from support.closeness import assert_near
-from test_hooks_before_llm import TOLERANCE
+from support.generating import TOLERANCE
+from support.inside import LastRow, Staged
 
 ROWS = [(1, 5, 7), (0, 0, 70)]  # the longest row has no image: the batch stays as long as it was
 

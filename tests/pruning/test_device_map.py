@@ -6,8 +6,8 @@ from transformers import AutoModelForImageTextToText
 
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from inside import Staged
-from test_hooks_before_llm import GREEDY
+from support.generating import GREEDY
+from support.inside import Staged
 
 
 @pytest.mark.parametrize("offloaded", [False, True], ids=["auto", "half on disk"])

@@ -14,9 +14,9 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from groundprune.signals import Need
-from inside import LastRow, Staged
 from support.closeness import assert_apart, assert_near
-from test_hooks_before_llm import GREEDY, TOLERANCE, snapshot
+from support.generating import GREEDY, TOLERANCE, snapshot
+from support.inside import LastRow, Staged
 
 PRUNERS = [LastRow(keep=0.4), LastRow(keep=0.4, evict=True), Staged(keep=0.4), Staged(keep=0.4, evict=True)]
 IDS = ["one", "one evicting", "staged", "staged evicting"]

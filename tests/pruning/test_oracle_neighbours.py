@@ -18,8 +18,8 @@ from groundprune.families import families, family_of
 from groundprune.families.tiny_parts import IMAGE, VIDEO
 from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import encode_inputs
-from inside import LastRow, Staged
-from test_hooks_before_llm import GREEDY, TOLERANCE
+from support.generating import GREEDY, TOLERANCE
+from support.inside import LastRow, Staged
 
 NAMES = list(families())
 BEFORE, INSIDE = gp.Spatial(keep=0.4), Staged(keep=0.4)

@@ -12,8 +12,8 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model, tiny_of
 from groundprune.exactness.verify import relative_difference
 from groundprune.families.tiny_parts import IMAGE, text_sizes
-from inside import LastRow, Staged
-from test_hooks_before_llm import GREEDY, TOLERANCE
+from support.generating import GREEDY, TOLERANCE
+from support.inside import LastRow, Staged
 
 STAGED = [LastRow(keep=0.4), Staged(keep=0.4)]
 IDS = ["one", "staged"]

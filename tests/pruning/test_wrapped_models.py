@@ -10,8 +10,8 @@ import groundprune as gp
 from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
-from inside import LastRow
-from test_hooks_before_llm import GREEDY, TOLERANCE, snapshot
+from support.generating import GREEDY, TOLERANCE, snapshot
+from support.inside import LastRow
 
 PRUNERS = [gp.Spatial(keep=0.4), LastRow(keep=0.4)]
 each_pruner = pytest.mark.parametrize("pruner", PRUNERS, ids=["before", "inside"])

@@ -13,6 +13,7 @@ from groundprune.report.charts import curves, headline, heatmaps, policies
 from groundprune.report.figures import inline_svg, write_figures
 from groundprune.report.headline import choose_shown
 from groundprune.report.style import GROUND_TRUTH, PRESERVED, REASSIGNED, UNPRUNED, look_of
+from support.charts import drawn
 
 PRUNERS, KEEPS, POLICIES = ("spatial", "random"), ("0.5", "0.25"), ("preserved", "reassigned", "stretched")
 SETTINGS = [Setting.of(), *(Setting.of(p, k, positions=q) for p in PRUNERS for k in KEEPS for q in POLICIES)]
@@ -34,13 +35,6 @@ def summary():
     # 80% preserved, 10% reassigned, 50% else; all of the unpruned model's answers are right
     share = {"preserved": 8, "reassigned": 1, "stretched": 5}
     return summarize({}, {}, SETTINGS, rows(lambda s, i: s.pruner is None or i < share[s.positions]), 20)
-
-
-def drawn(chart):
-    figure = Figure()
-    ax = figure.subplots()
-    chart.draw(ax)
-    return ax
 
 
 class TestCharts:

@@ -20,7 +20,7 @@ from groundprune.report.headline import choose_shown
 from groundprune.report.kept_maps import kept_maps, samples_of
 from groundprune.report.overlay import KeptMap
 from groundprune.report.page import REPORT_FILE, Gallery, render_report, write_report
-from pages import Page
+from support.pages import Page
 
 EVIL = "<img src=x onerror=alert(1)>"
 STOCK = Setting.of()

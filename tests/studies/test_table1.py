@@ -2,23 +2,19 @@
 
 import json
 import shutil
-import sys
-from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from checkpoints import save_tiny, save_tiny_llava
 from groundprune.cli import main
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import Runner, read_rows, read_summary
 from groundprune.exactness.tiny import tiny_of
 from groundprune.studies.table1 import DATA, MODELS, plan, read_checkpoints, settings, table1
-
-sys.path.append(str(Path(__file__).parent / "data_sets"))
-from official import write_images, write_refcoco
+from support.checkpoints import save_tiny, save_tiny_llava
+from support.official import write_images, write_refcoco
 
 
 @pytest.fixture

@@ -9,7 +9,7 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 from groundprune.exactness.tiny import tiny_model
 from groundprune.families import families
 from groundprune.families.tiny_parts import IMAGE
-from layouts import LAYOUTS
+from support.layouts import LAYOUTS
 
 SERVED = sorted(LAYOUTS.keys() & families().keys())  # what `save_tiny` can make
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]

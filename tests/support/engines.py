@@ -12,7 +12,7 @@ from PIL import Image
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_of
 from groundprune.families import families, family_of
-from layouts import LAYOUTS
+from support.layouts import LAYOUTS
 
 HEADS, HEAD = 4, 32  # of the LLM; vLLM's kernels for CPUs have no smaller heads
 STEPS = 12  # new tokens

@@ -1,4 +1,4 @@
-"""What the tests of this folder share; the golden files are described in tests/data/legacy/README.md."""
+"""What the tests of models share; the golden files are described in tests/models/legacy/README.md."""
 
 import json
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ import groundprune as gp
 from groundprune.boxes.images import load_image
 from groundprune.signals import CLS_ATTENTION
 
-DATA = Path(__file__).parent.parent / "data" / "legacy"
+DATA = Path(__file__).parents[1] / "models" / "legacy"
 SHIKRA, MINIGPT = DATA / "shikra", DATA / "minigpt_v2"
 SMALL = {"image_size": 112, "tower_depth": 3, "tower_heads": 4}  # of the golden MiniGPT-v2; no file says so
 

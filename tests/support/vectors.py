@@ -1,4 +1,4 @@
-"""What the official functions gave on fixed random tensors; see tests/data/golden/README.md."""
+"""What the official functions gave on fixed random tensors; see tests/pruners/golden/README.md."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import torch
 
 from support.closeness import assert_near
 
-FOLDER = Path(__file__).parent.parent / "data" / "golden"
+FOLDER = Path(__file__).parents[1] / "pruners" / "golden"
 
 
 def cases(method, *, where=lambda case: True):
