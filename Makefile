@@ -7,10 +7,10 @@ BIN := .venv/bin
 
 # The lower bound is read from pyproject.toml, so that the test follows the promise.
 LOWER_TRANSFORMERS := $(shell sed -n 's/.*"transformers>=\([0-9.]*\).*/\1/p' pyproject.toml)
-LOWER_TESTS ?= $(wildcard tests/test_verify*.py tests/test_hooks*.py tests/test_inside*.py tests/families/test_*.py)
+LOWER_TESTS ?= $(wildcard tests/exactness tests/pruning tests/probes tests/families)
 
 # What compares results of models and kernels, and is quick.
-PORTABLE_TESTS ?= tests/test_closeness.py tests/test_inside_llm.py tests/test_hooks_tower.py tests/pruners tests/models
+PORTABLE_TESTS ?= tests/exactness/test_closeness.py tests/pruning/test_layers.py tests/probes/test_tower.py tests/pruners tests/models
 
 .PHONY: test test-portable test-browser test-lower test-vllm lint format compare readme docs clean help
 

@@ -7,9 +7,9 @@ import torch
 from PIL import Image
 
 import groundprune as gp
-from checkpoints import save_tiny_llava
 from groundprune.answer import answer
 from groundprune.signals import TextEmbedder
+from support.checkpoints import save_tiny_llava
 
 SIDE = 6  # of the grid of visual tokens
 

@@ -21,7 +21,7 @@ import groundprune as gp
 from groundprune.cli import main
 from tools.pocket_training.__main__ import main as train_pocket
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 LANGUAGES = {"python", "bash", "json", "text"}  # of fenced blocks; text is no program
 

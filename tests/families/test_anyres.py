@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from test_families import encoded, inputs_of, model_of, signals_of
 
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs
 from groundprune.families import family_of
 from groundprune.families.tiny_parts import IMAGE, PAD
 from groundprune.signals import TOWER_HIDDEN
+from support.families import encoded, inputs_of, model_of, signals_of
 
 
 @torch.no_grad()

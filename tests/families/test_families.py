@@ -9,31 +9,23 @@ import math
 
 import pytest
 import torch
-from hands import HANDS
 
 import groundprune as gp
 from groundprune.exactness.oracle import hidden_columns, hide
-from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families, family_of
 from groundprune.probes.tower import MODALITIES
-from groundprune.pruning.encoding import Encoded, encode_inputs
-from groundprune.signals import FINGERPRINT, Need, Signals
+from groundprune.signals import FINGERPRINT, Need
 from support.closeness import assert_near
+from support.families import PROMPTS, encoded, inputs_of, model_of, signals_of
+from support.hands import HANDS
 
 FAMILIES = list(families())
 BY_HAND = ["idefics3", "internvl", "llava", "llava_next", "llava_onevision", "smolvlm"]  # the others: test_NAME.py
-PROMPTS = [(1, 5, 7), (2, 2, 4), (1, 9, 3)]
 OF_ROW = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")
 
-model_of = functools.cache(tiny_model)
 each_family = pytest.mark.parametrize("name", FAMILIES)
 each_by_hand = pytest.mark.parametrize("name", BY_HAND)
 each_pruner = pytest.mark.parametrize("pruner", [gp.ClsVisual, gp.Random, gp.Spatial])
-
-
-@functools.cache
-def inputs_of(name):
-    return tiny_inputs(model_of(name), PROMPTS)
 
 
 @functools.cache
@@ -48,19 +40,6 @@ def visuals_of(name):
 
 def in_row(name, row):
     return [visual for visual in visuals_of(name) if visual.row == row]
-
-
-@torch.no_grad()
-def encoded(name, inputs, *needs):
-    model = model_of(name)
-    family = family_of(model.config)
-    position = family.positions(model.model, inputs)
-    outputs = encode_inputs(model.model, family, inputs, frozenset(needs))["mm_encoder_outputs"]
-    return Encoded(family, model.config, outputs, inputs["input_ids"], position)
-
-
-def signals_of(found):
-    return [Signals(layout, row, found.record) for layout, row in zip(found.layouts, found.features, strict=True)]
 
 
 @each_family

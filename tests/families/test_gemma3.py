@@ -2,7 +2,12 @@
 
 import pytest
 import torch
-from proofs import (
+
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.families.tiny_parts import PATCH
+from groundprune.pruners import ClsVisual
+from support.closeness import assert_apart, assert_near
+from support.proofs import (
     PROMPTS,
     PRUNERS,
     changed_places,
@@ -13,11 +18,6 @@ from proofs import (
     loop_equals_generate,
     received,
 )
-
-from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from groundprune.families.tiny_parts import PATCH
-from groundprune.pruners import ClsVisual
-from support.closeness import assert_apart, assert_near
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families
 from groundprune.families.tiny_parts import IMAGE, VIDEO
-from inside import LastRow, Staged
 from support.closeness import assert_near
-from test_hooks_before_llm import GREEDY, TOLERANCE
+from support.generating import GREEDY, TOLERANCE
+from support.inside import LastRow, Staged
 
 STAGED = Staged(keep=0.4, evict=True)
 MODES = {

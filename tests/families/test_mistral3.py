@@ -2,7 +2,14 @@
 
 import pytest
 import torch
-from proofs import (
+
+import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.families.mistral3 import TINY_SIZES
+from groundprune.families.tiny_parts import PATCH
+from groundprune.signals import FINGERPRINT
+from support.closeness import assert_near
+from support.proofs import (
     PROMPTS,
     PRUNERS,
     changed_places,
@@ -14,13 +21,6 @@ from proofs import (
     received,
     use_flash,
 )
-
-import groundprune as gp
-from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from groundprune.families.mistral3 import TINY_SIZES
-from groundprune.families.tiny_parts import PATCH
-from groundprune.signals import FINGERPRINT
-from support.closeness import assert_near
 
 
 @pytest.fixture(scope="module")

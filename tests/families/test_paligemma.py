@@ -2,7 +2,15 @@
 
 import pytest
 import torch
-from proofs import (
+
+import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
+from groundprune.families import family_of
+from groundprune.families.tiny_parts import PATCH
+from groundprune.signals import TOWER_HIDDEN
+from support.closeness import assert_near
+from support.proofs import (
     PROMPTS,
     PRUNERS,
     changed_places,
@@ -13,14 +21,6 @@ from proofs import (
     loop_equals_generate,
     received,
 )
-
-import groundprune as gp
-from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from groundprune.exactness.verify import relative_difference
-from groundprune.families import family_of
-from groundprune.families.tiny_parts import PATCH
-from groundprune.signals import TOWER_HIDDEN
-from support.closeness import assert_near
 
 
 @pytest.fixture(scope="module")

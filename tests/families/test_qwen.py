@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 import torch
-from proofs import (
+from transformers import DynamicCache, Qwen2VLImageProcessorPil
+
+import groundprune as gp
+from groundprune.exactness.oracle import hidden_columns, hide
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.verify import relative_difference
+from groundprune.families import family_of
+from groundprune.families.qwen import TINY_GRIDS
+from support.closeness import assert_near
+from support.proofs import (
     GREEDY,
     PROMPTS,
     PRUNERS,
@@ -17,15 +26,6 @@ from proofs import (
     received,
     use_flash,
 )
-from transformers import DynamicCache, Qwen2VLImageProcessorPil
-
-import groundprune as gp
-from groundprune.exactness.oracle import hidden_columns, hide
-from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from groundprune.exactness.verify import relative_difference
-from groundprune.families import family_of
-from groundprune.families.qwen import TINY_GRIDS
-from support.closeness import assert_near
 
 FAMILIES = ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"]
 WINDOW = 2  # tokens: the side of a window of the tiny Qwen2.5-VL

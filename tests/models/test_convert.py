@@ -2,48 +2,17 @@
 
 import json
 import os
-import shutil
 
 import pytest
 import torch
-from golden import MINIGPT, SHIKRA, SMALL
 from safetensors.torch import load_file, save_file
 
 import groundprune as gp
 from groundprune.cli import main
-from groundprune.models.convert import convert_minigpt_v2, convert_shikra, result
+from groundprune.models.convert import result
 from groundprune.models.convert.weights import Weights
-
-
-@pytest.fixture
-def files(tmp_path):
-    """A copy of all golden inputs, to be damaged."""
-    shutil.copytree(SHIKRA, tmp_path / "shikra")
-    shutil.copytree(MINIGPT, tmp_path / "minigpt")
-    return tmp_path
-
-
-def shikra_into(files, target="out", **options):
-    folder = files / "shikra"
-    return convert_shikra(folder / "delta", folder / "llama", folder / "clip", files / target, **options)
-
-
-def minigpt_into(files, target="out", **options):
-    folder = files / "minigpt"
-    paths = (folder / "minigptv2_checkpoint.pth", folder / "eva_vit_g.pth", folder / "llama", files / target)
-    return convert_minigpt_v2(*paths, **{**SMALL, **options})
-
-
-def weights(folder):
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-
-
-def refused(files, convert, says):
-    with pytest.raises(gp.GroundPruneError, match=says) as refusal:
-        convert(files)
-    assert "\n" not in str(refusal.value)
-    assert not (files / "out").exists()
-    assert not (files / "out.partial").exists()
+from support.converting import minigpt_into, refused, shikra_into, weights
+from support.originals import MINIGPT, SHIKRA
 
 
 class TestShikra:

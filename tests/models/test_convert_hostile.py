@@ -5,10 +5,10 @@ import json
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from test_convert import files, minigpt_into, refused, shikra_into  # noqa: F401
 
 from groundprune.cli import main
 from groundprune.errors import GroundPruneError
+from support.converting import minigpt_into, refused, shikra_into
 
 CONFIGS = [
     ("delta", {"hidden_size": "many"}, r"hidden_size must be a whole number above 0 \(got 'many'\)"),
@@ -39,7 +39,7 @@ CONFIGS = [
 
 
 @pytest.mark.parametrize(("folder", "change", "says"), CONFIGS)
-def test_configs(files, folder, change, says):  # noqa: F811
+def test_configs(files, folder, change, says):
     file = files / "shikra" / folder / "config.json"
     file.write_text(json.dumps({**json.loads(file.read_text()), **change}))
     refused(files, shikra_into, says)
@@ -47,14 +47,14 @@ def test_configs(files, folder, change, says):  # noqa: F811
 
 @pytest.mark.parametrize("content", ["{}", "[]", "3", "nonsense", '{"version": "1.0", "model": {}}', ""])
 @pytest.mark.parametrize("name", ["shikra", "minigpt"])
-def test_tokenizers(files, content, name):  # noqa: F811
+def test_tokenizers(files, content, name):
     (files / name / "llama" / "tokenizer.json").write_text(content)
     refused(files, {"shikra": shikra_into, "minigpt": minigpt_into}[name], r"tokenizer\.json")
 
 
 @pytest.mark.parametrize("alpha", [float("nan"), float("inf"), 0, -16, True, "many"])
 @pytest.mark.parametrize("where", ["option", "checkpoint"])
-def test_alphas(files, alpha, where):  # noqa: F811
+def test_alphas(files, alpha, where):
     given = {"lora_alpha": alpha} if where == "option" else {}
     if not given:
         file = files / "minigpt" / "minigptv2_checkpoint.pth"
@@ -68,7 +68,7 @@ def test_alphas(files, alpha, where):  # noqa: F811
     ("file", "name"),
     [("llama/model.safetensors", "model.norm.weight"), ("clip/model.safetensors", "vision_model.pre_layrnorm.bias")],
 )
-def test_weights_that_are_no_numbers(files, file, name, value):  # noqa: F811
+def test_weights_that_are_no_numbers(files, file, name, value):
     """1e6 is one, and infinite in the half precision of the result."""
     path = files / "shikra" / file
     tensors = load_file(path)
@@ -80,13 +80,13 @@ def test_weights_that_are_no_numbers(files, file, name, value):  # noqa: F811
 
 @pytest.mark.parametrize("tensor", [torch.tensor(3.0), torch.zeros(0), torch.ones(2, 2, 2, 2, 2)])
 @pytest.mark.parametrize("name", ["cls_token", "pos_embed", "patch_embed.proj.weight", "blocks.0.attn.q_bias"])
-def test_odd_shapes_in_the_tower(files, name, tensor):  # noqa: F811
+def test_odd_shapes_in_the_tower(files, name, tensor):
     path = files / "minigpt" / "eva_vit_g.pth"
     torch.save({**torch.load(path, weights_only=True), name: tensor}, path)
     refused(files, minigpt_into, "MiniGPT|shape|must|no model")
 
 
-def test_nan_and_integers_in_the_lora_and_the_tower(files):  # noqa: F811
+def test_nan_and_integers_in_the_lora_and_the_tower(files):
     path = files / "minigpt" / "minigptv2_checkpoint.pth"
     whole = torch.load(path, weights_only=True)
     for change, says in ((float("nan"), "NaN or infinite"), (None, "quantised")):
@@ -102,7 +102,7 @@ def test_nan_and_integers_in_the_lora_and_the_tower(files):  # noqa: F811
     minigpt_into(files)  # what was refused is not in the way
 
 
-def test_on_the_command_line(files, capsys):  # noqa: F811
+def test_on_the_command_line(files, capsys):
     folder = files / "minigpt"
     words = [
         "convert", "minigpt-v2", "--checkpoint", folder / "minigptv2_checkpoint.pth",

@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from golden import keep_exactly
 
 import groundprune as gp
 from groundprune.checkpoints.load import grounding_of
@@ -10,6 +9,7 @@ from groundprune.checkpoints.prompts import framed, prompt_for
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import family_of
 from support.closeness import assert_near
+from support.originals import keep_exactly
 
 PROMPTS = range(2)
 

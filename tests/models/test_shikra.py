@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from golden import SHIKRA, keep_exactly
 from transformers import LlavaImageProcessorPil
 
 import groundprune as gp
@@ -14,6 +13,7 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import family_of
 from groundprune.models.shikra import ShikraProcessor
 from support.closeness import assert_apart, assert_near
+from support.originals import SHIKRA, keep_exactly
 
 CASES = range(3)
 

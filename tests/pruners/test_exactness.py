@@ -4,7 +4,6 @@ import functools
 
 import pytest
 import torch
-from embedder import Embedder
 
 import groundprune as gp
 from groundprune.exactness import verify as verification
@@ -12,7 +11,8 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families
 from groundprune.pruners import make_pruner, pruner_class, pruner_names, servable
 from groundprune.tokens.positions import Reassigned, parse_policy
-from test_hooks_before_llm import GREEDY, snapshot
+from support.embedder import Embedder
+from support.generating import GREEDY, snapshot
 
 PROMPTS = [(1, 3, 4), (2, 2, 3)]
 FAMILIES = ("llava", "qwen2_5_vl", "internvl")

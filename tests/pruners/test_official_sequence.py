@@ -10,7 +10,6 @@ from typing import ClassVar
 
 import pytest
 import torch
-from embedder import Embedder
 from transformers import DynamicCache
 
 import groundprune as gp
@@ -18,8 +17,9 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families, family_of
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
-from inside import Staged
-from test_hooks_before_llm import GREEDY
+from support.embedder import Embedder
+from support.generating import GREEDY
+from support.inside import Staged
 
 IN_ORDER = [name for name in pruner_names() if pruner_class(name).official_positions == "reassigned-in-order"]
 BEFORE = [name for name in IN_ORDER if not make_pruner(name, 0.5).inside]

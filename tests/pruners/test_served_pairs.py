@@ -6,12 +6,12 @@ import re
 
 import pytest
 import torch
-from embedder import Embedder
 
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families, family_of
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
+from support.embedder import Embedder
 from tools.docs.catalogue import families_table, served_by_family
 
 PAIRS = list(itertools.product(families(), pruner_names()))

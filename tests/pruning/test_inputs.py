@@ -12,7 +12,7 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families
-from support.generating import CONTROL, PRUNER, TOLERANCE, generate, model_of
+from support.tiny_generation import CONTROL, PRUNER, TOLERANCE, generate, model_of
 
 PROMPTS = [(1, 5, 7), (2, 2, 4), (1, 9, 3)]  # left padded; see tiny_inputs
 MODES = {

@@ -22,10 +22,9 @@ else:
 @pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory):
     """By family: its folder, the model and the processor that transformers makes of it. options: of its config."""
-    from engines import save_checkpoint
-
     import groundprune as gp
     from groundprune.families import families
+    from support.engines import save_checkpoint
 
     @cache
     def of(family, **options):

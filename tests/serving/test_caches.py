@@ -3,9 +3,9 @@
 import math
 
 import pytest
-from engines import TOLERANCE, asked, by_transformers, by_vllm, difference, engine, image_token, photo, prompt
 
 import groundprune as gp
+from support.engines import TOLERANCE, asked, by_transformers, by_vllm, difference, engine, image_token, photo, prompt
 
 BLOCK = 32
 PRUNER = gp.ClsVisual(keep=0.5)

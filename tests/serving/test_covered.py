@@ -4,9 +4,9 @@ from functools import partial
 
 import pytest
 import torch
-from engines import TOLERANCE, asked, by_transformers, by_vllm, difference, engine, photo, prompt
 
 import groundprune as gp
+from support.engines import TOLERANCE, asked, by_transformers, by_vllm, difference, engine, photo, prompt
 
 SIZES = {"llava": (48, 48), "llava_next": (40, 24), "qwen2_5_vl": (64, 48), "qwen3_vl": (96, 96)}
 PRUNERS = [gp.ClsVisual(keep=0.5), gp.Spatial(keep=0.5), gp.Random(keep=1)]

@@ -4,7 +4,6 @@ import json
 
 import numpy as np
 import pytest
-from engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt, save_checkpoint, say
 from transformers import SiglipVisionConfig
 
 import groundprune as gp
@@ -15,6 +14,17 @@ from groundprune.integrations.vllm.images import ImagePruning
 from groundprune.integrations.vllm.limits import rotary_length
 from groundprune.integrations.vllm.settings import Settings
 from groundprune.pruners import make_pruner
+from support.engines import (
+    TOLERANCE,
+    by_transformers,
+    by_vllm,
+    difference,
+    engine,
+    photo,
+    prompt,
+    save_checkpoint,
+    say,
+)
 
 # Of each family two images; with other shapes than these a share would be rounded otherwise for both together.
 SIZES = {

@@ -1,12 +1,12 @@
 """What cannot work is refused before an engine starts, and the message names the option."""
 
 import pytest
-from engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt, save_checkpoint
 
 import groundprune as gp
 from groundprune.families import families
 from groundprune.integrations import vllm as plugin
 from groundprune.integrations.vllm.running import why_ended
+from support.engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt, save_checkpoint
 
 SPECULATIVE = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
 REFUSED = [
