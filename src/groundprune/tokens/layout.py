@@ -78,11 +78,11 @@ class VisualLayout:
         """Long[P]: which of the N columns are patches (the tokens that a pruner chooses among)."""
         return self.is_patch.nonzero().squeeze(1)
 
-    def groups(self) -> list[Tensor]:
-        """One Long tensor of patch indices (into N) per tile of each image, in sequence order."""
+    def groups(self, of: str = "tile") -> list[Tensor]:
+        """One Long tensor of patch indices (into N) per tile of each image, or per "image", in sequence order."""
         if not len(self):
             return []
-        key = self.image * (int(self.tile.max()) + 1) + self.tile
+        key = self.image if of == "image" else self.image * (int(self.tile.max()) + 1) + self.tile
         return [(self.is_patch & (key == k)).nonzero().squeeze(1) for k in key[self.is_patch].unique().tolist()]
 
     def crops(self, image: int) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What a pruner gives: which visual tokens stay, and what their features become."""
+"""Where a pruner acts, and what it gives: which visual tokens stay, and what their features become."""
 
 from __future__ import annotations
 
@@ -7,6 +7,23 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
+from groundprune.tokens.budget import Budget
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where a pruner acts. layer None = before the LLM; `budget` is of the ORIGINAL number of patches.
+
+    evict_earlier: also drop the dropped tokens' keys and values from the layers before `layer`. number: which of the
+    pruner's stages it is, from 0. adaptive: the pruner decides how many stay, by what it reads; the budget says only
+    whether anything is dropped.
+    """
+
+    layer: int | None
+    budget: Budget
+    evict_earlier: bool = False
+    number: int = 0
+    adaptive: bool = False
 
 
 @dataclass(frozen=True, eq=False)

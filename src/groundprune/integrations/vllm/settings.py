@@ -114,7 +114,7 @@ def _why_not(config: Any, pruner: Pruner) -> str | None:
         return f"{family.name} is not served inside of vLLM (served: {', '.join(ARCHITECTURES)})"
     if pruner.inside:
         return "it prunes between layers of the LLM, which vLLM cannot"
-    if pruner.merges:
+    if pruner.merges_in is not None:
         return "it merges tokens, which is not done inside of vLLM"
     whole = getattr(config.vision_config, "fullatt_block_indexes", None)
     if whole is not None and config.vision_config.depth - 1 not in whole:
