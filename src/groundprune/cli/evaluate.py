@@ -107,7 +107,7 @@ def evaluate(
         summary = run_in_vllm(model, data, engine=of_vllm | own, **chosen)
     else:
         _refuse("--engine vllm", dict.fromkeys((f"--{key.replace('_', '-')}" for key in of_vllm), True))
-        from groundprune.evaluation.evaluate import evaluate as run
+        from groundprune.evaluation import evaluate as run
 
         summary = run(model, data, text_tower=text_tower, device=device, dtype=dtype, **chosen)
     if not as_json:
