@@ -113,7 +113,7 @@ def evaluate(
     if not as_json:
         about = summary.run
         typer.echo(f"data     {about['data']}, {about['split']} ({about['source']}); protocol: {protocol}")
-    show(summary, out, device, as_json)
+    show(summary, out, as_json)
 
 
 def _engine_args(tensor_parallel: int | None, data_parallel: int | None, engine_args: str | None) -> dict[str, Any]:
