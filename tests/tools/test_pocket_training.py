@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration
 import groundprune as gp
 from groundprune.answer import answer
 from groundprune.boxes import Box, iou
-from groundprune.evaluation.driver import compare
+from groundprune.evaluation import compare
 from groundprune.pocket import checkpoint_path
 from groundprune.pocket.samples import eval_samples
 from groundprune.pocket.scenes import GRID, HELD_OUT_PAIRS, TRAIN_SEEDS

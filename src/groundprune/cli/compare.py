@@ -69,7 +69,7 @@ def compare(
         model, scenes, seed, out=out, batch_size=batch_size, text_tower=text_tower, split=split,
         device=device, dtype=dtype, **grid_of(pruner, keep, tokens, positions),
     )  # fmt: skip
-    show(summary, out, device, as_json)
+    show(summary, out, as_json)
 
 
 def grid_of(pruner: str | None, keep: str | None, tokens: str | None, positions: str | None) -> dict[str, Any]:
@@ -88,13 +88,13 @@ def grid_of(pruner: str | None, keep: str | None, tokens: str | None, positions:
     return chosen
 
 
-def show(summary: Summary, out: Path | None, device: str | None, as_json: bool) -> None:
+def show(summary: Summary, out: Path | None, as_json: bool) -> None:
     """Print what a run found, and write its report where there is a folder for it."""
     page = None
     if out is not None:
         from groundprune.report.page import write_report
 
-        page = write_report(out, device=device)
+        page = write_report(out)
     if as_json:
         print_json(summary.to_json())
         return

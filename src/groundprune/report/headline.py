@@ -28,7 +28,7 @@ class Shown:
 
     @property
     def pruned(self) -> Setting | None:
-        """One of the pruned settings: which tokens stay does not depend on the policy."""
+        """The first of the pruned settings: before the LLM the tokens that stay are those of the others."""
         return next((r.setting for r in self.results.values() if r.setting.pruner), None)
 
 
