@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import groundprune as gp
-from groundprune.cli import checks, main
+from groundprune.cli import main
 from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
@@ -79,7 +79,7 @@ def test_a_weak_control_is_inconclusive_and_no_failure(monkeypatch, capsys):
     assert 0 < found.control < 1e-2
     assert (found.verdict, found.passed) == ("inconclusive", False)
 
-    monkeypatch.setattr(checks, "_subjects", lambda *_: [("weak", model, inputs)])
+    monkeypatch.setattr(command, "_subjects", lambda *_: [("weak", model, inputs)])
     words = ["verify", "--pruner", "spatial", "--keep", "0.5"]
     assert main(words) == 3
     said = capsys.readouterr().out

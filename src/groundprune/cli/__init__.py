@@ -14,17 +14,19 @@ from typing import Annotated
 import typer
 
 from groundprune.cli import (
-    catalogue,
-    checks,
+    ask,
     compare,
     convert,
     data,
     evaluate,
-    one_image,
+    ground,
+    listing,
     paper,
     pocket,
     report,
+    scene,
     serve,
+    verify,
 )
 from groundprune.cli.console import complain, drop_output, write_anything
 from groundprune.errors import GroundPruneError
@@ -42,15 +44,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("ground")(one_image.ground)
-app.command("ask")(one_image.ask)
-app.command("scene")(pocket.scene)
+app.command("ground")(ground.ground)
+app.command("ask")(ask.ask)
+app.command("scene")(scene.scene)
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("serve", context_settings=serve.SETTINGS)(serve.serve)
-app.command("verify")(checks.verify)
-app.command("list")(catalogue.list_pruners)
+app.command("verify")(verify.verify)
+app.command("list")(listing.list_pruners)
 app.add_typer(pocket.app, name="pocket")
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")

@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groundprune.cli.compare import grid_of, show
-from groundprune.cli.console import announce, quieten
+from groundprune.cli.console import announce, quieten, show_summary
 from groundprune.cli.options import (
     CountsOption,
     DeviceOption,
@@ -21,6 +20,7 @@ from groundprune.cli.options import (
     ModelOption,
     ResultsOption,
     TextTowerOption,
+    grid_of,
 )
 from groundprune.errors import GroundPruneError
 
@@ -113,7 +113,7 @@ def evaluate(
     if not as_json:
         about = summary.run
         typer.echo(f"data     {about['data']}, {about['split']} ({about['source']}); protocol: {protocol}")
-    show(summary, out, as_json)
+    show_summary(summary, out, as_json)
 
 
 def _engine_args(tensor_parallel: int | None, data_parallel: int | None, engine_args: str | None) -> dict[str, Any]:
