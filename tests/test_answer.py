@@ -8,7 +8,7 @@ from PIL import Image
 
 import groundprune as gp
 from checkpoints import save_tiny_llava
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.signals import TextEmbedder
 
 SIDE = 6  # of the grid of visual tokens

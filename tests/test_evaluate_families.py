@@ -9,7 +9,7 @@ from PIL import Image
 
 import groundprune as gp
 from checkpoints import save_tiny
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.boxes import Box
 from groundprune.data import Sample
 from groundprune.errors import GroundPruneError

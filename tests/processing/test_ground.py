@@ -8,7 +8,7 @@ from PIL import Image
 
 import groundprune as gp
 from checkpoints import SERVED, save_tiny
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.cli import main
 
 

@@ -29,7 +29,7 @@ from groundprune.errors import GroundPruneError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from groundprune.answer import Answer
+    from groundprune.answers import Answer
 
 NO_BOX = 1  # exit code of `ground` when the model answered without a box
 
@@ -151,7 +151,7 @@ def _answer(
     picture = load_image(path)
     if target is not None:
         writable_image(target)
-    from groundprune.answer import answer
+    from groundprune.answers import answer
 
     loaded, processor = open_model(model, device, dtype)
     policy = pruning.on(loaded.config).policy or "preserved"

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import groundprune
 from groundprune.checkpoints.load import read_config
 from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.evaluation.identity import pruner_files
 from groundprune.families.base import family_of
 from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
 from groundprune.signals import CLS_ATTENTION, FINGERPRINT, SALIENT
+from groundprune.version import __version__
 
 KEY = "groundprune"  # of the settings in a model's config
 POSITIONS = ("preserved", "reassigned")
@@ -76,7 +76,7 @@ class Settings:
     @cached_property  # a pruner's file may change under a running engine, which goes on with what it loaded
     def identity(self) -> str:
         """16 hex digits: what of us a cached image depends on."""
-        words = json.dumps([groundprune.__version__, asdict(self), pruner_files([self.pruner])], sort_keys=True)
+        words = json.dumps([__version__, asdict(self), pruner_files([self.pruner])], sort_keys=True)
         return hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
 
 
