@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 
-from groundprune.version import __version__
+from groundprune.version import __version__ as __version__
 
 TYPE_CHECKING = False  # as typing has it, whose import Ctrl-C would find on its way to the command line
 if TYPE_CHECKING:
@@ -120,7 +120,6 @@ __all__ = [
     "VisPruner",
     "VisionZip",
     "VisualLayout",
-    "__version__",
     "answer",
     "encode",
     "inputs_for",

@@ -71,9 +71,18 @@ def _requests(seed: int, objects: Sequence[SceneObject], kind: str, wanted: int)
 
 
 def scene_samples(n: int, seed: int = 0, split: str = "held-out") -> Iterator[Sample]:
-    """n referring expressions, then n questions, each about a scene of its own; a pure function of the arguments.
+    """Referring expressions, then questions, each about a scene of its own; a pure function of the arguments.
 
-    Raises GroundPruneError, at once, for an unknown split or n < 1.
+    Args:
+        n: how many expressions, and as many questions.
+        seed: another seed, other scenes.
+        split: one of `groundprune.pocket.samples.SPLITS`.
+
+    Returns:
+        An iterator of 2 n samples.
+
+    Raises:
+        GroundPruneError: at once, for an unknown split or n < 1.
     """
     if split not in SPLITS:
         raise unknown("split", split, SPLITS)

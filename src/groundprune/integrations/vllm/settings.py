@@ -85,12 +85,21 @@ def vllm_overrides(
 ) -> dict[str, Any]:
     """What vLLM's `LLM(model, hf_overrides=...)` or, as JSON, `vllm serve MODEL --hf-overrides` takes.
 
-    model: folder, Hub id or embedded model, as in `gp.load`; only its config is read. positions: "preserved", or
-    "reassigned" for comparison. name: "path/to/file.py:Class" of a pruner that is not registered. The budget counts
-    for each image by itself, so that a cached image does not depend on what else its prompt holds.
+    The budget counts for each image by itself, so that a cached image does not depend on what else its prompt holds.
 
-    Raises Unservable where the pruner acts inside of the LLM, merges tokens, or scores by what vLLM's tower does not
-    give, and for a model that is not served; GroundPruneError for an unknown policy.
+    Args:
+        model: folder, Hub id or embedded model, as in `gp.load`; only its config is read.
+        pruner: acts before the LLM, and merges nothing.
+        positions: "preserved", or "reassigned" for comparison.
+        name: "path/to/file.py:Class" of a pruner that is not registered.
+
+    Returns:
+        A dict that JSON can hold.
+
+    Raises:
+        Unservable: the pruner acts inside of the LLM, merges tokens, or scores by what vLLM's tower does not give; or
+            the model is not served.
+        GroundPruneError: an unknown policy.
     """
     config = read_config(model)
     check_servable(config, pruner)
