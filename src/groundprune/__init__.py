@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import importlib
 
+from groundprune.version import __version__ as __version__
+
 TYPE_CHECKING = False  # as typing has it, whose import Ctrl-C would find on its way to the command line
 if TYPE_CHECKING:
     from typing import Any
 
+    from groundprune.answers import Answer, answer, inputs_for
     from groundprune.checkpoints.load import load
+    from groundprune.data.scenes import DrawnScene, scene
     from groundprune.errors import GroundPruneError, Unservable
     from groundprune.exactness.verify import Verification, verify
     from groundprune.integrations.vllm import vllm_overrides
@@ -20,10 +24,10 @@ if TYPE_CHECKING:
     from groundprune.tokens.layout import VisualLayout
     from groundprune.tokens.positions import Policy
 
-__version__ = "0.1.0"
-
 # Imported when first asked for: torch and transformers take seconds, and `groundprune --help` needs neither.
 _MODULES = {
+    "answers": ("Answer", "answer", "inputs_for"),
+    "data.scenes": ("DrawnScene", "scene"),
     "errors": ("GroundPruneError", "Unservable"),
     "integrations.vllm": ("vllm_overrides",),
     "tokens.layout": ("VisualLayout",),
@@ -39,6 +43,8 @@ _MODULES = {
 _MODULE_OF = {name: module for module, names in _MODULES.items() for name in names}
 
 __all__ = [
+    "Answer",
+    "DrawnScene",
     "EncodedImages",
     "GroundPruneError",
     "Merge",
@@ -53,13 +59,16 @@ __all__ = [
     "Unservable",
     "Verification",
     "VisualLayout",
+    "answer",
     "encode",
+    "inputs_for",
     "load",
     "make_pruner",
     "prune",
     "prune_inputs",
     "pruner_names",
     "register",
+    "scene",
     "verify",
     "vllm_overrides",
 ]

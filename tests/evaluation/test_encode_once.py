@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 
 import groundprune as gp
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.boxes import Box
 from groundprune.data import Sample
 from groundprune.errors import GroundPruneError

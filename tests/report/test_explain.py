@@ -8,7 +8,7 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import groundprune as gp
-from groundprune.answer import Answer, answer
+from groundprune.answers import Answer, answer
 from groundprune.boxes import Box, PaddedSquareFrame
 from groundprune.cli import main
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene

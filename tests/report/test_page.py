@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.boxes import Box, CroppedFrame, OriginalFrame
 from groundprune.checkpoints.load import load
 from groundprune.data import Sample

@@ -9,7 +9,7 @@ import torch
 from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
 
 import groundprune as gp
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.boxes import Box, iou
 from groundprune.evaluation import compare
 from groundprune.pocket import checkpoint_path

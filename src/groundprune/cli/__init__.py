@@ -30,6 +30,7 @@ from groundprune.cli import (
 )
 from groundprune.cli.console import complain, drop_output, write_anything
 from groundprune.errors import GroundPruneError
+from groundprune.version import __version__
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 PIPE_CLOSED = 141  # and for one whose reader went away, as `head` does
@@ -73,9 +74,7 @@ def start(
     [dim]groundprune compare --scenes 200[/]
     """
     if version:
-        import groundprune
-
-        typer.echo(f"groundprune {groundprune.__version__}")
+        typer.echo(f"groundprune {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

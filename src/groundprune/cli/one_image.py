@@ -15,7 +15,7 @@ from groundprune.errors import GroundPruneError
 if TYPE_CHECKING:
     from PIL import Image
 
-    from groundprune.answer import Answer
+    from groundprune.answers import Answer
 
 ImageArgument = Annotated[Path, typer.Argument(help="Any image that Pillow reads.", show_default=False)]
 OverlayOption = Annotated[
@@ -45,7 +45,7 @@ class Request:
         picture = load_image(self.image)
         if target is not None:
             writable_image(target)
-        from groundprune.answer import answer
+        from groundprune.answers import answer
 
         model, processor = open_model(self.model, device, dtype)
         pruning = self.pruning.on(model.config)

@@ -21,8 +21,12 @@ from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
 class Grounding:
     """How a checkpoint is asked for a box, and how it answers.
 
-    rec_prompt and vqa_prompt hold {expression} and {question}; codec and frame are names in `groundprune.boxes`.
-    turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
+    Attributes:
+        rec_prompt: with {expression}.
+        vqa_prompt: with {question}.
+        codec: a name in `groundprune.boxes`.
+        frame: likewise.
+        turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
     """
 
     rec_prompt: str
@@ -188,7 +192,14 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register_family(cls: type[FamilyType]) -> type[FamilyType]:
-    """Class decorator: serve every model type that the family names."""
+    """Class decorator: serve every model type that the family names.
+
+    Args:
+        cls: the family.
+
+    Returns:
+        The same class.
+    """
     family = cls()
     for model_type in cls.model_types:
         _FAMILIES[model_type] = family
@@ -201,7 +212,18 @@ def families() -> dict[str, Family]:
 
 
 def family_of(config: Any) -> Family:
-    """The family of a model's config. Raises Unservable for a text-only or unknown model type."""
+    """The family of a model.
+
+    Args:
+        config: the model's.
+
+    Returns:
+        Family.
+
+    Raises:
+        Unservable: a text-only model.
+        GroundPruneError: an unknown model type.
+    """
     model_type = getattr(config, "model_type", None)
     if model_type in _FAMILIES:
         return _FAMILIES[model_type]

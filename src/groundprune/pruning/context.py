@@ -22,7 +22,10 @@ from groundprune.tokens.positions import Policy
 
 
 class Run:
-    """What the latest prefill inside of a `gp.prune` context did; one entry per prompt row (beams included)."""
+    """What the latest prefill inside of a `gp.prune` context did; one entry per prompt row (beams included).
+
+    All raise GroundPruneError before the first prefill with an image.
+    """
 
     def __init__(self, calls: Calls):
         self._calls = calls
@@ -42,16 +45,17 @@ class Run:
 
     @property
     def stages(self) -> list[tuple[int, list[Tensor]]]:
-        """What each stage left: (the first decoder layer that saw no more, Long[K] per row); layer 0 = before."""
+        """What each stage left: (the first decoder layer that saw no more, Long[K] per row); 0 = before the LLM."""
         return [(segment.layer, list(segment.kept)) for segment in self.prompt.segments]
 
     @property
     def rows(self) -> list[PrunedRow]:
+        """What became of each row before the LLM."""
         return self.prompt.rows
 
     @property
     def prompt(self) -> PrunedPrompt:
-        """All that became of the prefill. Raises GroundPruneError before the first one with an image."""
+        """All that became of the prefill."""
         if self._calls.last is None:
             raise GroundPruneError("nothing was pruned yet: call the model with an image inside of the context")
         return self._calls.last

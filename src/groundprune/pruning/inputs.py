@@ -29,8 +29,9 @@ from groundprune.tokens.selection import Selection
 class PrunedInputs(dict[str, Any]):
     """What `model(**short)` and `model.generate(**short)` take, and what became of the prompt.
 
-    kept: per prompt row Long[K], which of its N visual tokens stayed; layout: where those N lie; positions: the
-    policy by name. prompt: the same in full, for what builds on it.
+    Attributes:
+        prompt: what stayed, and with which ids, in full.
+        positions: the position policy by name.
     """
 
     def __init__(self, inputs: dict[str, Any], prompt: PrunedPrompt, positions: str, given: Tensor):
@@ -39,14 +40,23 @@ class PrunedInputs(dict[str, Any]):
 
     @property
     def kept(self) -> list[Tensor]:
+        """Long[K] per prompt row: which of its N visual tokens stayed, ascending (indices into its layout)."""
         return [row.selection.kept for row in self.prompt.rows]
 
     @property
     def layout(self) -> list[VisualLayout]:
+        """Per prompt row, where its N visual tokens lie."""
         return [row.layout for row in self.prompt.rows]
 
     def restore(self, sequences: Tensor) -> Tensor:
-        """What `generate` gave, Long[B * copies, S + new], with the prompt as it was before pruning in front."""
+        """Put the prompt as it was before pruning in front of what was generated.
+
+        Args:
+            sequences: what `generate` gave, Long[B * copies, S + new]; rows are repeated for `num_return_sequences`.
+
+        Returns:
+            Long[B * copies, L + new], L being the length of the `input_ids` that were pruned.
+        """
         said = sequences[:, self["input_ids"].shape[1] :]
         prompt = self._given.to(said.device)
         return torch.cat([prompt.repeat_interleave(len(said) // len(prompt), dim=0), said], dim=1)

@@ -19,7 +19,7 @@ from matplotlib.patches import Rectangle
 from matplotlib.patheffects import Normal, withStroke
 from PIL import Image
 
-from groundprune.answer import Answer
+from groundprune.answers import Answer
 from groundprune.boxes import Box, Frame
 from groundprune.report.figures import save_figure
 from groundprune.report.overlay import DIMMED
