@@ -18,10 +18,10 @@ from groundprune.evaluation.preparing import Prepared, open_image, prepare
 from groundprune.evaluation.rows import KeptCells
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.specs import Setting
+from groundprune.families import family_of
 from groundprune.pruning.context import Run, prune
 from groundprune.pruning.inputs import PrunedInputs, prune_inputs
 from groundprune.signals import TextEmbedder
-from groundprune.tokens.masks import layer_windows
 
 Answer = tuple[str, int, KeptCells | None]  # the text, and how many visual tokens the LLM read and which
 
@@ -60,7 +60,7 @@ class Runner:
         self._limits: dict[str, int] = {}  # what max_new_tokens found, by kind
         self._fits: int | None = None  # rows that fit into memory, once it ran out
         # Sliding windows count positions, which stock `generate` cannot: `gp.prune` can.
-        self._windows = any(window is not None for window in layer_windows(model.config.get_text_config()))
+        self._windows = any(family_of(model.config).windows(model.config))
 
     def check(self, settings: Iterable[Setting]) -> None:
         """Raises GroundPruneError (Unservable) for the first setting that this model cannot run; runs nothing."""
