@@ -50,7 +50,11 @@ def at_least(name: str, count: int, least: int, n: int, what: str) -> None:
 
 
 def joined(
-    layout: VisualLayout, pools: Sequence[Tensor], found: Sequence[Tensor | Merged], space: str, cls: Tensor | None
+    layout: VisualLayout,
+    pools: Sequence[Tensor],
+    found: Sequence[Tensor | Merged],
+    space: str,
+    cls: Tensor | None = None,
 ) -> Selection:
     """One selection of what a rule found in each pool: Long[k] or Merged, indices into it.
 

@@ -16,7 +16,7 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError
 from groundprune.pruners.base import Rule
 from groundprune.pruners.between_layers import BetweenLayers, Staged, scaled, text_after
-from groundprune.pruners.merging import Merged
+from groundprune.pruners.merging import Merged, joined
 from groundprune.pruners.registry import register
 from groundprune.pruners.sparsevlm_rule import (
     clusters_of,
@@ -29,7 +29,7 @@ from groundprune.pruners.sparsevlm_rule import (
 )
 from groundprune.signals import Need, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Stage
+from groundprune.tokens.selection import Selection, Stage
 
 # Tokens of 576 that the three stages keep, clusters not counted, by the budget that the official code names.
 COUNTS = {
@@ -130,31 +130,39 @@ class SparseVLM(BetweenLayers):
         attention = attention / rope_kernel(rows[:, None] - layout.column, signals.llm(layer, "frequencies"))
         return attention[strongest_heads(attention, 14)]
 
-    def shares(
-        self, signals: Signals, layout: VisualLayout, stage: Stage, pools: Sequence[Tensor], count: int
-    ) -> list[int]:
-        if not stage.adaptive:
-            return super().shares(signals, layout, stage, pools, count)
-        kept = [(len(pool), self.by_rank(signals, layout, stage, pool)) for pool in pools]
-        return [n if left == n else left + clusters_of(n - left)[1] for n, left in kept]
-
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         assert stage.layer is not None
         score = self.attention(signals, layout, stage.layer - 1).mean(0).mean(0)
         states = signals.llm(stage.layer, "hidden")
 
         def rule(pool: Tensor, count: int) -> Tensor | Merged:
-            if stage.adaptive:
-                return recycled(score[pool], states[pool], self.by_rank(signals, layout, stage, pool))
             return select_sparsevlm(score[pool], states[pool], count, recycle=self.version == "1.5")
 
         return rule
 
-    def by_rank(self, signals: Signals, layout: VisualLayout, stage: Stage, pool: Tensor) -> int:
-        """How many of the n tokens of a pool version 1 keeps: all where the rank is full, else one less at most."""
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        if not stage.adaptive:
+            return super().select(signals, layout, stage)
         assert stage.layer is not None
         assert self.budget.tokens is not None
-        attention, n = self.attention(signals, layout, stage.layer - 1)[:, :, pool], len(pool)
-        if rank_count(attention, 1, 0) == n:
-            return n
-        return max(1, min(rank_count(attention, *RANKS[self.budget.tokens]), n - 1))
+        attention, states = self.attention(signals, layout, stage.layer - 1), signals.llm(stage.layer, "hidden")
+        score, rank = attention.mean(0).mean(0), RANKS[self.budget.tokens]
+        pools = self.pools(layout, stage)
+        counts = [_by_rank(attention[:, :, pool], *rank) for pool in pools]
+        found = [
+            recycled(score[pool], states[pool], count)
+            if count < len(pool)
+            else torch.arange(count, device=pool.device)
+            for pool, count in zip(pools, counts, strict=True)
+        ]
+        if not any(isinstance(each, Merged) for each in found):
+            return Selection(torch.arange(len(layout), device=score.device))
+        return joined(layout, pools, found, "hidden")
+
+
+def _by_rank(attention: Tensor, scale: float, bias: float) -> int:
+    """[H, R, n] -> how many of the n version 1 keeps: all where the rank is full, else one less at most."""
+    n = attention.shape[-1]
+    if rank_count(attention, 1, 0) == n:
+        return n
+    return max(1, min(rank_count(attention, scale, bias), n - 1))
