@@ -15,13 +15,15 @@ from markupsafe import Markup
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.results import SAMPLES_FILE, read_rows, read_summary
 from groundprune.evaluation.summary import Summary
-from groundprune.report.charts import TASKS, curves, headline, heatmaps, percent, policies, share_of
+from groundprune.report.charts import TASKS, curves, headline, percent, policies, share_of
 from groundprune.report.figures import FOLDER, inline_svg, write_figures
 from groundprune.report.gallery import SAMPLES, Item, choose, make_items, samples_of
 from groundprune.report.headline import Shown, choose_shown
+from groundprune.report.heatmaps import heatmaps
 from groundprune.report.kept_maps import kept_maps
-from groundprune.report.style import TRUTH_LOOK, UNPRUNED_LOOK, Look, look_of
-from groundprune.report.tables import grids, notes
+from groundprune.report.notes import notes
+from groundprune.report.style import TRUTH_LOOK, Look, look_of
+from groundprune.report.tables import grids
 from groundprune.report.writing import replacing
 
 REPORT_FILE = "report.html"
@@ -130,7 +132,7 @@ def _sentence(error: Exception) -> str:
 
 def _layers(shown: Shown) -> dict[str, Look]:
     """The boxes of a picture, the lowest first."""
-    answers = {name: UNPRUNED_LOOK if name == "unpruned" else look_of(name) for name in shown.results}
+    answers = {name: look_of(name) for name in shown.results}
     return {"ground truth": TRUTH_LOOK, **answers}
 
 
