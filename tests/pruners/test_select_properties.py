@@ -118,17 +118,43 @@ def test_the_count_is_met_and_the_kept_are_ascending(name, seed, data):
     assert (weight is None and same is None) or weight.equal(same)
 
 
-@every_rule
-@few
-@given(seed=st.integers(0, 10_000), levels=st.integers(1, 3), data=st.data())
-def test_ties_and_equal_scores_are_decided_the_same_way_each_time(name, seed, levels, data):
-    count = data.draw(st.integers(RULES[name].least, N - 1))
+BY_FEATURES = ("cdpruner", "divprune", "ivc-prune", "v2drop")  # what they rank is made of the features too
+
+
+def tied(seed, data, name):
+    """Whole numbers as scores, of 2 to 4 levels; a count."""
+    count = data.draw(st.integers(max(4, RULES[name].least), N - 1))
     generator = torch.Generator().manual_seed(seed)
-    score = torch.randint(levels, (N,), generator=generator).float()
-    features = torch.randint(1, levels + 1, (N, 1), generator=generator).expand(N, 8).float()
-    kept, weight = run(name, score, features, count)
+    return torch.randint(data.draw(st.integers(2, 4)), (N,), generator=generator), count, generator
+
+
+@pytest.mark.parametrize("name", sorted(RULES.keys() - {*BY_FEATURES, "tome"}))
+@few
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_of_equal_scores_the_earlier_counts_as_the_larger(name, seed, data):
+    level, count, generator = tied(seed, data, name)
+    features = torch.randn(N, 8, generator=generator)
+    kept, weight = run(name, level.float(), features, count)
     holds(kept, weight, count)
-    assert run(name, score, features, count)[0].equal(kept)
+    assert kept.equal(run(name, level - 1e-5 * torch.arange(N), features, count)[0])
+
+
+@pytest.mark.parametrize("name", BY_FEATURES)
+@few
+@given(seed=st.integers(0, 10_000), data=st.data())
+def test_of_tokens_that_are_alike_the_earlier_are_kept(name, seed, data):
+    level, count, generator = tied(seed, data, name)
+    features = torch.randint(-4, 5, (4, 8), generator=generator).float()[level]
+    kept, weight = run(name, level.float(), features, count)
+    holds(kept, weight, count)
+    for mine in (torch.isin((level == one).nonzero()[:, 0], kept) for one in level.unique()):
+        assert mine[: int(mine.sum())].all()
+
+
+def test_tome_merges_the_earlier_of_tokens_that_are_alike():
+    alike = torch.ones(6, 8)
+    assert run("tome", torch.zeros(6), alike, 5)[0].tolist() == [1, 2, 3, 4, 5]  # 0 went into 1
+    assert run("tome", torch.zeros(6), alike, 4)[0].tolist() == [1, 3, 4, 5]
 
 
 @pytest.mark.parametrize("name", [name for name, rule in RULES.items() if rule.batched])
