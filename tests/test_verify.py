@@ -7,6 +7,7 @@ import torch
 
 import groundprune as gp
 from groundprune.cli import main
+from groundprune.cli import verify as command
 from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference

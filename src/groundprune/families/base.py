@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
@@ -11,25 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from groundprune.errors import Unservable, unknown
+from groundprune.families.grounding import Grounding
 from groundprune.families.tiny_parts import TinyVisuals
 from groundprune.families.towers import Tower, tower_of
 from groundprune.signals import PROJECTOR, Need
 from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
-
-
-@dataclass(frozen=True)
-class Grounding:
-    """How a checkpoint is asked for a box, and how it answers.
-
-    rec_prompt and vqa_prompt hold {expression} and {question}; codec and frame are names in `groundprune.boxes`.
-    turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
-    """
-
-    rec_prompt: str
-    vqa_prompt: str
-    codec: str
-    frame: str
-    turn: str = "USER: {image}\n{text} ASSISTANT:"
 
 
 class Family:
@@ -74,6 +59,9 @@ class Family:
 
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         """What the encoder makes of `arguments` (those of get_image_features or get_video_features), in order."""
+        if self.tower_kind(base.config).packed:
+            kind = base.config.vision_config.model_type
+            raise Unservable(f"{self.name} with a {kind!r} tower, which packs images of any size, is not served")
         pixels = arguments["pixel_values"]
         side = base.config.vision_config.image_size // base.config.vision_config.patch_size
         return [VisualUnit.grid(side, side, image, device=pixels.device) for image in pixels]
@@ -194,3 +182,12 @@ def family_of(config: Any) -> Family:
             f"(known: {', '.join(sorted(_FAMILIES))})"
         )
     raise unknown("model type", str(model_type), _FAMILIES)
+
+
+def layer_windows(config: Any) -> list[int | None]:
+    """The sliding window of each decoder layer in columns, None = it sees all. config: of the text model."""
+    window = getattr(config, "sliding_window", None)
+    if not window or not getattr(config, "use_sliding_window", True):
+        return [None] * config.num_hidden_layers
+    types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
+    return [window if kind == "sliding_attention" else None for kind in types]

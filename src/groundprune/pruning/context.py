@@ -12,8 +12,9 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, unknown
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.generation import Calls
-from groundprune.pruning.inputs import WINDOWS, Plan, Text, TextTower
+from groundprune.pruning.inputs import WINDOWS
 from groundprune.pruning.layers import Layers
+from groundprune.pruning.prefill import Plan, Text, TextTower
 from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
 from groundprune.pruning.unwrapping import uncompiled
 from groundprune.tokens.layout import VisualLayout

@@ -13,10 +13,9 @@ from torch import Tensor, nn
 from groundprune.probes.decoder import LayerRecord, RowStates, look_ahead
 from groundprune.pruners.base import Stage
 from groundprune.pruning.eviction import evict
-from groundprune.pruning.inputs import Plan, Prefill
 from groundprune.pruning.layer_inputs import LayerInputs
-from groundprune.pruning.prompt import PrunedPrompt
-from groundprune.pruning.segments import make_segment
+from groundprune.pruning.prefill import Plan, Prefill
+from groundprune.pruning.prompt import PrunedPrompt, make_segment
 from groundprune.signals import Signals
 from groundprune.tokens.budget import Budget
 from groundprune.tokens.selection import Selection

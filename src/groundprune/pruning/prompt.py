@@ -1,14 +1,17 @@
-"""What became of a prompt: which columns stayed in which layers, with which ids. Plain data."""
+"""What became of a prompt: which columns stayed in which layers, with which ids."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from groundprune.tokens.compaction import Compaction
+from groundprune.tokens.compaction import Compaction, compact, emitted
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.positions import Policy, Row
 from groundprune.tokens.selection import Selection
 
 
@@ -60,6 +63,42 @@ class Segment:
         )
 
 
+def make_segment(
+    layer: int,
+    policy: Policy,
+    position: Tensor,
+    valid: Tensor,
+    layouts: Sequence[VisualLayout],
+    kept: Sequence[Tensor],
+    orders: Sequence[Tensor | None],
+) -> Segment:
+    """The segment that begins at `layer`.
+
+    position: Long[A, B, L], the unpruned ids; valid: Bool[B, L], no padding; kept, orders: see `Selection`; orders
+    count for policies that are `in_order` alone. Where no row drops anything the slots are the unpruned columns,
+    padding included.
+    """
+    if policy.in_order:
+        kept = [left if order is None else left[order] for left, order in zip(kept, orders, strict=True)]
+    keep, length = valid.clone(), valid.shape[1]
+    whole = torch.arange(length, device=valid.device).repeat(len(valid), 1)
+    place = whole.clone()
+    for b, (layout, left) in enumerate(zip(layouts, kept, strict=True)):
+        keep[b, layout.column] = False
+        keep[b, layout.column[left]] = True
+        place[b] = emitted(layout.column[left], length)
+    unchanged = keep.equal(valid) and place.equal(whole)
+    compaction = Compaction(whole, valid, length) if unchanged else compact(keep, place)
+    new = torch.zeros(len(position), *compaction.index.shape, dtype=torch.long, device=position.device)
+    shifts = []
+    for b, (layout, left) in enumerate(zip(layouts, kept, strict=True)):
+        mine = compaction.mask[b]
+        ids, shift = policy(Row(position[:, b], compaction.index[b, mine], layout, left))
+        new[:, b, mine] = ids
+        shifts.append(shift)
+    return Segment(layer, compaction, new, torch.tensor(shifts, device=position.device), list(kept))
+
+
 @dataclass(frozen=True, eq=False)
 class PrunedPrompt:
     """What became of one prefill.
@@ -92,10 +131,6 @@ class PrunedPrompt:
     @property
     def shift(self) -> Tensor:
         return self.segments[0].shift
-
-    def held_by(self, past: int) -> PrunedPrompt:
-        """What a cache of `past` columns holds of it: all, or the turns before."""
-        return self.earlier.held_by(past) if self.earlier and past < self.compaction.slots else self
 
     def ends_in_words(self, count: int) -> bool:
         """Whether the last `count` slots of every row are text."""
@@ -133,12 +168,33 @@ class PrunedPrompt:
         offset = before.length + held.shape[1] - before.slots
         later = torch.arange(before.length, offset, device=held.device).expand(len(held), -1)
         index = torch.cat([before.index, later, first.compaction.index + offset], dim=1)
-        mask = torch.cat([held, first.compaction.mask], dim=1)
-        compaction = Compaction(index, mask, offset + first.compaction.length)
+        compaction = Compaction(index, torch.cat([held, first.compaction.mask], 1), offset + first.compaction.length)
         joined = replace(first, compaction=compaction, shift=first.shift + earlier.shift)
         known = ids if ids.shape[1] == compaction.length else earlier.ids
         return replace(self, segments=[joined], ids=known, earlier=earlier, offset=offset)
 
-    def without_features(self) -> PrunedPrompt:
-        """What later turns need: the features would stay in memory as long as the cache."""
-        return replace(self, rows=[replace(row, features=row.features[:0]) for row in self.rows])
+
+class PrunedInputs(dict[str, Any]):
+    """What `model(**short)` and `model.generate(**short)` take, and what became of the prompt.
+
+    kept: per prompt row Long[K], which of its N visual tokens stayed; layout: where those N lie; positions: the
+    policy by name. prompt: the same in full, for what builds on it.
+    """
+
+    def __init__(self, inputs: dict[str, Any], prompt: PrunedPrompt, positions: str, given: Tensor):
+        super().__init__(inputs)
+        self.prompt, self.positions, self._given = prompt, positions, given
+
+    @property
+    def kept(self) -> list[Tensor]:
+        return [row.selection.kept for row in self.prompt.rows]
+
+    @property
+    def layout(self) -> list[VisualLayout]:
+        return [row.layout for row in self.prompt.rows]
+
+    def restore(self, sequences: Tensor) -> Tensor:
+        """What `generate` gave, Long[B * copies, S + new], with the prompt as it was before pruning in front."""
+        said = sequences[:, self["input_ids"].shape[1] :]
+        prompt = self._given.to(said.device)
+        return torch.cat([prompt.repeat_interleave(len(said) // len(prompt), dim=0), said], dim=1)

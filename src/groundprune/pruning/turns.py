@@ -13,8 +13,8 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import Encoded, encode_inputs, has_visual
-from groundprune.pruning.inputs import Plan, Prefill, PrunedInputs, checked, shortened
-from groundprune.pruning.prompt import PrunedPrompt, Segment
+from groundprune.pruning.prefill import Plan, Prefill, checked, shortened
+from groundprune.pruning.prompt import PrunedInputs, PrunedPrompt, Segment
 from groundprune.tokens.compaction import Compaction
 
 _BY_COLUMN = ("token_type_ids", "mm_token_type_ids", "labels")
