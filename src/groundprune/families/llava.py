@@ -30,7 +30,7 @@ class Llava(Family):
 
     def prepare_processor(self, processor: Any) -> Any:
         """Pads images to a square: the converted checkpoints crop instead, and lose the sides of the image."""
-        from groundprune.models.llava import LlavaImageProcessorPil
+        from groundprune.models.llava_images import LlavaImageProcessorPil
 
         processor.image_processor = LlavaImageProcessorPil.like(processor.image_processor)
         return processor
