@@ -15,7 +15,7 @@ from groundprune.data.scenes import scene_samples
 from groundprune.evaluation import Runner, Setting
 from groundprune.integrations.vllm.answering import DEFAULTS, EngineRunner
 from groundprune.integrations.vllm.engine import Engine
-from groundprune.integrations.vllm.serve import engine_folder
+from groundprune.integrations.vllm.server import engine_folder
 
 GRID = ["--limit", "8", "--pruner", "cls-visual", "--keep", "0.5", "--positions", "preserved"]
 QUICK = {"enforce_eager": True, "distributed_executor_backend": "uni"}

@@ -36,7 +36,7 @@ def serve(
     """
     from groundprune.integrations.vllm import check_version
     from groundprune.integrations.vllm.running import run_vllm
-    from groundprune.integrations.vllm.serve import serve_arguments
+    from groundprune.integrations.vllm.server import serve_arguments
 
     chosen = read_pruning(pruner, keep, tokens, positions).pruner
     assert chosen is not None
