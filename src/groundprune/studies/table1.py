@@ -15,7 +15,6 @@ from groundprune.errors import GroundPruneError, Unservable, first_line, unknown
 from groundprune.evaluation.specs import MAIN_POSITIONS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
 from groundprune.families import families
-from groundprune.pruners import pruner_class
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT
 from groundprune.studies.published import PUBLISHED, REC_SPLITS
 
@@ -234,7 +233,7 @@ def _differs(name: str, config: Any) -> str | None:
 
 def _missing(name: str, place: Checkpoint | None, setting: Setting) -> tuple[str | None, list[str]]:
     """Why no checkpoint can serve it, and what it lacks beside the checkpoint."""
-    needs = pruner_class(setting.pruner).needs if setting.pruner else frozenset()
+    needs = setting.make_pruner().needs if setting.pruner else frozenset()
     family = families()[MODELS[name].family]
     try:
         for need in sorted(needs, key=str):
