@@ -50,10 +50,12 @@ class KeptCells:
             return None
         try:
             shapes = [(int(rows), int(cols)) for rows, cols in row["grids"]]
-            digits = np.frombuffer(bytes.fromhex(row["kept_cells"]), dtype=np.uint8)
-            ends = np.cumsum([rows * cols for rows, cols in shapes])
-            bits = np.unpackbits(digits, count=int(ends[-1]) if shapes else 0).astype(bool)
-            parts = np.split(bits, ends[:-1]) if shapes else []
+            sizes = [rows * cols for rows, cols in shapes]
+            bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["kept_cells"]), dtype=np.uint8)).astype(bool)
+            if not 0 <= len(bits) - sum(sizes) < 8:
+                raise ValueError(f"{len(bits)} bits for {sum(sizes)} cells")
+            starts = np.cumsum([0, *sizes])
+            parts = [bits[start : start + size] for start, size in zip(starts, sizes, strict=False)]
             return KeptCells([part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
         except (TypeError, ValueError) as error:
             raise GroundPruneError(f"sample {row.get('sample')}: no kept cells ({error})") from error
