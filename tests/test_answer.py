@@ -7,7 +7,7 @@ import torch
 from PIL import Image
 
 import groundprune as gp
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.signals import TextEmbedder
 from support.checkpoints import save_tiny_llava
 

@@ -4,6 +4,7 @@ A block of a language that is not in LANGUAGES, or a command that is neither run
 fails. A command that ends in `# from the Hub` is run up to the point where it would load the checkpoint.
 """
 
+import ast
 import json
 import re
 import shlex
@@ -36,6 +37,7 @@ NOT_RUN = {
     "make": "its target exists in the Makefile",
     "pip install .": "it would change the environment",
     "pre-commit install": "it would change the checkout",
+    "python -m tools.trace": "it has a test of its own, in tests/tools",
 }
 FROM_THE_HUB = "# from the Hub"
 PROGRAMS = ("groundprune", "make", "pip", "pre-commit", "python", "git", "mkdocs", "pytest")
@@ -142,6 +144,20 @@ def test_page(page, reader):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         reader.read(page.read_text(encoding="utf-8"))
+
+
+def test_the_readme_imports_what_a_reader_has():
+    """groundprune as a whole, and what is no part of it."""
+    code = "\n".join(
+        code for language, _, code in blocks(PAGES[0].read_text(encoding="utf-8")) if language == "python"
+    )
+    found = {
+        node.module or "" if isinstance(node, ast.ImportFrom) else alias.name
+        for node in ast.walk(ast.parse(code))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+    assert found - sys.stdlib_module_names == {"groundprune", "torch"}
 
 
 def test_the_docs_hold_what_there_is_to_run(tmp_path):

@@ -19,7 +19,16 @@ class Unproven(GroundPruneError):
 
 
 def unknown(kind: str, given: str, allowed: Iterable[str]) -> GroundPruneError:
-    """The error for a name that is not in a registry, with the nearest name and the whole list."""
+    """The error for a name that is not in a registry, with the nearest name and the whole list.
+
+    Args:
+        kind: what the name is of, "pruner" say.
+        given: the name.
+        allowed: the names that there are.
+
+    Returns:
+        GroundPruneError, to be raised.
+    """
     allowed = sorted(allowed)
     near = difflib.get_close_matches(str(given), allowed, n=1, cutoff=0.4)
     hint = f"; did you mean {near[0]!r}?" if near else ""
@@ -27,5 +36,12 @@ def unknown(kind: str, given: str, allowed: Iterable[str]) -> GroundPruneError:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says, in one line; its type where it says nothing."""
+    """What an error says, in one line; its type where it says nothing.
+
+    Args:
+        error: any.
+
+    Returns:
+        A line without its end.
+    """
     return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -24,14 +24,18 @@ _KINDS: dict[str, tuple[str | None, ...]] = {
 class Need:
     """One signal that a pruner declares before any work is done.
 
-    signal: "tower_attention", "tower_hidden", "tower_keys", "clip_patches", "clip_text", "fingerprint" or "llm"; or
-    "projector", nothing to read: a merge of tower states needs a projector that takes them one by one.
-    layer: layer index of the tower or the LLM; a Fraction f = the last layer of the first f of its depth;
-    None = the tower layer whose output the LLM reads, or the LLM layers that the pruner's stages name.
-    kind: for tower_attention "cls" (the CLS row), "cls-joint" (the same with all heads as one), "received" (mean over
-    all query rows), or "salient" (the CLS row where the tower has a CLS token, else received); for tower_hidden None
-    (the patches) or "cls" (the CLS token); for llm "attention", "hidden", "normed", "q", "k", "v" or "frequencies",
-    see `Signals.llm`.
+    Attributes:
+        signal: "tower_attention", "tower_hidden", "tower_keys", "clip_patches", "clip_text", "fingerprint" or "llm";
+            or "projector", nothing to read: a merge of tower states needs a projector that takes them one by one.
+        layer: layer index of the tower or the LLM; a Fraction f = the last layer of the first f of its depth;
+            None = the tower layer whose output the LLM reads, or the LLM layers that the pruner's stages name.
+        kind: for tower_attention "cls" (the CLS row), "cls-joint" (the same with all heads as one), "received" (mean
+            over all query rows), or "salient" (the CLS row where the tower has a CLS token, else received); for
+            tower_hidden None (the patches) or "cls" (the CLS token); for llm "attention", "hidden", "normed", "q",
+            "k", "v" or "frequencies", see `Signals.llm`.
+
+    Raises:
+        GroundPruneError: a signal or a kind that there is not.
     """
 
     signal: str
@@ -64,8 +68,10 @@ TOWER_CLS = Need("tower_hidden", kind="cls")
 class TowerRecord:
     """What was recorded while the vision tower ran once over a batch of images.
 
-    units: what the encoder made of its input, in its order. values: per Need, per unit [P, ...] over its tokens.
-    fingerprint: one number per unit, a function of its pixels alone.
+    Attributes:
+        units: what the encoder made of its input, in its order.
+        values: per Need, per unit [P, ...] over its tokens.
+        fingerprint: one number per unit, a function of its pixels alone.
     """
 
     units: list[VisualUnit]
@@ -119,8 +125,19 @@ class LLMStates:
 class Signals:
     """The signals of one prompt row over its N visual columns, in fp32.
 
-    Inside of the LLM N counts the columns that are left. A signal that the row does not have, or that the pruner did
-    not declare, raises Unservable with the reason.
+    Inside of the LLM N counts the columns that are left.
+
+    Args:
+        layout: where the row's visual columns lie.
+        projected: Float[M, D], the features of all of them.
+        record: of the tower.
+        prompt: the row's text, for pruners that read it.
+        embedder: the CLIP text tower, likewise.
+        left: Long[N], which of the M columns are left; None = all.
+        states: of the LLM's layers; None before the LLM.
+
+    Raises:
+        Unservable: by each signal that the row does not have, or that the pruner did not declare, with the reason.
     """
 
     def __init__(
@@ -133,7 +150,6 @@ class Signals:
         left: Tensor | None = None,
         states: LLMStates | None = None,
     ):
-        """left: Long[N], which of the layout's columns are left (None = all); states: None before the LLM."""
         self.layout = layout
         self._projected = projected
         self._record = record
@@ -187,13 +203,19 @@ class Signals:
         return self._text_tower.segments(self._words).float().to(self._projected.device)
 
     def llm(self, layer: int, kind: str, rows: Tensor | Sequence[int] | None = None, rope: bool = True) -> Tensor:
-        """A signal of decoder layer `layer`, at most the stage's own; earlier ones as `Pruner.llm_layers` says.
+        """A signal of a decoder layer.
 
-        kind "attention": [H, R, N], softmax rows of the queries `rows` over all columns, of which the visual ones are
-        given. "q", "k", "v": [H, N, C]; rope=False: q and k before the rotary embedding. "hidden": [N, D], the states
-        that enter the layer; "normed": those under the model's final norm. With rows, q, k, v and states are those
-        of the rows instead. rows: Long[R], columns of the unpruned prompt; by default, of attention, the last.
-        "frequencies": [C / 2], by how much each pair of channels turns per position in the rotary embedding.
+        Args:
+            layer: at most the stage's own; earlier ones as `Pruner.llm_layers` says.
+            kind: "attention", softmax rows over all columns, of which the visual ones are given; "hidden", the states
+                that enter the layer, or "normed", those under the model's final norm; "q", "k", "v"; or
+                "frequencies", by how much each pair of channels turns per position in the rotary embedding.
+            rows: Long[R], columns of the unpruned prompt: the queries of "attention", by default the last; of other
+                kinds whose values are given instead of those of the N.
+            rope: False = q and k before the rotary embedding.
+
+        Returns:
+            Float[H, R, N] of "attention", [N, D] of states, [H, N, C] of q, k and v, [C / 2] of "frequencies".
         """
         if self._states is None:
             raise Unservable(f"the signal 'llm {kind}' is not there yet: this pruner acts before the LLM")
@@ -247,5 +269,13 @@ def _undeclared(signal: str) -> str:
 
 
 def cosine(a: Tensor, b: Tensor) -> Tensor:
-    """[N, E], [M, E] -> [N, M] cosine similarity."""
+    """Cosine similarity of each of N vectors with each of M.
+
+    Args:
+        a: Float[N, E].
+        b: Float[M, E].
+
+    Returns:
+        Float[N, M].
+    """
     return torch.nn.functional.normalize(a, dim=-1) @ torch.nn.functional.normalize(b, dim=-1).transpose(0, 1)

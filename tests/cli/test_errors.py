@@ -205,6 +205,6 @@ def test_ctrl_c(capsys, monkeypatch):
     def press(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("groundprune.answer.answer", press)
+    monkeypatch.setattr("groundprune.answers.answer", press)
     assert main(["ground", "photo.png", "the star"]) == 130
     assert capsys.readouterr() == ("", "groundprune: interrupted\n")

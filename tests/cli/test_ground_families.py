@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import groundprune as gp
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.cli import main
 from support.checkpoints import SERVED, save_tiny
 

@@ -4,9 +4,10 @@ import pytest
 
 import groundprune as gp
 from groundprune.evaluation import Setting, compare, read_rows, summarize
+from groundprune.report.notes import notes
 from groundprune.report.overview import knows, leaders, many, overview, pruners_of, schedule, schedules
 from groundprune.report.pruner_charts import pruner_charts
-from groundprune.report.tables import grids, notes
+from groundprune.report.tables import grids
 from support.charts import drawn
 
 QUICK = {"scenes": 1, "positions": ["preserved"], "progress": False}

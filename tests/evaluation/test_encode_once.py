@@ -8,11 +8,11 @@ import torch
 from PIL import Image
 
 import groundprune as gp
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.boxes import Box
 from groundprune.data import Sample
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation import Runner, Setting, runner
+from groundprune.evaluation import Runner, Setting, preparing
 from groundprune.families import family_of
 from support.checkpoints import save_tiny
 
@@ -67,7 +67,7 @@ def answers(made, setting, done=()):
 
 def test_encoded_once_answers_as_asked_one_by_one(loaded, samples, monkeypatch):
     model, processor = loaded
-    monkeypatch.setattr(runner, "ENCODE_BATCH", 1)
+    monkeypatch.setattr(preparing, "ENCODE_BATCH", 1)
     made = Runner(model, processor, samples, batch_size=3)
     calls = []
     handle = family_of(model.config).tower(model.base_model).register_forward_hook(lambda *_: calls.append(1))
@@ -92,7 +92,7 @@ def test_photos_are_opened_once_and_not_held(loaded, samples):
     made.prepare(SETTINGS[:2])
     answers(made, SETTINGS[0])
     assert {s.picture.opened - b for s, b in zip(samples, before, strict=True)} == {1}
-    held = [unit.pixels.numel() for _, _, record in made._ready[1]._rows for unit in record.units]
+    held = [unit.pixels.numel() for _, _, record in made._ready.encoded._rows for unit in record.units]
     assert set(held) == {0}
 
 
@@ -127,7 +127,7 @@ def test_out_of_memory_halves_the_batch_and_goes_on(loaded, samples, monkeypatch
 
 def test_out_of_memory_in_the_tower(loaded, samples, monkeypatch):
     model, processor = loaded
-    stock, sizes = runner.encode, []
+    stock, sizes = preparing.encode, []
 
     def encode(model, inputs, pruners):
         sizes.append(len(inputs["input_ids"]))
@@ -135,7 +135,7 @@ def test_out_of_memory_in_the_tower(loaded, samples, monkeypatch):
             raise torch.OutOfMemoryError("CUDA out of memory")
         return stock(model, inputs, pruners)
 
-    monkeypatch.setattr(runner, "encode", encode)
+    monkeypatch.setattr(preparing, "encode", encode)
     made = Runner(model, processor, samples, batch_size=4)
     made.prepare(SETTINGS[:1])
     assert sizes == [4, 2, 1, 1, 2, 1, 1]

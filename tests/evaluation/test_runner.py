@@ -61,17 +61,15 @@ def test_encoding_once_equals_pruning_from_pixels(pocket, runner, samples, prune
             assert one_by_one(pocket, runner, sample) == found[sample.id]["answer"]
 
 
-def test_policies_reach_the_model(pocket, runner, samples):
+def test_policies_reach_the_model(pocket, runner):
     """Other ids give other logits: the answers of a well trained model may be the same."""
     model, _ = pocket
-    words, images = runner._ready
-    ids = words[0].columns["input_ids"][None]
     logits = {}
     for positions in ("preserved", "reassigned", "shifted:8", "permuted:0"):
         setting = Setting.of("spatial", 0.25, positions=positions)
-        with torch.inference_mode(), runner._context(setting, [samples[0].text]):
-            encoded = images.select([words[0].entry])
-            logits[positions] = model(input_ids=ids, mm_encoder_outputs=encoded).logits[0, -1]
+        inputs = runner._ready.inputs([0], runner.processor.tokenizer, model.device)
+        with torch.inference_mode(), gp.prune(model, setting.make_pruner(), positions):
+            logits[positions] = model(**inputs).logits[0, -1]
     # Rotary positions are relative: a shift of image and text together changes what the words before them see.
     for positions in ("reassigned", "shifted:8", "permuted:0"):
         assert_apart(logits[positions], logits["preserved"], 1e-2)

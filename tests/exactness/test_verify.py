@@ -6,7 +6,8 @@ import pytest
 import torch
 
 import groundprune as gp
-from groundprune.cli import checks, main
+from groundprune.cli import main
+from groundprune.cli import verify as command
 from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
@@ -60,7 +61,9 @@ def test_a_wrong_position_is_caught(model, monkeypatch):
 
 
 def test_a_decode_shift_that_is_off_by_one_is_caught(model, monkeypatch):
-    monkeypatch.setattr(Preserved, "ids", lambda self, row: (row.original, 1))
+    """`generate` goes on from the last id that it was given."""
+    late = lambda self, row: (row.original + (row.column == row.column[-1]), 1)  # noqa: E731
+    monkeypatch.setattr(Preserved, "ids", late)
     found = gp.verify(model, tiny_inputs(model, [(1, 5, 7)]), gp.Spatial(keep=0.5), steps=2)
     assert found.difference > 1e-5
 
@@ -77,7 +80,7 @@ def test_a_weak_control_is_inconclusive_and_no_failure(monkeypatch, capsys):
     assert 0 < found.control < 1e-2
     assert (found.verdict, found.passed) == ("inconclusive", False)
 
-    monkeypatch.setattr(checks, "_subjects", lambda *_: [("weak", model, inputs)])
+    monkeypatch.setattr(command, "_subjects", lambda *_: [("weak", model, inputs)])
     words = ["verify", "--pruner", "spatial", "--keep", "0.5"]
     assert main(words) == 3
     said = capsys.readouterr().out
@@ -86,7 +89,8 @@ def test_a_weak_control_is_inconclusive_and_no_failure(monkeypatch, capsys):
     assert main([*words, "--json"]) == 3
     assert json.loads(capsys.readouterr().out)[0]["verdict"] == "inconclusive"
 
-    monkeypatch.setattr(Preserved, "ids", lambda self, row: (row.original, 1 + 10**4))  # far off, and exact no more
+    far = lambda self, row: (row.original + 10**4 * (row.column == row.column[-1]), 0)  # noqa: E731
+    monkeypatch.setattr(Preserved, "ids", far)  # exact no more
     assert main(words) == 1
     capsys.readouterr()
     assert main(["verify", "--keep", "1"]) == 3, "every pruner was skipped"

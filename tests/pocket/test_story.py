@@ -1,6 +1,6 @@
 """What the package exists to show, on the model that it ships: a change that breaks it is not a detail."""
 
-from groundprune.evaluation import driver as compare
+from groundprune.evaluation import compare
 
 
 def test_renumbered_positions_take_the_boxes_and_preserved_ones_give_them_back():

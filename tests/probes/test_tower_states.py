@@ -47,7 +47,7 @@ def test_the_joint_cls_row_is_the_softmax_of_all_heads_as_one(model, pixels, sta
 def test_the_cls_state_is_recorded_alone(model, pixels, states):
     found = record(model, pixels, TOWER_CLS)
     assert_near(torch.stack(found.values[TOWER_CLS]), states[-2][:, :1])
-    assert [value.shape for value in found.select([1], 1).values[TOWER_CLS]] == [(1, 32)]
+    assert [value.shape for value in found.select([1]).values[TOWER_CLS]] == [(1, 32)]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import groundprune as gp
-from groundprune.pruners import pruner_class, pruner_names, refusal, select_spatial, select_top, servable
+from groundprune.pruners import pruner_class, pruner_names, refusal, servable
+from groundprune.pruners.spatial import select_spatial
 from groundprune.signals import Need, Signals, TowerRecord
 from groundprune.tokens.layout import VisualLayout, VisualUnit
 
@@ -39,7 +40,7 @@ def make_layout(*grids, newline=False):
 def signals_of(layout, fingerprint=(7, 8, 9), **kwargs):
     sizes = [int((layout.image == i).sum()) for i in range(layout.n_images)]
     units = [VisualUnit.grid(1, size, torch.empty(0)) for size in sizes]
-    record = TowerRecord(units, len(units), fingerprint=list(fingerprint[: len(units)]))
+    record = TowerRecord(units, fingerprint=list(fingerprint[: len(units)]))
     features = torch.randn(len(layout), 4, generator=torch.Generator().manual_seed(0))
     return Signals(layout, features, record, **kwargs)
 
@@ -48,24 +49,33 @@ def run(pruner, layout, signals=None):
     return pruner(signals or signals_of(layout), layout, pruner.stages(2)[0])
 
 
+@dataclass(frozen=True)
+class Given(gp.Pruner):
+    """By scores that are there already."""
+
+    values: tuple = ()
+
+    def score(self, signals, layout, stage):
+        return torch.tensor(self.values)
+
+
 @given(st.lists(st.floats(-5, 5), min_size=12, max_size=12), st.integers(1, 12))
-def test_select_top_keeps_the_largest_and_prefers_the_earlier_on_ties(values, count):
-    layout, score = make_layout((3, 4)), torch.tensor(values)
-    kept = select_top(score, layout, count).kept.tolist()
+def test_a_score_keeps_the_largest_and_prefers_the_earlier_on_ties(values, count):
+    kept = run(Given(tokens=count, values=values), make_layout((3, 4))).kept.tolist()
+    score = torch.tensor(values)
     wanted = sorted(sorted(range(12), key=lambda i: (-score[i].item(), i))[:count])
     assert kept == wanted
 
 
-def test_select_top_splits_the_budget_over_images_and_keeps_separators():
+def test_a_score_splits_the_budget_over_images_and_keeps_separators():
     layout = make_layout((2, 4), (2, 2), newline=True)
-    score = torch.arange(len(layout)).float()
-    kept = select_top(score, layout, 6).kept.tolist()
+    kept = run(Given(keep=0.5, values=range(len(layout))), layout).kept.tolist()
     assert kept == [4, 5, 6, 7, 8, 11, 12, 13]  # four of eight, the newline, two of four, the newline
 
 
 def test_a_nan_score_is_an_error():
     with pytest.raises(gp.GroundPruneError, match="NaN"):
-        select_top(torch.tensor([1.0, float("nan"), 0, 0]), make_layout((2, 2)), 2)
+        run(Given(tokens=2, values=[1.0, float("nan"), 0, 0]), make_layout((2, 2)))
 
 
 @given(st.integers(1, 30), st.integers(1, 30), st.data())
@@ -253,11 +263,11 @@ def test_an_order_that_is_no_order_is_refused():
         run(Disordered(keep=0.5), make_layout((2, 3)))
 
 
-def test_a_pruner_with_neither_score_nor_select_is_refused():
+def test_a_pruner_with_neither_score_nor_rule_nor_select_is_refused():
     class Empty(gp.Pruner):
         pass
 
-    with pytest.raises(gp.GroundPruneError, match="neither score nor select"):
+    with pytest.raises(gp.GroundPruneError, match="neither score, rule nor select"):
         run(Empty(keep=0.5), make_layout((2, 3)))
 
 

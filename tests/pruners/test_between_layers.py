@@ -10,7 +10,7 @@ import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.pruners.sparsevlm import COUNTS
 from groundprune.pruners.sparsevlm_rule import clusters_of, rank_count, raters, rope_kernel, select_sparsevlm
-from groundprune.pruning import layers as inside_llm
+from groundprune.pruning import passage
 from groundprune.signals import LLMStates
 
 METHODS = [gp.Dart, gp.FastV, gp.Feather, gp.PyramidDrop, gp.SparseVLM, gp.V2Drop]
@@ -180,8 +180,8 @@ def test_each_stage_leaves_its_count_of_the_survivors(model, pruner, images):
     ],
 )
 def test_scores_are_of_the_layers_that_the_method_names(model, pruner, asked, monkeypatch):
-    plain = inside_llm.RowStates
-    monkeypatch.setattr(inside_llm, "RowStates", lambda *args: Asked(plain(*args)))
+    plain = passage.RowStates
+    monkeypatch.setattr(passage, "RowStates", lambda *args: Asked(plain(*args)))
     Asked.asked.clear()
     run(model, pruner, [(1, 4, 5)])
     assert set(Asked.asked) == asked
@@ -189,7 +189,7 @@ def test_scores_are_of_the_layers_that_the_method_names(model, pruner, asked, mo
 
 def test_no_token_of_the_image_rates_the_others_at_a_later_stage(model, monkeypatch):
     """Also where the image's last token was dropped before: words are the columns behind the unpruned image."""
-    plain, rows = inside_llm.RowStates, []
+    plain, rows = passage.RowStates, []
 
     class Rows(LLMStates):
         def __init__(self, states):
@@ -200,7 +200,7 @@ def test_no_token_of_the_image_rates_the_others_at_a_later_stage(model, monkeypa
                 rows.append(rows_.tolist())
             return self.states.read(layer, kind, rows_, rope)
 
-    monkeypatch.setattr(inside_llm, "RowStates", lambda *args: Rows(plain(*args)))
+    monkeypatch.setattr(passage, "RowStates", lambda *args: Rows(plain(*args)))
     found = run(model, gp.SparseVLM(keep=0.25), [(1, 4, 5)])
     assert any(int(kept[0][-1]) < 35 for _, kept in found.stages[1:-1])
     assert len(rows) == 6
@@ -241,8 +241,8 @@ class Words(LLMStates):
 
 @pytest.mark.parametrize("version", ["1.5", "2.0"])
 def test_sparsevlm_chooses_its_raters_once_from_all_of_the_image(model, version, monkeypatch):
-    plain, found = inside_llm.RowStates, []
-    monkeypatch.setattr(inside_llm, "RowStates", lambda *args: Words(plain(*args), found))
+    plain, found = passage.RowStates, []
+    monkeypatch.setattr(passage, "RowStates", lambda *args: Words(plain(*args), found))
     differ = 0
     for seed in range(6):
         found.clear()
@@ -267,8 +267,8 @@ def test_version_1_of_sparsevlm_keeps_what_a_rank_says(model, monkeypatch):
                 self.found.append(value)
             return value
 
-    plain, found, wide = inside_llm.RowStates, [], tiny_model("llava", layers=16, side=16)
-    monkeypatch.setattr(inside_llm, "RowStates", lambda *args: Ranks(plain(*args), found))
+    plain, found, wide = passage.RowStates, [], tiny_model("llava", layers=16, side=16)
+    monkeypatch.setattr(passage, "RowStates", lambda *args: Ranks(plain(*args), found))
     pruner = gp.SparseVLM(tokens=192, version="1.0")
     with gp.prune(wide, pruner) as pruned, torch.no_grad():
         wide(**tiny_inputs(wide, [(1, 4, 12)]))

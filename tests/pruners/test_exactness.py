@@ -158,7 +158,7 @@ def drawn(family, given, seed, **options):
     return [kept.tolist() for kept in run.kept]
 
 
-@pytest.mark.parametrize("name", [name for name in pruner_names() if pruner_class(name).merges])
+@pytest.mark.parametrize("name", [name for name in pruner_names() if pruner_class(name).merges_in])
 def test_the_oracle_of_a_merger_fails_without_the_merged_features(name, monkeypatch):
     monkeypatch.setattr(verification, "_with_features", lambda encoder, *_: encoder)
     monkeypatch.setattr(verification, "_merged_states", lambda *_: [])

@@ -29,7 +29,7 @@ def config(model_type, layers):
 def test_the_frequencies_are_those_of_the_models_own_rotary_embedding(name):
     """cos and sin of position 1 are those of the frequencies themselves."""
     decoder = tiny_model(name).get_decoder()
-    inputs = LayerInputs(decoder, decoder.config, exact_windows=True)
+    inputs = LayerInputs(decoder, decoder.config, [None] * 4, exact_windows=True)
     for layer in range(decoder.config.num_hidden_layers):
         frequencies = inputs.frequencies(layer)
         cos = inputs.rotary(torch.ones(1, 1, dtype=torch.long), 1, inputs.kind(layer))[0].flatten()

@@ -43,7 +43,7 @@ def test_generates_with_the_asked_for_number_of_tokens(model, name, keep):
     assert [len(kept) for kept in run.kept] == wanted
     assert out.shape == (2, inputs["input_ids"].shape[1] + 2)
     merges = any(row.selection.merge is not None for row in run.rows) or any(s.merged for s in run.prompt.segments)
-    assert merges == pruner_class(name).merges
+    assert merges == (pruner_class(name).merges_in is not None)
     assert all(row.features.isfinite().all() for row in run.rows)
 
 
@@ -77,7 +77,7 @@ def test_pruners_without_merging_take_features_as_they_are(model):
     inputs = tiny_inputs(model, [(1, 3, 4)])
     whole, _ = pruned(model, gp.Spatial(keep=1), inputs)
     for name in BEFORE:
-        if not pruner_class(name).merges:
+        if not pruner_class(name).merges_in:
             run, _ = pruned(model, make_pruner(name, tokens=9), inputs)
             assert run.rows[0].features.equal(whole.rows[0].features[run.kept[0]]), name
 

@@ -18,10 +18,11 @@ from groundprune.pruners.feather import select_feather
 from groundprune.pruners.hiprune import select_hiprune
 from groundprune.pruners.hired import hired_budgets
 from groundprune.pruners.ivc_prune import select_ivcprune
+from groundprune.pruners.merging import Merged
 from groundprune.pruners.nuwa import select_nuwa
 from groundprune.pruners.prumerge import select_prumerge
 from groundprune.pruners.pyramiddrop import select_pyramiddrop
-from groundprune.pruners.ranking import Merged, ranked, rows_of, top
+from groundprune.pruners.ranking import ranked, rows_of, top
 from groundprune.pruners.sparsevlm_rule import select_sparsevlm
 from groundprune.pruners.tome import select_tome
 from groundprune.pruners.trim import select_trim

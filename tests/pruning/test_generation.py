@@ -155,3 +155,11 @@ def test_the_loss_is_that_of_the_labels_that_stayed(model):
         with hide(model, hidden_columns(run.prompt)):
             wanted = model(**inputs, labels=labels).loss
     assert_near(pruned, wanted)
+
+
+def test_a_prefill_in_chunks_changes_nothing(model, inputs):
+    with gp.prune(model, gp.ClsVisual(keep=0.4)):
+        wanted = generate(model, inputs)
+        chunks = generate(model, inputs, prefill_chunk_size=16)
+    assert chunks.sequences.equal(wanted.sequences)
+    assert relative_difference(chunks.logits, wanted.logits) < TOLERANCE

@@ -66,8 +66,14 @@ class TestRefusals:
             with pytest.raises(gp.Unservable, match="3 pruned rows, and is used with 1"):
                 model(input_ids=torch.tensor([[5]]), past_key_values=cache)
 
-    def test_a_prefill_in_chunks(self, model, inputs):
+    @pytest.mark.parametrize("name", ["gemma3", "paligemma"])
+    def test_a_prefill_in_chunks_of_images_that_see_later_tokens(self, name):
+        model = tiny_model(name)
         with gp.prune(model, gp.Spatial(keep=0.5)), pytest.raises(gp.Unservable, match="prefill_chunk_size"):
+            generate(model, tiny_inputs(model, [(1, 5, 7)]), prefill_chunk_size=16)
+
+    def test_a_prefill_in_chunks_between_stages(self, model, inputs):
+        with gp.prune(model, gp.FastV(keep=0.6)), pytest.raises(gp.Unservable, match="prefill_chunk_size"):
             generate(model, inputs, prefill_chunk_size=16)
 
     def test_the_base_model(self, model):

@@ -302,3 +302,18 @@ class TestThreads:
                 got = list(pool.map(attempt, prompts))
         assert got[::2] == [None] * 3
         assert all(a.equal(b) for a, b in zip(got[1::2], wanted, strict=True))
+
+
+@pytest.mark.parametrize("pruner", PRUNERS, ids=["before", "inside"])
+@pytest.mark.parametrize("policy", ["preserved", "reassigned"])
+def test_a_generate_that_was_taken_before_the_context(pruner, policy):
+    """As pipelines and partial functions hold it: its forwards are pruned like those of a loop of one's own."""
+    model = tiny_model("llava")
+    inputs, held = tiny_inputs(model, [(1, 5, 7), (2, 2, 4)]), model.generate
+    options = {"max_new_tokens": 4, "do_sample": False}
+    with gp.prune(model, pruner, policy) as run:
+        wanted = model.generate(**inputs, **options)
+        kept = run.kept
+        got = held(**inputs, **options)
+        assert all(a.equal(b) for a, b in zip(run.kept, kept, strict=True))
+    assert got.equal(wanted)

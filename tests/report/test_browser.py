@@ -15,9 +15,9 @@ import pytest
 
 from groundprune.evaluation import compare, read_summary
 from groundprune.evaluation.results import SAMPLES_FILE, read_rows
-from groundprune.report.gallery import choose, make_items
+from groundprune.report.gallery import choose, make_items, samples_of
 from groundprune.report.headline import choose_shown
-from groundprune.report.kept_maps import kept_maps, samples_of
+from groundprune.report.kept_maps import kept_maps
 from groundprune.report.page import Gallery, render_report
 
 DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
@@ -95,7 +95,7 @@ def report(tmp_path_factory):
     rows, shown, samples = read_rows(folder / SAMPLES_FILE), choose_shown(summary), samples_of(summary.run)
     ids = choose(rows, shown, 24)
     samples[ids[0]] = replace(samples[ids[0]], text=EVIL)
-    kept = kept_maps(summary.run, shown.results["preserved"].setting, [samples[id] for id in ids[1:]])
+    kept = kept_maps(summary.run, rows, shown.results["preserved"].setting, [samples[id] for id in ids[1:]])
     path = folder / "evil.html"
     items = make_items(ids, rows, shown, samples, kept)
     path.write_text(render_report(summary, shown, Gallery(items, len(rows))), encoding="utf-8")

@@ -8,13 +8,14 @@ from matplotlib.colors import to_hex
 from PIL import Image
 
 import groundprune as gp
-from groundprune.answer import Answer, answer
+from groundprune.answers import Answer, answer
 from groundprune.boxes import Box, PaddedSquareFrame
 from groundprune.cli import main
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
+from groundprune.report.panels import mosaic
 from groundprune.report.score_maps import Explanation, Scored, _gridded, explain, noting_scores
-from groundprune.report.sheet import box_label, draw_sheet, mosaic, write_sheet
-from groundprune.report.style import UNPRUNED_LOOK, look_of
+from groundprune.report.sheet import box_label, draw_sheet, write_sheet
+from groundprune.report.style import look_of
 from groundprune.tokens.layout import VisualLayout
 from support.closeness import assert_near
 
@@ -207,7 +208,7 @@ class TestBoxes:
     def test_colours_are_the_fixed_ones(self, sheet):
         for patch in axes_of(sheet, "boxes").patches:
             name = str(patch.get_label())
-            look = UNPRUNED_LOOK if name == "unpruned" else look_of(name)
+            look = look_of(name)
             assert to_hex(patch.get_edgecolor()).upper() == look.colour.upper()
 
     def test_the_legend_covers_no_axes(self, sheet):

@@ -9,9 +9,10 @@ from PIL import Image
 
 from groundprune.cli import main
 from groundprune.evaluation import Setting, summarize
-from groundprune.report.charts import curves, headline, heatmaps, policies
+from groundprune.report.charts import curves, headline, policies
 from groundprune.report.figures import inline_svg, write_figures
 from groundprune.report.headline import choose_shown
+from groundprune.report.heatmaps import heatmaps
 from groundprune.report.style import GROUND_TRUTH, PRESERVED, REASSIGNED, UNPRUNED, look_of
 from support.charts import drawn
 

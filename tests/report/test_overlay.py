@@ -5,6 +5,7 @@ import pytest
 from PIL import Image, ImageColor, ImageFont
 
 from groundprune.boxes import Box, CroppedFrame, OriginalFrame, PaddedSquareFrame
+from groundprune.report.labels import shortened
 from groundprune.report.overlay import (
     CAPTION,
     GROUND_TRUTH,
@@ -13,7 +14,6 @@ from groundprune.report.overlay import (
     UNPRUNED,
     KeptMap,
     draw_overlay,
-    shortened,
 )
 
 SAND = (200, 180, 160)

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 import groundprune as gp
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.families import family_of
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 

@@ -9,9 +9,9 @@ import torch
 from transformers import AutoTokenizer, CLIPModel, LlavaForConditionalGeneration, LlavaProcessor
 
 import groundprune as gp
-from groundprune.answer import answer
+from groundprune.answers import answer
 from groundprune.boxes import Box, iou
-from groundprune.evaluation import driver as compare
+from groundprune.evaluation import compare
 from groundprune.pocket import checkpoint_path
 from groundprune.pocket.samples import eval_samples
 from groundprune.pocket.scenes import GRID, HELD_OUT_PAIRS, TRAIN_SEEDS

@@ -96,7 +96,7 @@ def catalogue() -> list[dict[str, Any]]:
             "year": cls.year,
             "scores_by": cls.scores_by,
             "stage": stage_of(cls),
-            "merges": cls.merges,
+            "merges": cls.merges_in is not None,
             "official_positions": cls.official_positions,
             "official_by_model": dict(cls.official_by_model),
             "families": [family for family, names in served.items() if name in names],

@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 import transformers
 
-from groundprune.evaluation.driver import compare
+from groundprune.evaluation import compare
 from groundprune.evaluation.summary import Share, Task
 from groundprune.pocket.scenes import HELD_OUT_PAIRS
 

@@ -14,18 +14,33 @@ from groundprune.errors import GroundPruneError, unknown
 
 
 class BoxCodec(Protocol):
-    """What a box language must offer; implementations carry @register_codec."""
+    """What a box language must offer; implementations carry @register_codec.
+
+    Attributes:
+        name: what a `grounding.json` calls it.
+    """
 
     name: ClassVar[str]
 
     def encode(self, box: Box) -> str:
-        """The text of a box in unit coordinates. Edges outside of 0..1 are moved to the border."""
+        """Write a box.
+
+        Args:
+            box: in unit coordinates; edges outside of 0..1 are moved to the border.
+
+        Returns:
+            The text.
+        """
         ...
 
     def decode(self, text: str) -> Box | None:
-        """The box that a model's text gives, in unit coordinates; None when it gives none.
+        """Read a box; never raises.
 
-        Never raises. Values outside of the language's range and boxes without area count as none.
+        Args:
+            text: a model's answer.
+
+        Returns:
+            Its box in unit coordinates; None where it gives none, or one without area or out of the language's range.
         """
         ...
 
@@ -35,9 +50,16 @@ Codec = TypeVar("Codec", bound=type[BoxCodec])
 
 
 def register_codec(cls: Codec) -> Codec:
-    """Class decorator: makes the codec known to make_codec under its `name`.
+    """Class decorator: make a codec known under its `name`.
 
-    Raises GroundPruneError for a name in use.
+    Args:
+        cls: the codec.
+
+    Returns:
+        The same class.
+
+    Raises:
+        GroundPruneError: a name in use.
     """
     if cls.name in CODECS:
         raise GroundPruneError(f"the codec name {cls.name!r} is in use")
@@ -46,9 +68,17 @@ def register_codec(cls: Codec) -> Codec:
 
 
 def make_codec(name: str, **settings: int) -> BoxCodec:
-    """The named codec, with its own settings (decimals=3, say).
+    """The codec of a name.
 
-    Raises GroundPruneError for an unknown name; the message gives the nearest and all allowed names.
+    Args:
+        name: one of CODECS.
+        **settings: the codec's own (decimals=3, say).
+
+    Returns:
+        BoxCodec.
+
+    Raises:
+        GroundPruneError: an unknown name, with the nearest and all that there are.
     """
     if name not in CODECS:
         raise unknown("box codec", name, CODECS)
@@ -69,6 +99,9 @@ class BracketCodec:
     """Four unit coordinates in square brackets, x1 y1 x2 y2, with a fixed number of decimals.
 
     A box no larger than the last decimal may lose its area when written, and is then not read back.
+
+    Attributes:
+        decimals: at least 1, else GroundPruneError.
     """
 
     decimals: int

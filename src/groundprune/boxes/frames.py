@@ -18,7 +18,9 @@ from groundprune.errors import GroundPruneError, unknown
 class Frame(ABC):
     """Maps between unit coordinates of what the model saw and pixels of the original image.
 
-    width, height: pixels of the original image, at least 1, else GroundPruneError.
+    Attributes:
+        width: of the original image in pixels, at least 1, else GroundPruneError.
+        height: likewise.
     """
 
     width: int
@@ -34,7 +36,14 @@ class Frame(ABC):
         """What the model saw, in pixels of the original image; may reach beyond its edges."""
 
     def to_unit(self, box: Box) -> Box:
-        """Pixels of the original image to unit coordinates; outside of 0..1 where the model saw nothing."""
+        """From pixels to unit coordinates.
+
+        Args:
+            box: in pixels of the original image.
+
+        Returns:
+            Box in unit coordinates, outside of 0..1 where the model saw nothing.
+        """
         window = self.window
         return Box(
             (box.x1 - window.x1) / window.width,
@@ -44,9 +53,13 @@ class Frame(ABC):
         )
 
     def to_pixels(self, box: Box) -> Box:
-        """Unit coordinates to pixels of the original image, clipped to the image.
+        """From unit coordinates to pixels.
 
-        A box that lies in the padding altogether comes back degenerate.
+        Args:
+            box: in unit coordinates.
+
+        Returns:
+            Box in pixels of the original image, clipped to it; degenerate where it lies in the padding altogether.
         """
         window = self.window
         return Box(
@@ -62,7 +75,17 @@ FrameClass = TypeVar("FrameClass", bound=type[Frame])
 
 
 def register_frame(name: str) -> Callable[[FrameClass], FrameClass]:
-    """Class decorator: makes the frame known to make_frame. Raises GroundPruneError for a name in use."""
+    """Class decorator: make a frame known.
+
+    Args:
+        name: what a `grounding.json` calls it.
+
+    Returns:
+        The decorator.
+
+    Raises:
+        GroundPruneError: a name in use.
+    """
 
     def register(cls: FrameClass) -> FrameClass:
         if name in FRAMES:
@@ -74,9 +97,18 @@ def register_frame(name: str) -> Callable[[FrameClass], FrameClass]:
 
 
 def make_frame(name: str, width: int, height: int) -> Frame:
-    """The named frame of an original image of width x height pixels.
+    """The frame of a name.
 
-    Raises GroundPruneError for an unknown name (the message lists the allowed ones) or an empty image.
+    Args:
+        name: one of FRAMES.
+        width: of the original image, in pixels.
+        height: likewise.
+
+    Returns:
+        Frame.
+
+    Raises:
+        GroundPruneError: an unknown name, with those that there are, or an empty image.
     """
     if name not in FRAMES:
         raise unknown("frame", name, FRAMES)
@@ -113,6 +145,9 @@ class CroppedFrame(Frame):
 
     This is what CLIPImageProcessor does, Hugging Face's default for LLaVA-1.5. Both of its roundings
     (the longer edge, the corner of the crop) are followed.
+
+    Attributes:
+        size: at least 1, else GroundPruneError.
     """
 
     size: int = 336

@@ -12,6 +12,12 @@ class Box:
     The unit is said by whoever makes or takes the box: pixels of the original image, or unit
     coordinates (0 to 1) of a frame. Nothing is checked here: a box that a model got wrong is still
     a box, and its overlap with any other is 0.
+
+    Attributes:
+        x1: left edge.
+        y1: top edge.
+        x2: right edge.
+        y2: bottom edge.
     """
 
     x1: float
@@ -21,7 +27,17 @@ class Box:
 
     @classmethod
     def from_xywh(cls, x: float, y: float, width: float, height: float) -> "Box":
-        """The box of COCO annotations: left, top, width, height, in any unit."""
+        """The box of COCO annotations, in any unit.
+
+        Args:
+            x: left edge.
+            y: top edge.
+            width: to the right edge.
+            height: to the bottom edge.
+
+        Returns:
+            Box.
+        """
         return cls(x, y, x + width, y + height)
 
     @property
@@ -40,7 +56,15 @@ class Box:
         return self.width * self.height if self.width > 0 and self.height > 0 else 0.0
 
     def clip(self, width: float, height: float) -> "Box":
-        """The box with every edge moved into 0..width and 0..height; it may become degenerate."""
+        """The part of the box inside of a rectangle from 0; it may become degenerate.
+
+        Args:
+            width: largest x.
+            height: largest y.
+
+        Returns:
+            Box with every edge moved into 0..width and 0..height.
+        """
         return Box(
             min(max(self.x1, 0.0), width),
             min(max(self.y1, 0.0), height),
@@ -53,9 +77,14 @@ class Box:
 
 
 def iou(a: Box, b: Box) -> float:
-    """Intersection over union of two boxes in the same unit: 0 to 1.
+    """Intersection over union of two boxes.
 
-    Never raises: a degenerate box, or one whose area is not finite, overlaps nothing.
+    Args:
+        a: a box.
+        b: another, in the same unit.
+
+    Returns:
+        0 to 1; 0 where a box is degenerate or its area is not finite.
     """
     intersection = Box(max(a.x1, b.x1), max(a.y1, b.y1), min(a.x2, b.x2), min(a.y2, b.y2)).area
     union = a.area + b.area - intersection

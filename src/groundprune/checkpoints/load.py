@@ -24,7 +24,14 @@ DTYPES = ("auto", "float32", "bfloat16", "float16")
 def checkpoint_folder(source: str | Path) -> Path:
     """The folder of a checkpoint; of one on the Hub, that of its cache, downloaded as a whole where it is not there.
 
-    Raises GroundPruneError where there is none.
+    Args:
+        source: see `load`.
+
+    Returns:
+        A folder that exists.
+
+    Raises:
+        GroundPruneError: there is none.
     """
     folder = Path(source_of(source))
     if folder.is_dir():
@@ -39,7 +46,18 @@ def checkpoint_folder(source: str | Path) -> Path:
 
 
 def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
-    """The config of a checkpoint, see `load`. Raises GroundPruneError where there is none."""
+    """The config of a checkpoint.
+
+    Args:
+        source: see `load`.
+        trust_remote_code: as in `from_pretrained`.
+
+    Returns:
+        A transformers config.
+
+    Raises:
+        GroundPruneError: there is none.
+    """
     refuse_unreachable(source)
     # Exception: a damaged folder makes the libraries raise nearly anything.
     try:
@@ -50,7 +68,17 @@ def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
 
 
 def usable_device(device: str | torch.device | None = None) -> torch.device:
-    """The device, if a tensor can be put there; None = the GPU where there is one. Raises GroundPruneError."""
+    """The device, if a tensor can be put there.
+
+    Args:
+        device: None = the GPU where there is one, else the CPU.
+
+    Returns:
+        torch.device.
+
+    Raises:
+        GroundPruneError: none can.
+    """
     if device is None:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
@@ -66,15 +94,20 @@ def load(
     dtype: torch.dtype | str = "auto",
     **options: Any,
 ) -> tuple[Any, Any]:
-    """(model, processor) of a local folder, a Hub id, or "pocket", the embedded model.
+    """Load a checkpoint with stock classes.
 
-    The model is in eval mode; the processor pads images as the family's boxes need (see `Family.prepare_processor`).
-    device: by default the GPU where there is one, else the CPU. dtype: a torch.dtype or one of DTYPES; "auto" is the
-    checkpoint's own, and fp32 on a CPU: faster there. options go to `from_pretrained`; with a `device_map` among them
-    accelerate places the model.
+    Args:
+        source: a local folder, a Hub id, or "pocket", the embedded model.
+        device: by default the GPU where there is one, else the CPU.
+        dtype: a torch.dtype or one of DTYPES; "auto" is the checkpoint's own, and fp32 on a CPU: faster there.
+        **options: go to `from_pretrained`; with a `device_map` among them accelerate places the model.
 
-    Raises GroundPruneError where there is no checkpoint or no such device or dtype, and Unservable for a text-only or
-    unknown model type.
+    Returns:
+        The model, in eval mode, and its processor, which pads images as the family's boxes need.
+
+    Raises:
+        GroundPruneError: no checkpoint, no such device or dtype, or a checkpoint that lacks weights.
+        Unservable: a text-only model.
     """
     if not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
@@ -102,9 +135,16 @@ def load(
 
 
 def grounding_of(model: Any) -> Grounding:
-    """How this checkpoint is asked for boxes: its folder's `grounding.json` if there is one, else its family's way.
+    """How a checkpoint is asked for boxes: its folder's `grounding.json` if there is one, else its family's way.
 
-    Raises GroundPruneError for a file that is no JSON object or has unknown keys.
+    Args:
+        model: what `load` gives.
+
+    Returns:
+        Grounding.
+
+    Raises:
+        GroundPruneError: a file that is no JSON object or has unknown keys.
     """
     default = family_of(model.config).grounding
     source = getattr(model.config, "_name_or_path", "")

@@ -14,20 +14,23 @@ from typing import Annotated
 import typer
 
 from groundprune.cli import (
-    catalogue,
-    checks,
+    ask,
     compare,
     convert,
     data,
     evaluate,
-    one_image,
+    ground,
+    listing,
     paper,
     pocket,
     report,
+    scene,
     serve,
+    verify,
 )
 from groundprune.cli.console import complain, drop_output, write_anything
 from groundprune.errors import GroundPruneError
+from groundprune.version import __version__
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 PIPE_CLOSED = 141  # and for one whose reader went away, as `head` does
@@ -42,15 +45,15 @@ app = typer.Typer(
     rich_markup_mode="rich",
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-app.command("ground")(one_image.ground)
-app.command("ask")(one_image.ask)
-app.command("scene")(pocket.scene)
+app.command("ground")(ground.ground)
+app.command("ask")(ask.ask)
+app.command("scene")(scene.scene)
 app.command("compare")(compare.compare)
 app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("serve", context_settings=serve.SETTINGS)(serve.serve)
-app.command("verify")(checks.verify)
-app.command("list")(catalogue.list_pruners)
+app.command("verify")(verify.verify)
+app.command("list")(listing.list_pruners)
 app.add_typer(pocket.app, name="pocket")
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")
@@ -71,9 +74,7 @@ def start(
     [dim]groundprune compare --scenes 200[/]
     """
     if version:
-        import groundprune
-
-        typer.echo(f"groundprune {groundprune.__version__}")
+        typer.echo(f"groundprune {__version__}")
     elif context.invoked_subcommand is None:
         typer.echo(context.get_help())
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import sys
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated
 
 import typer
 
-from groundprune.cli.console import announce, print_json, quieten
+from groundprune.cli.console import announce, quieten, show_summary
 from groundprune.cli.options import (
     CountsOption,
     DeviceOption,
@@ -18,11 +16,8 @@ from groundprune.cli.options import (
     ModelOption,
     ResultsOption,
     TextTowerOption,
-    comma_separated,
+    grid_of,
 )
-
-if TYPE_CHECKING:
-    from groundprune.evaluation import Summary
 
 
 def compare(
@@ -69,41 +64,4 @@ def compare(
         model, scenes, seed, out=out, batch_size=batch_size, text_tower=text_tower, split=split,
         device=device, dtype=dtype, **grid_of(pruner, keep, tokens, positions),
     )  # fmt: skip
-    show(summary, out, device, as_json)
-
-
-def grid_of(pruner: str | None, keep: str | None, tokens: str | None, positions: str | None) -> dict[str, Any]:
-    """The arguments of `compare_settings` that are given; the rest is left to it, which has reasons of its own."""
-    from groundprune.pruners import pruner_names
-
-    chosen: dict[str, Any] = {}
-    if pruner is not None:
-        chosen["pruners"] = pruner_names() if pruner == "all" else comma_separated(pruner)
-    if keep is not None or tokens is not None:
-        chosen["keeps"] = [] if keep is None else comma_separated(keep)
-    if tokens is not None:
-        chosen["tokens"] = comma_separated(tokens)
-    if positions is not None:
-        chosen["positions"] = comma_separated(positions)
-    return chosen
-
-
-def show(summary: Summary, out: Path | None, device: str | None, as_json: bool) -> None:
-    """Print what a run found, and write its report where there is a folder for it."""
-    page = None
-    if out is not None:
-        from groundprune.report.page import write_report
-
-        page = write_report(out, device=device)
-    if as_json:
-        print_json(summary.to_json())
-        return
-    from rich.console import Console
-
-    from groundprune.report.tables import print_tables
-
-    # A pipe has no width, and a table cut at 80 columns loses numbers.
-    print_tables(summary, Console(width=None if sys.stdout.isatty() else 200))
-    if page is not None:
-        typer.echo(f"results  {out}")
-        typer.echo(f"report   {page}")
+    show_summary(summary, out, as_json)

@@ -8,11 +8,14 @@ import json
 import os
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
 from groundprune.errors import GroundPruneError
+
+if TYPE_CHECKING:
+    from groundprune.evaluation import Summary
 
 
 def complain(message: str, code: int = 2) -> int:
@@ -112,3 +115,24 @@ def save_image(picture: Any, path: Path) -> None:
             picture.save(draft)
     except (OSError, ValueError) as error:
         raise GroundPruneError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
+
+
+def show_summary(summary: Summary, out: Path | None, as_json: bool) -> None:
+    """Print what a run found, and write its report where there is a folder for it."""
+    page = None
+    if out is not None:
+        from groundprune.report.page import write_report
+
+        page = write_report(out)
+    if as_json:
+        print_json(summary.to_json())
+        return
+    from rich.console import Console
+
+    from groundprune.report.tables import print_tables
+
+    # A pipe has no width, and a table cut at 80 columns loses numbers.
+    print_tables(summary, Console(width=None if sys.stdout.isatty() else 200))
+    if page is not None:
+        typer.echo(f"results  {out}")
+        typer.echo(f"report   {page}")

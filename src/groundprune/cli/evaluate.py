@@ -10,8 +10,7 @@ from typing import Annotated, Any
 
 import typer
 
-from groundprune.cli.compare import grid_of, show
-from groundprune.cli.console import announce, quieten
+from groundprune.cli.console import announce, quieten, show_summary
 from groundprune.cli.options import (
     CountsOption,
     DeviceOption,
@@ -21,6 +20,7 @@ from groundprune.cli.options import (
     ModelOption,
     ResultsOption,
     TextTowerOption,
+    grid_of,
 )
 from groundprune.errors import GroundPruneError
 
@@ -107,13 +107,13 @@ def evaluate(
         summary = run_in_vllm(model, data, engine=of_vllm | own, **chosen)
     else:
         _refuse("--engine vllm", dict.fromkeys((f"--{key.replace('_', '-')}" for key in of_vllm), True))
-        from groundprune.evaluation.evaluate import evaluate as run
+        from groundprune.evaluation import evaluate as run
 
         summary = run(model, data, text_tower=text_tower, device=device, dtype=dtype, **chosen)
     if not as_json:
         about = summary.run
         typer.echo(f"data     {about['data']}, {about['split']} ({about['source']}); protocol: {protocol}")
-    show(summary, out, device, as_json)
+    show_summary(summary, out, as_json)
 
 
 def _engine_args(tensor_parallel: int | None, data_parallel: int | None, engine_args: str | None) -> dict[str, Any]:

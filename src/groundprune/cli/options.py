@@ -158,3 +158,19 @@ def comma_separated(text: str) -> list[str]:
     if not all(entries):
         raise GroundPruneError(f"an entry of the list {text!r} is empty")
     return entries
+
+
+def grid_of(pruner: str | None, keep: str | None, tokens: str | None, positions: str | None) -> dict[str, Any]:
+    """The arguments of `compare_settings` that are given; the rest is left to it, which has reasons of its own."""
+    from groundprune.pruners import pruner_names
+
+    chosen: dict[str, Any] = {}
+    if pruner is not None:
+        chosen["pruners"] = pruner_names() if pruner == "all" else comma_separated(pruner)
+    if keep is not None or tokens is not None:
+        chosen["keeps"] = [] if keep is None else comma_separated(keep)
+    if tokens is not None:
+        chosen["tokens"] = comma_separated(tokens)
+    if positions is not None:
+        chosen["positions"] = comma_separated(positions)
+    return chosen

@@ -8,7 +8,6 @@ from typing import Annotated
 import typer
 
 from groundprune.cli.console import progress, quieten
-from groundprune.cli.options import DeviceOption
 from groundprune.errors import GroundPruneError
 
 
@@ -23,12 +22,10 @@ def report(
     samples: Annotated[
         int | None, typer.Option("--samples", min=0, help="At most so many samples to look at (default: a hundred).")
     ] = None,
-    device: DeviceOption = None,
 ) -> None:
     """Write report.html, one file that needs no other, and figures/ (PNG and SVG) into a folder of results.
 
-    The numbers come from what is stored. The model runs once more over the images that are shown, to shade the
-    tokens that it kept; where it cannot be had, the page says so.
+    All of it comes from what is stored, the shaded tokens too: no model runs. What is not stored the page says.
 
     [dim]groundprune report runs/mine[/]
     [dim]groundprune report runs/mine --pruner random --keep 0.25[/]
@@ -43,4 +40,4 @@ def report(
 
     budget = Setting(keep=keep, tokens=tokens).short().budget  # 0.50 and 1/2 are 0.5
     most = SAMPLES if samples is None else samples
-    typer.echo(f"report   {write_report(folder, pruner, budget, most, device)}")
+    typer.echo(f"report   {write_report(folder, pruner, budget, most)}")

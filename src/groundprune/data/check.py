@@ -59,9 +59,17 @@ class Report:
 
 
 def check_data(root: str | Path, open_images: bool = False) -> Report:
-    """Look through the layout of docs/evaluation.md. open_images: also decode every image, which takes long.
+    """Look through the layout of docs/evaluation.md.
 
-    Raises GroundPruneError where root is no folder.
+    Args:
+        root: the folder.
+        open_images: also decode every image, which takes long.
+
+    Returns:
+        Report of what is there, what is wrong with it, and what is missing.
+
+    Raises:
+        GroundPruneError: root is no folder.
     """
     root = Path(root)
     if not root.is_dir():

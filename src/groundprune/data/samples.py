@@ -20,10 +20,19 @@ KINDS = ("rec", "vqa")
 class Sample:
     """A referring expression ("rec", answered by a box) or a visual question ("vqa", answered by words).
 
-    id: unique in its data set. picture: an image, or where to read one. type: the kind of expression or question, for
-    results per type. text: the expression or question alone, without a prompt around it. box: pixels of the image.
-    mask: the object's outline as its source gives it, polygons or run lengths; no metric reads it yet.
-    Raises GroundPruneError where the answer that the kind calls for is missing, or a box holds what is no number.
+    Attributes:
+        id: unique in its data set.
+        picture: an image, or where to read one.
+        kind: "rec" or "vqa".
+        type: the kind of expression or question, for results per type.
+        text: the expression or question alone, without a prompt around it.
+        box: of a "rec", in pixels of the image.
+        answer: of a "vqa".
+        split: of the data set.
+        mask: the object's outline as its source gives it, polygons or run lengths; no metric reads it yet.
+
+    Raises:
+        GroundPruneError: the answer that the kind calls for is missing, or a box holds what is no number.
     """
 
     id: str
@@ -45,9 +54,16 @@ class Sample:
             raise GroundPruneError(f"sample {self.id}: a box is four numbers (got {list(self.box or ())})")
 
     def impossible(self, width: float = math.inf, height: float = math.inf) -> str | None:
-        """Why no box within an image of so many pixels could be right, or None: an answer to it would count as wrong.
+        """Why the sample's box cannot be right: any answer to it would count as wrong.
 
         A box that reaches out of the image by less than half of itself is none of these.
+
+        Args:
+            width: of the image, in pixels.
+            height: likewise.
+
+        Returns:
+            The reason, or None.
         """
         if self.box is None:
             return None

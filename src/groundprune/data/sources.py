@@ -24,7 +24,15 @@ DEFAULT_ROOT = Path("data")
 
 @dataclass(frozen=True, eq=False)
 class DataSet:
-    """name, split: as asked for. source: which files it was read from. official: the published count, or None."""
+    """What `open_data` found.
+
+    Attributes:
+        name: as asked for.
+        split: likewise.
+        source: which files it was read from.
+        samples: in the order of their file.
+        official: the published count, or None.
+    """
 
     name: str
     split: str
@@ -36,13 +44,21 @@ class DataSet:
 def open_data(
     spec: str, root: str | Path | None = None, limit: int | None = None, scenes: int = 500, seed: int = 0
 ) -> DataSet:
-    """The data set that `spec` (one of FORMS) names; images are not opened.
+    """The data set of a name; images are not opened.
 
-    root: folder of the benchmarks (see docs/evaluation.md), by default `data`; for files of one's own the folder of
-    their images. limit: the first so many samples; of scenes, expressions and as many questions. scenes, seed: of
-    the pocket's scenes alone.
+    Args:
+        spec: one of FORMS.
+        root: folder of the benchmarks (see docs/evaluation.md), by default `data`; for files of one's own the folder
+            of their images.
+        limit: the first so many samples; of scenes, expressions and as many questions.
+        scenes: how many of the pocket's expressions, and as many questions.
+        seed: which of the pocket's scenes.
 
-    Raises GroundPruneError for a spec that names nothing, and whatever its reader refuses.
+    Returns:
+        DataSet of at least one sample.
+
+    Raises:
+        GroundPruneError: a spec that names nothing, and whatever its reader refuses.
     """
     if limit is not None and limit < 1:
         raise GroundPruneError(f"limit must be a whole number of at least 1 (got {limit})")

@@ -15,8 +15,8 @@ import torch
 import transformers
 from PIL import Image
 
-import groundprune
 from groundprune.data.samples import Sample
+from groundprune.version import __version__
 
 _BEGINNING = 2**20  # bytes of a file: the header of safetensors, which names every weight, and the first weights
 _LEADING = 64  # values per weight: training changes all of them, and a large model is not read as a whole
@@ -72,7 +72,7 @@ def about_this_run(
     return {
         "command": shlex.join([*_program(), *sys.argv[1:]]),
         "versions": {
-            "groundprune": groundprune.__version__,
+            "groundprune": __version__,
             "torch": torch.__version__,
             "transformers": transformers.__version__,
             "python": platform.python_version(),

@@ -7,7 +7,11 @@ samples.jsonl, one JSON object per setting and sample, appended and flushed batc
     correct   rec: IoU >= 0.5 (Shikra and MiniGPT-v2 in their own protocol: above 0.5); vqa: exact match ignoring case
               and punctuation
     iou, box  rec: 0..1, and [x1, y1, x2, y2] in pixels of the image, or null where the answer holds no box; vqa: null
-    kept      visual tokens that the LLM read
+    kept      visual tokens that the LLM read to its end
+    grids, kept_cells  where a pruner ran: [rows, cols] of the grids of patches that the image was (one, or one per
+              tile), and their cells that hold a kept token: a bit each, grid after grid, row after row from the top
+              left, as hexadecimal digits. Null where it is not known (unpruned; in vLLM); older files lack both. Read
+              by `kept_grids`.
 No line holds a time: after sorting, two runs can be compared line by line. No (setting, sample) is there twice; the
 same line twice counts once, and resuming cuts the second.
 
@@ -23,20 +27,17 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import platform
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
-from filelock import FileLock, Timeout
-
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.disk import alone, close, replace, writing
+from groundprune.evaluation.rows import insert, read_rows
 from groundprune.evaluation.specs import Setting, unique
 from groundprune.evaluation.summary import Summary, summarize
 
-SAMPLES_FILE, SUMMARY_FILE, HOLDER_FILE = "samples.jsonl", "summary.json", ".running"
-ROW_KEYS = ("setting", "sample", "kind", "type", "answer", "correct", "iou", "box", "kept")
+SAMPLES_FILE, SUMMARY_FILE = "samples.jsonl", "summary.json"
 
 
 class Results:
@@ -83,12 +84,12 @@ class Results:
     def add(self, rows: Sequence[dict[str, Any]]) -> None:
         """Keep rows; on disk when this returns. Raises GroundPruneError for a (setting, sample) that is there."""
         for row in rows:
-            _insert(self.rows, row, "this run")
+            insert(self.rows, row, "this run")
         if self._resuming is not None:
             self.about["resumed"] = [*self.about.get("resumed", []), self._resuming]
             self._resuming = None
         if self._file is not None:
-            with _writing(self.folder):
+            with writing(self.folder):
                 self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
                 self._file.flush()
 
@@ -112,17 +113,17 @@ class Results:
         """Replace summary.json, atomically."""
         summary = self.summary()
         if self.folder is not None:
-            with _writing(self.folder):
-                _replace(
+            with writing(self.folder):
+                replace(
                     self.folder / SUMMARY_FILE, json.dumps(summary.to_json(), indent=1, ensure_ascii=False) + "\n"
                 )
         return summary
 
     def _open(self, folder: Path, held: contextlib.ExitStack) -> None:
         path = folder / SAMPLES_FILE
-        with _writing(folder):
+        with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
-            held.enter_context(_alone(folder, self.about))
+            held.enter_context(alone(folder, self.about))
             if (folder / SUMMARY_FILE).exists():
                 stored = read_summary(folder)
                 _same_run(stored.run, self.run, folder)
@@ -134,79 +135,7 @@ class Results:
                 self.rows = read_rows(path, repair=True)
             self.save()
             self._file = path.open("a", encoding="utf-8", newline="\n")
-            held.callback(_close, self._file)
-
-
-@contextlib.contextmanager
-def _alone(folder: Path, about: Mapping[str, Any]) -> Iterator[None]:
-    """Keeps other runs out of a folder; a killed process lets go. Raises GroundPruneError where one runs."""
-    lock, note = FileLock(folder / f"{HOLDER_FILE}.lock", thread_local=False), folder / HOLDER_FILE
-    try:
-        lock.acquire(blocking=False)
-    except Timeout:
-        who = " ".join(note.read_text(encoding="utf-8").split()) if note.is_file() else "which left no name"
-        raise GroundPruneError(
-            f"{folder} is being written to by another run ({who}): wait for it, or choose another folder"
-        ) from None
-    try:
-        command = about.get("command", "unknown command")
-        note.write_text(f"process {os.getpid()} on {platform.node()}: {command}\n", encoding="utf-8")
-        yield
-    finally:
-        note.unlink(missing_ok=True)
-        lock.release()
-
-
-@contextlib.contextmanager
-def _writing(folder: Path | None) -> Iterator[None]:
-    """Makes what the disk refuses into one line."""
-    try:
-        yield
-    except OSError as error:
-        raise GroundPruneError(f"cannot write results to {folder}: {error.strerror or error}") from error
-
-
-def _replace(path: Path, text: str) -> None:
-    """The whole of a file at once, on disk when this returns."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    with temporary.open("w", encoding="utf-8", newline="\n") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-
-
-def _close(file: TextIO) -> None:
-    """What a full disk refused was reported when it was written."""
-    with contextlib.suppress(OSError):
-        file.close()
-
-
-def read_rows(path: str | Path, repair: bool = False) -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of a samples.jsonl, by (setting, sample).
-
-    A last line that was not written to its end (the run was killed) is left out, and so is a repetition of a line
-    that is there; repair: also cut from the file. Raises GroundPruneError, naming the line, for any other line that
-    is no row, and for a second answer of one sample.
-    """
-    path = Path(path)
-    content = path.read_bytes()
-    whole = content[: content.rfind(b"\n") + 1]
-    rows: dict[tuple[str, str], dict[str, Any]] = {}
-    kept: list[bytes] = []
-    for number, line in enumerate(whole.splitlines(keepends=True), start=1):
-        try:
-            row = json.loads(line)
-        except ValueError:
-            row = None
-        if not isinstance(row, dict) or any(key not in row for key in ROW_KEYS):
-            raise GroundPruneError(f"{path}, line {number}: not a result row")
-        if rows.get((row["setting"], row["sample"])) != row:
-            _insert(rows, row, f"{path}, line {number}")
-            kept.append(line)
-    if repair and (healed := b"".join(kept)) != content:
-        _replace(path, healed.decode("utf-8"))
-    return rows
+            held.callback(close, self._file)
 
 
 def read_summary(path: str | Path) -> Summary:
@@ -223,15 +152,11 @@ def read_summary(path: str | Path) -> Summary:
         raise GroundPruneError(f"{path}: {error}") from error
 
 
-def _insert(rows: dict[tuple[str, str], dict[str, Any]], row: dict[str, Any], where: str) -> None:
-    key = (row["setting"], row["sample"])
-    if key in rows:
-        raise GroundPruneError(f"{where}: sample {key[1]} of {key[0]} is there twice, with two answers: keep one")
-    rows[key] = row
-
-
 def _same_run(stored: Mapping[str, Any], given: Mapping[str, Any], folder: Path) -> None:
+    if stored.get("data") == "scenes" and "protocol" not in stored:
+        # A run of `compare`, which once left unsaid what only `evaluate` could vary.
+        stored = {"protocol": "native", "source": given.get("source"), **stored}
     differing = [key for key in {**stored, **given} if stored.get(key) != given.get(key)]
-    if differing:
+    if set(differing) - {"limit"}:  # whatever was asked for, `samples` says which it were
         listed = "; ".join(f"{key}: {stored.get(key)!r} there, {given.get(key)!r} here" for key in differing)
         raise GroundPruneError(f"{folder} holds another run ({listed}): choose another folder, or delete this one")

@@ -10,6 +10,7 @@ from typing import Any
 from groundprune.boxes import iou
 from groundprune.data.samples import Sample
 from groundprune.evaluation.protocols import Protocol
+from groundprune.evaluation.rows import KeptCells
 from groundprune.evaluation.specs import Setting
 from groundprune.families.base import Grounding
 
@@ -31,10 +32,19 @@ class Scorer:
     def reader(self) -> Protocol:
         return Protocol.of(self.protocol, self.grounding, self.processor)
 
-    def row(self, setting: Setting, sample: Sample, answer: str, size: tuple[int, int], kept: int) -> dict[str, Any]:
-        """A result row, see `groundprune.evaluation.results`. kept: visual tokens that the LLM read."""
+    def row(
+        self,
+        setting: Setting,
+        sample: Sample,
+        answer: str,
+        size: tuple[int, int],
+        kept: int,
+        cells: KeptCells | None = None,
+    ) -> dict[str, Any]:
+        """A result row, see `groundprune.evaluation.results`. kept: visual tokens that the LLM read; cells: which."""
         about = {"setting": setting.id, "sample": sample.id, "kind": sample.kind, "type": sample.type}
-        return {**about, "answer": answer, **self.score(sample, answer, size), "kept": kept}
+        where = {"grids": None, "kept_cells": None} if cells is None else cells.to_row()
+        return {**about, "answer": answer, **self.score(sample, answer, size), "kept": kept, **where}
 
     def score(self, sample: Sample, answer: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
         """correct; for rec also iou (0..1) and box (pixels of the image, or None), both None for vqa.

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners import Pruner, Spatial, make_pruner, pruner_class
+from groundprune.pruners import Pruner, make_pruner, pruner_class
+from groundprune.pruners.spatial import Spatial
 from groundprune.tokens.budget import Budget
 from groundprune.tokens.positions import Policy, parse_policy
 

@@ -23,7 +23,13 @@ from groundprune.tokens.masks import allowed_by, as_given
 
 @dataclass(frozen=True, eq=False)
 class Hidden:
-    """What layers from `layer` on must not see: per row the unpruned columns, Long, on prefill and on decoding."""
+    """What decoder layers must not see.
+
+    Attributes:
+        layer: from which on.
+        prefill: per row Long, the unpruned columns that are hidden on prefill.
+        decode: likewise on decoding.
+    """
 
     layer: int
     prefill: list[Tensor]
@@ -31,7 +37,14 @@ class Hidden:
 
 
 def hidden_columns(prompt: PrunedPrompt) -> list[Hidden]:
-    """What pruning dropped, segment by segment."""
+    """What pruning dropped, segment by segment.
+
+    Args:
+        prompt: what became of it, `gp.prune`'s `run.prompt` or `short.prompt`.
+
+    Returns:
+        Ascending by layer.
+    """
     found = []
     earlier = hidden_columns(prompt.earlier)[0] if prompt.earlier is not None and prompt.earlier.rows else None
     for segment in prompt.segments:
@@ -52,10 +65,17 @@ def hidden_columns(prompt: PrunedPrompt) -> list[Hidden]:
 
 @contextlib.contextmanager
 def hide(model: Any, hidden: Sequence[Hidden]) -> Iterator[None]:
-    """While active, no column sees the hidden ones of its row, but each sees itself. hidden: ascending by layer.
+    """While active, no column sees the hidden ones of its row, but each sees itself.
 
     Works with and without a dynamic cache, under sdpa and eager attention. Attention is O(length^2) per layer: an
     oracle, not a way to run.
+
+    Args:
+        model: a stock one, given unpruned prompts.
+        hidden: ascending by layer.
+
+    Raises:
+        GroundPruneError: flash attention, whose layers have no 4-D mask.
     """
     implementation = model.config.get_text_config()._attn_implementation
 

@@ -15,9 +15,18 @@ from groundprune.families.tiny_parts import PAD, WORDS
 
 
 def tiny_model(family: str = "llava", seed: int = 0, **options: Any) -> Any:
-    """A random model of a family; eval mode, fp32, sdpa. options: see `Family.tiny_config`.
+    """A random model of a family; eval mode, fp32, sdpa.
 
-    Raises GroundPruneError for an unknown family.
+    Args:
+        family: one of `groundprune.families.families()`.
+        seed: of the weights.
+        **options: see `Family.tiny_config`.
+
+    Returns:
+        A stock transformers model.
+
+    Raises:
+        GroundPruneError: an unknown family.
     """
     known = families()
     if family not in known:
@@ -30,6 +39,13 @@ def tiny_of(config: Any, seed: int = 0) -> Any:
 
     Weights have a std of 1.4 / sqrt(fan_in): with the default 0.02 attention is uniform, every position id gives
     the same output, and an exactness test proves nothing.
+
+    Args:
+        config: of a known family.
+        seed: of the weights.
+
+    Returns:
+        A stock transformers model.
     """
     torch.manual_seed(seed)
     model: Any = AutoModelForImageTextToText.from_config(config).eval()
@@ -43,9 +59,17 @@ def tiny_of(config: Any, seed: int = 0) -> Any:
 
 
 def tiny_inputs(model: Any, prompts: list[tuple[int, int, int]], seed: int = 1) -> dict[str, Tensor]:
-    """Left-padded inputs; one row per (images, words before each image, words after the last).
+    """Left-padded inputs of random words and pixels.
 
     Where the family has visuals of several kinds (sizes, videos), images go through them in turn.
+
+    Args:
+        model: from `tiny_model`.
+        prompts: one row per (images, words before each image, words after the last).
+        seed: of words and pixels.
+
+    Returns:
+        What a processor would give: input_ids Long[B, L], attention_mask, pixel_values, ...
     """
     generator = torch.Generator().manual_seed(seed)
     visuals = family_of(model.config).tiny_visuals(model.config)

@@ -25,8 +25,8 @@ from groundprune.families.base import family_of
 from groundprune.probes.patching import outermost, replaced
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.context import Run, prune
+from groundprune.pruning.plan import unwrapped
 from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
-from groundprune.pruning.unwrapping import unwrapped
 from groundprune.signals import TextEmbedder
 
 TOLERANCE = 1e-5  # relative, fp32
@@ -37,7 +37,16 @@ CONTROL = 1e-2  # what the control must differ by at least
 class Verification:
     """What `verify` measured. Differences are of logits, the largest over all steps, relative to the oracle's.
 
-    layers: where tokens were dropped, 0 = before the LLM. kept: of each row's visual tokens, in the end.
+    Attributes:
+        pruner: its name.
+        layers: where tokens were dropped, 0 = before the LLM.
+        kept: per row how many visual tokens stayed to the end, and of how many.
+        steps: greedy tokens beyond the prefill.
+        keep_all_exact: whether keep=1 was the stock model, to the bit.
+        difference: of pruning from the oracle.
+        same_tokens: whether both said the same.
+        control: by how much reassigned positions differ from the oracle.
+        tolerance: the largest difference that counts as exact.
     """
 
     pruner: str
@@ -52,6 +61,7 @@ class Verification:
 
     @property
     def exact(self) -> bool:
+        """Whether the first two facts hold."""
         return self.keep_all_exact and self.same_tokens and self.difference <= self.tolerance
 
     @property
@@ -61,6 +71,7 @@ class Verification:
 
     @property
     def passed(self) -> bool:
+        """Whether all three do."""
         return self.verdict == "ok"
 
 
@@ -69,6 +80,9 @@ def in_fp32(model: Any) -> Iterator[None]:
     """While active, the model's floating-point weights are in fp32, in which the rounded ones are exact.
 
     Then they are those of before: the same tensors.
+
+    Args:
+        model: in any dtype.
     """
     halves = [
         (tensor, tensor.data)
@@ -94,14 +108,26 @@ def verify(
     steps: int = 8,
     tolerance: float = TOLERANCE,
 ) -> Verification:
-    """Measure the three facts on `inputs` (what the processor gives: input_ids, attention_mask, pixel_values).
-
-    steps: greedy tokens to decode beyond the prefill. The pruner must drop something, or there is nothing to prove.
+    """Measure whether pruning is exact: keep=1, the masked oracle, and the control that must differ.
 
     Measured in fp32, whatever the model is in: in half precision rounding alone exceeds the tolerance. For the time
     of the proof a model in half precision takes three times its memory.
 
-    Raises Unproven where nothing was dropped.
+    Args:
+        model: a transformers model of a known family, or a wrapper of one.
+        inputs: what the processor gives: input_ids Long[B, L], attention_mask, pixel_values, ...
+        pruner: must drop something, or there is nothing to prove.
+        text: for pruners that read the request, one entry per prompt row.
+        text_tower: see `gp.prune`.
+        steps: greedy tokens to decode beyond the prefill.
+        tolerance: relative, of logits.
+
+    Returns:
+        Verification, with a `verdict`.
+
+    Raises:
+        Unproven: nothing was dropped.
+        Unservable: the model cannot give what the pruner needs.
     """
     model = unwrapped(model)
     with in_fp32(model):
@@ -242,7 +268,15 @@ def _dropping(run: Run) -> list[int]:
 
 
 def relative_difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Largest |a - b| over the largest |b|, over all pairs; infinite where a pair differs in shape, or by NaN."""
+    """Largest |a - b| over the largest |b|, over all pairs.
+
+    Args:
+        a: tensors.
+        b: as many, those that the scale is taken from.
+
+    Returns:
+        0 where all are equal; infinite where a pair differs in shape, or by NaN.
+    """
     worst = 0.0
     for x, y in zip(a, b, strict=True):
         if x.shape != y.shape:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from groundprune.errors import Unservable, unknown
 from groundprune.families.tiny_parts import TinyVisuals
-from groundprune.families.towers import Tower, tower_of
+from groundprune.families.towers import TOWERS, Tower
 from groundprune.signals import PROJECTOR, Need
 from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
 
@@ -21,8 +21,12 @@ from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
 class Grounding:
     """How a checkpoint is asked for a box, and how it answers.
 
-    rec_prompt and vqa_prompt hold {expression} and {question}; codec and frame are names in `groundprune.boxes`.
-    turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
+    Attributes:
+        rec_prompt: with {expression}.
+        vqa_prompt: with {question}.
+        codec: a name in `groundprune.boxes`.
+        frame: likewise.
+        turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
     """
 
     rec_prompt: str
@@ -74,6 +78,10 @@ class Family:
 
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         """What the encoder makes of `arguments` (those of get_image_features or get_video_features), in order."""
+        if self.tower_kind(base.config).packed:
+            raise Unservable(
+                f"{self.name} with a Pixtral tower is not served; the same tower is in the family mistral3"
+            )
         pixels = arguments["pixel_values"]
         side = base.config.vision_config.image_size // base.config.vision_config.patch_size
         return [VisualUnit.grid(side, side, image, device=pixels.device) for image in pixels]
@@ -97,7 +105,20 @@ class Family:
         return base.get_submodule(self.tower_path)
 
     def tower_kind(self, config: Any) -> Tower:
-        return tower_of(config)
+        """Raises GroundPruneError, with the known ones, for a tower of another kind."""
+        kind = config.vision_config.model_type
+        if kind not in TOWERS:
+            raise unknown("vision tower", kind, TOWERS)
+        return TOWERS[kind]
+
+    def windows(self, config: Any) -> list[int | None]:
+        """The sliding window of each decoder layer in columns, None = it sees all."""
+        text = config.get_text_config()
+        window = getattr(text, "sliding_window", None)
+        if not window or not getattr(text, "use_sliding_window", True):
+            return [None] * text.num_hidden_layers
+        types = getattr(text, "layer_types", None) or ["sliding_attention"] * text.num_hidden_layers
+        return [window if kind == "sliding_attention" else None for kind in types]
 
     def feature_layer(self, config: Any) -> int:
         """Index of the tower block whose output the LLM reads."""
@@ -171,7 +192,14 @@ _FAMILIES: dict[str, Family] = {}
 
 
 def register_family(cls: type[FamilyType]) -> type[FamilyType]:
-    """Class decorator: serve every model type that the family names."""
+    """Class decorator: serve every model type that the family names.
+
+    Args:
+        cls: the family.
+
+    Returns:
+        The same class.
+    """
     family = cls()
     for model_type in cls.model_types:
         _FAMILIES[model_type] = family
@@ -184,7 +212,18 @@ def families() -> dict[str, Family]:
 
 
 def family_of(config: Any) -> Family:
-    """The family of a model's config. Raises Unservable for a text-only or unknown model type."""
+    """The family of a model.
+
+    Args:
+        config: the model's.
+
+    Returns:
+        Family.
+
+    Raises:
+        Unservable: a text-only model.
+        GroundPruneError: an unknown model type.
+    """
     model_type = getattr(config, "model_type", None)
     if model_type in _FAMILIES:
         return _FAMILIES[model_type]

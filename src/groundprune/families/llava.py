@@ -7,10 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from groundprune.errors import Unservable
 from groundprune.families.base import Family, Grounding, register_family
 from groundprune.families.tiny_parts import IMAGE, TinyVisuals, square_visuals, tiny_clip, tiny_llama
-from groundprune.tokens.layout import VisualUnit
 
 LLAVA_GROUNDING = Grounding(
     rec_prompt="Please provide the bounding box coordinate of the region this sentence describes: {expression}",
@@ -28,11 +26,6 @@ class Llava(Family):
     model_types = ("llava",)
     grounding = LLAVA_GROUNDING
     unprojectable = None
-
-    def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
-        if self.tower_kind(base.config).packed:
-            raise Unservable("a LLaVA with a Pixtral tower is not served; the same tower is in the family mistral3")
-        return super().units(base, modality, arguments)
 
     def prepare_processor(self, processor: Any) -> Any:
         """Pads images to a square: the converted checkpoints crop instead, and lose the sides of the image."""

@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from torch import Tensor, nn
-
-from groundprune.errors import unknown
+from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -25,12 +21,6 @@ class Tower:
     cls: bool = False
     packed: bool = False
 
-    def blocks(self, tower: nn.Module) -> Sequence[nn.Module]:
-        return list(tower.get_submodule(self.layers).children())
-
-    def attention_of(self, block: nn.Module) -> nn.Module:
-        return block.get_submodule(self.attention)
-
 
 _QWEN = Tower("blocks", "attn", packed=True)
 TOWERS = {
@@ -45,14 +35,6 @@ TOWERS = {
     "qwen2_5_vl_vision": _QWEN,
     "qwen3_vl_vision": _QWEN,
 }  # by the model type of the vision config
-
-
-def tower_of(config: Any) -> Tower:
-    """Of a model's config. Raises GroundPruneError, with the known ones, for a tower of another kind."""
-    kind = config.vision_config.model_type
-    if kind not in TOWERS:
-        raise unknown("vision tower", kind, TOWERS)
-    return TOWERS[kind]
 
 
 def block_mean(value: Tensor, rows: int, cols: int, factor: int) -> Tensor:

@@ -93,7 +93,7 @@ def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need,
         yield
         return
     kind = family.tower_kind(base.config)
-    blocks = kind.blocks(family.tower(base))
+    blocks = list(family.tower(base).get_submodule(kind.layers).children())
     targets: dict[nn.Module, dict[Any, attention.Reader]] = {}
     with contextlib.ExitStack() as stack:
         for need in needs - {FINGERPRINT}:
@@ -102,7 +102,7 @@ def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need,
                 keep = functools.partial(_keep_output, raw, need, kind.packed)
                 stack.callback(block.register_forward_hook(keep).remove)
             else:
-                targets.setdefault(kind.attention_of(block), {})[need] = reader_of(need, kind)
+                targets.setdefault(block.get_submodule(kind.attention), {})[need] = reader_of(need, kind)
         found = stack.enter_context(attention.probe(targets)) if targets else {}
         yield
     for need, calls in found.items():

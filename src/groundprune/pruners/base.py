@@ -1,9 +1,9 @@
-"""What a pruner is: a score over the visual tokens, or a whole selection. This base owns every invariant."""
+"""What a pruner is: a score over the visual tokens, or a rule for one pool of them. The base owns every invariant."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from fractions import Fraction
 from typing import Any, ClassVar
 
@@ -11,35 +11,28 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
+from groundprune.pruners.invariants import checked_scores, checked_selection
+from groundprune.pruners.merging import Merged, joined
 from groundprune.pruners.ranking import top
-from groundprune.signals import Need, Signals
+from groundprune.signals import TOWER_CLS, Need, Signals
 from groundprune.tokens.budget import Budget, allot
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Merge, Selection
+from groundprune.tokens.selection import Selection, Stage
 
-
-@dataclass(frozen=True)
-class Stage:
-    """Where a pruner acts. layer None = before the LLM; `budget` is of the ORIGINAL number of patches.
-
-    evict_earlier: also drop the dropped tokens' keys and values from the layers before `layer`. number: which of the
-    pruner's stages it is, from 0. adaptive: the pruner decides how many stay, by what it reads; the budget says only
-    whether anything is dropped.
-    """
-
-    layer: int | None
-    budget: Budget
-    evict_earlier: bool = False
-    number: int = 0
-    adaptive: bool = False
+# (pool: Long[n], indices into the row's columns; count, below n) -> Long[count] or Merged, indices into the pool
+Rule = Callable[[Tensor, int], Tensor | Merged]
 
 
 @dataclass(frozen=True)
 class Pruner:
-    """Base of all pruners. A pruner of one's own writes `score` and nothing else.
+    """Base of all pruners. A pruner of one's own writes `score`, or `rule` where a top-k of scores is not the rule.
 
-    keep: share of the patches that stay, 0 < keep <= 1; or tokens: how many stay per image.
-    Raises GroundPruneError where neither, both, or a value out of range is given.
+    Args:
+        keep: Share of the patches that stay, 0 < keep <= 1;
+        tokens: or how many stay per image.
+
+    Raises:
+        GroundPruneError: Neither is given, both are, or a value is out of range.
     """
 
     keep: float | str | Fraction | None = None
@@ -48,14 +41,14 @@ class Pruner:
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset()
+    pool: ClassVar[str] = "tile"  # what `rule` chooses among: the patches of a "tile", or of an "image"
+    merges_in: ClassVar[str | None] = None  # where it mixes features: "projected", "tower" or "hidden", see `Merge`
     official_positions: ClassVar[str] = "reassigned"  # what the method's authors' code does to position ids,
     official_by_model: ClassVar[Mapping[str, str]] = {}  # and by model type where their code for it does otherwise
-    # What a catalogue says of the method: its arXiv number, the year of its first version, what it scores by, and
-    # whether it changes the features of the tokens that stay.
+    # What a catalogue says of the method: its arXiv number, the year of its first version, and what it scores by.
     paper: ClassVar[str] = ""
     year: ClassVar[int | None] = None
     scores_by: ClassVar[str] = ""
-    merges: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "budget", Budget.parse(self.keep, self.tokens))
@@ -89,97 +82,49 @@ class Pruner:
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         """Float[N], larger = more worth keeping. Values at columns that are no patches are ignored."""
-        raise GroundPruneError(f"{type(self).__name__} defines neither score nor select")
+        raise GroundPruneError(f"{type(self).__name__} defines neither score, rule nor select")
+
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
+        """How a pool of tokens is cut down to a count: by default to the largest scores."""
+        score = checked_scores(self.label, self.score(signals, layout, stage), layout)
+        return lambda pool, count: top(score[pool], count)
+
+    def pools(self, layout: VisualLayout, stage: Stage) -> list[Tensor]:
+        """The pools of patches, each Long[n], indices into the row's columns; together all of them."""
+        return layout.groups(self.pool)
+
+    def shares(
+        self, signals: Signals, layout: VisualLayout, stage: Stage, pools: Sequence[Tensor], count: int
+    ) -> list[int]:
+        """How many of the `count` tokens each pool keeps: by default in proportion to their sizes."""
+        return allot(count, [len(pool) for pool in pools])
 
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        """The tokens that stay: by default the largest scores of each tile, budget in proportion to tiles."""
-        given = self.score(signals, layout, stage)
-        try:
-            score = torch.as_tensor(given, device=layout.column.device)
-        except (TypeError, ValueError, RuntimeError) as error:
-            raise GroundPruneError(
-                f"{self.label}.score must give a tensor of numbers (got {_told(given)})"
-            ) from error
-        if score.shape != (len(layout),):
-            raise GroundPruneError(
-                f"{self.label}.score must give one value per visual token: expected {(len(layout),)}, "
-                f"got {tuple(score.shape)}"
-            )
-        if score.is_complex():
-            raise GroundPruneError(f"{self.label}.score must give real numbers (got {score.dtype})")
-        odd = int((~score[layout.is_patch].isfinite()).sum())
-        if odd:
-            raise GroundPruneError(
-                f"{self.label}.score must give finite numbers: {odd} of {len(layout.patches)} are NaN or infinite"
-            )
-        return select_top(score, layout, stage.budget.count(len(layout.patches), layout.n_images))
+        """The tokens that stay: `rule` in each pool of its share; the columns that are no patches all stay."""
+        pools = self.pools(layout, stage)
+        shares = self.shares(signals, layout, stage, pools, stage.budget.count(len(layout.patches), layout.n_images))
+        rule = self.rule(signals, layout, stage)
+        found = [
+            rule(pool, share) if 0 < share < len(pool) else torch.arange(share, device=pool.device)
+            for pool, share in zip(pools, shares, strict=True)
+        ]
+        if any(isinstance(each, Merged) for each in found):
+            cls = signals.tower_cls() if TOWER_CLS in self.needs else None
+            return joined(layout, pools, found, self.merges_in or "projected", cls)
+        kept = [pool[each] for pool, each in zip(pools, found, strict=True)]
+        return Selection(torch.cat([(~layout.is_patch).nonzero().squeeze(1), *kept]).sort().values)
 
     def __call__(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         """`select` with the invariants: nothing to drop = nothing done; kept tokens ascending, unique, in range."""
-        every = torch.arange(len(layout), device=layout.column.device)
         count = stage.budget.count(len(layout.patches), layout.n_images)
         if count >= len(layout.patches):
-            return Selection(every)
+            return Selection(torch.arange(len(layout), device=layout.column.device))
         try:
             selection = self.select(signals, layout, stage)
         except SystemExit as error:  # a script of one's own must not end the program without a word
             raise GroundPruneError(f"{self.label} called exit({error.code!r}) while it chose tokens") from error
-        if not isinstance(selection, Selection) or not isinstance(selection.kept, Tensor):
-            raise GroundPruneError(f"{self.label}.select must give a Selection of a tensor (got {_told(selection)})")
-        if selection.kept.ndim != 1 or selection.kept.dtype not in (torch.int64, torch.int32):
-            raise GroundPruneError(
-                f"{self.label}: kept must be a row of indices (got {tuple(selection.kept.shape)} of "
-                f"{selection.kept.dtype})"
-            )
-        kept = selection.kept.to(every.device)
-        ascending = bool((kept[1:] > kept[:-1]).all()) and bool(((kept >= 0) & (kept < len(layout))).all())
-        if not ascending:
-            raise GroundPruneError(f"{self.label}: kept tokens must be ascending, unique and in range")
-        if int(layout.is_patch[kept].sum()) != count and not stage.adaptive:
-            raise GroundPruneError(
-                f"{self.label} kept {int(layout.is_patch[kept].sum())} patches where {count} of "
-                f"{len(layout.patches)} are asked for"
-            )
-        _check_space(selection.merge, stage, self.label)
-        if selection.order is not None:
-            order, image = selection.order.to(every.device), layout.image[kept]
-            if sorted(order.tolist()) != list(range(len(kept))) or not image[order].equal(image):
-                raise GroundPruneError(
-                    f"{self.label}: order must name each of the {len(kept)} kept tokens once, one image after another"
-                )
-            selection = replace(selection, order=order)
-        return selection
+        return checked_selection(self.label, selection, layout, stage, count)
 
     @property
     def label(self) -> str:
         return self.name or type(self).__name__
-
-
-def _told(value: object) -> str:
-    return "None" if value is None else f"a {type(value).__name__}"
-
-
-def _check_space(merge: Merge | None, stage: Stage, label: str) -> None:
-    """Features exist before the LLM, states of its layers inside: a merge of the other kind would mix neither."""
-    if merge is None or (merge.space == "hidden") == (stage.layer is not None):
-        return
-    allowed, where = (
-        ("'projected' or 'tower' features", "before the LLM")
-        if stage.layer is None
-        else ("'hidden' states", f"at decoder layer {stage.layer}")
-    )
-    raise GroundPruneError(f"{label} merges in the space {merge.space!r} {where}, where only {allowed} can be merged")
-
-
-def select_top(score: Tensor, layout: VisualLayout, count: int) -> Selection:
-    """The `count` largest scores, shared over the tiles in proportion to their patches; stable on ties.
-
-    score: Float[N]. Columns that are no patches stay. Raises GroundPruneError where a score is NaN.
-    """
-    groups = layout.groups()
-    chosen = [~layout.is_patch]
-    for group, share in zip(groups, allot(count, [len(g) for g in groups]), strict=True):
-        mask = torch.zeros_like(layout.is_patch)
-        mask[group[top(score[group], share)]] = True
-        chosen.append(mask)
-    return Selection(torch.stack(chosen).any(0).nonzero().squeeze(1))

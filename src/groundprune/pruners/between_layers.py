@@ -14,44 +14,35 @@ from fractions import Fraction
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import Rule, by_tile, images
-from groundprune.pruners.ranking import top
+from groundprune.pruners.base import Pruner
 from groundprune.signals import Signals
 from groundprune.tokens.budget import Budget
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 Curve = Callable[[float], Sequence[float]]
 
 
 @dataclass(frozen=True)
-class InsideLLM(Pruner):
-    """Base of the methods inside of the LLM: a subclass gives `layers`, `shares`, and `score` or `rule`."""
+class BetweenLayers(Pruner):
+    """Base of the methods between layers of the LLM: a subclass gives `layers`, `curve`, and `score` or `rule`."""
+
+    pool = "image"
 
     def layers(self, n_layers: int) -> list[int]:
         """The layers of the stages, rising, each in 1..n_layers - 1."""
         raise NotImplementedError
 
-    def shares(self, x: float) -> Sequence[float]:
-        """See `staged`."""
+    def curve(self, x: float) -> Sequence[float]:
+        """The share of the tokens that each stage leaves, see `staged`."""
         raise NotImplementedError
-
-    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
-        """How a stage chooses among the survivors of one image: by default the largest scores."""
-        score = self.score(signals, layout, stage)
-        return lambda group, share: top(score[group], share)
 
     def stages(self, n_layers: int) -> list[Stage]:
         layers = self.layers(n_layers)
         if not 1 <= layers[0] <= layers[-1] < n_layers:
             raise GroundPruneError(f"{self.label} prunes at the layers {layers}; this LLM has {n_layers}")
-        budgets = staged(self.label, self.budget, self.shares, layers, n_layers)
+        budgets = staged(self.label, self.budget, self.curve, layers, n_layers)
         return [Stage(layer, budget, number=i) for i, (layer, budget) in enumerate(zip(layers, budgets, strict=True))]
-
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        count = stage.budget.count(len(layout.patches), layout.n_images)
-        return by_tile(layout, count, self.rule(signals, layout, stage), groups=images(layout), space="hidden")
 
 
 @dataclass(frozen=True)
@@ -60,7 +51,7 @@ class Staged(Budget):
 
     label: str = ""
     whole: Budget | None = None
-    shares: Curve | None = None
+    curve: Curve | None = None
     layers: tuple[int, ...] = ()
     n_layers: int = 0
     index: int = 0
@@ -68,7 +59,7 @@ class Staged(Budget):
     def count(self, patches: int, images: int = 1) -> int:
         """Raises Unservable, naming the smallest, where the average cannot be met."""
         assert self.whole is not None
-        assert self.shares is not None
+        assert self.curve is not None
         target = self.whole.count(patches, images)
         if target >= patches:
             return patches
@@ -83,13 +74,13 @@ class Staged(Budget):
             middle = (low + high) / 2
             low, high = (middle, high) if self.average(patches, middle) < target else (low, middle)
         # The bisection ends a hair beside the exact share.
-        return max(1, math.floor(round(patches * self.shares(high)[self.index], 6) + 0.5))
+        return max(1, math.floor(round(patches * self.curve(high)[self.index], 6) + 0.5))
 
     def average(self, patches: int, x: float) -> float:
         """Tokens per layer at the point x of the curve, without rounding; at least one per stage."""
-        assert self.shares is not None
+        assert self.curve is not None
         ends = [*self.layers[1:], self.n_layers]
-        left = [max(1.0, share * patches) for share in self.shares(x)]
+        left = [max(1.0, share * patches) for share in self.curve(x)]
         lengths = [end - start for start, end in zip(self.layers, ends, strict=True)]
         seen = self.layers[0] * patches + sum(n * length for n, length in zip(left, lengths, strict=True))
         return seen / self.n_layers
@@ -98,13 +89,13 @@ class Staged(Budget):
         return f"stage {self.index + 1} of {len(self.layers)} of {self.whole}"
 
 
-def staged(label: str, whole: Budget, shares: Curve, layers: Sequence[int], n_layers: int) -> list[Staged]:
+def staged(label: str, whole: Budget, curve: Curve, layers: Sequence[int], n_layers: int) -> list[Staged]:
     """One budget per stage; layers before the first one see all tokens.
 
-    shares: x from 0 to 1 -> the share of the original tokens that each stage leaves; their average rises with x.
+    curve: x from 0 to 1 -> the share of the original tokens that each stage leaves; their average rises with x.
     Raises Unservable, naming the smallest, for a share that no x gives.
     """
-    budgets = [Staged(None, None, label, whole, shares, tuple(layers), n_layers, i) for i in range(len(layers))]
+    budgets = [Staged(None, None, label, whole, curve, tuple(layers), n_layers, i) for i in range(len(layers))]
     least = budgets[0].average(10**9, 0.0) / 10**9
     if whole.share is not None and whole.share <= least:
         raise Unservable(

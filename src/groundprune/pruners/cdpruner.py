@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import by_tile
+from groundprune.pruners.base import Pruner, Rule
 from groundprune.pruners.ranking import checked, unit
 from groundprune.pruners.registry import register
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -39,13 +38,12 @@ class CDPruner(Pruner):
         if self.sign not in (1, -1):
             raise GroundPruneError(f"sign must be 1 or -1 (got {self.sign!r})")
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         features, patches = signals.projected, layout.patches
         score = torch.zeros(len(layout), device=features.device)
         # The range of relevance is that of all tiles together.
         score[patches] = relevance(signals.clip_patches[patches], signals.clip_segments, self.sign)
-        count = stage.budget.count(len(patches), layout.n_images)
-        return by_tile(layout, count, lambda group, share: select_cdpruner(features[group], score[group], share))
+        return lambda pool, count: select_cdpruner(features[pool], score[pool], count)
 
 
 def relevance(patches: Tensor, text: Tensor, sign: int = -1) -> Tensor:

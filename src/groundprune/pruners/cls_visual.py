@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.base import Pruner
 from groundprune.pruners.registry import register
 from groundprune.signals import SALIENT, Signals
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Stage
 
 
 @register

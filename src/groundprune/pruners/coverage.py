@@ -11,13 +11,12 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import by_tile
+from groundprune.pruners.base import Pruner, Rule
 from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
 from groundprune.pruners.registry import register
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, SALIENT, Signals, cosine
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -44,19 +43,19 @@ class Coverage(Pruner):
         if self.text:
             object.__setattr__(self, "needs", self.needs | {CLIP_PATCHES, CLIP_TEXT})
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         attention = signals.tower_attention(kind="salient").mean(0)
         similarity = cosine(signals.clip_patches, signals.clip_text).mean(1) if self.text else None
 
-        def rule(group: Tensor, share: int) -> Tensor:
-            content = _place(attention[group])
+        def rule(pool: Tensor, count: int) -> Tensor:
+            content = _place(attention[pool])
             if similarity is not None:
-                content = content + _place(similarity[group])
+                content = content + _place(similarity[pool])
             return select_coverage(
-                content, layout.row[group], layout.col[group], share, round(share * self.spread), self.anchors
+                content, layout.row[pool], layout.col[pool], count, round(count * self.spread), self.anchors
             )
 
-        return by_tile(layout, stage.budget.count(len(layout.patches), layout.n_images), rule)
+        return rule
 
 
 def select_coverage(

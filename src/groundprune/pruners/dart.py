@@ -13,19 +13,19 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundprune.pruners.base import Stage
-from groundprune.pruners.between_layers import InsideLLM, scaled, text_after
-from groundprune.pruners.pools import Rule
+from groundprune.pruners.base import Rule
+from groundprune.pruners.between_layers import BetweenLayers, scaled, text_after
 from groundprune.pruners.ranking import mask_of, ranked, unit
 from groundprune.pruners.registry import register
 from groundprune.signals import Need, Signals
 from groundprune.tokens.budget import allot
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Stage
 
 
 @register
 @dataclass(frozen=True)
-class Dart(InsideLLM):
+class Dart(BetweenLayers):
     """Needs no attention. Pivots are the tokens with the largest keys, of the image and of the text after it.
 
     layer: the first one that sees fewer tokens, None = as deep as layer 2 of 32. States are compared under the LLM's
@@ -43,7 +43,7 @@ class Dart(InsideLLM):
     def layers(self, n_layers: int) -> list[int]:
         return scaled([2], n_layers) if self.layer is None else [self.layer]
 
-    def shares(self, x: float) -> Sequence[float]:
+    def curve(self, x: float) -> Sequence[float]:
         return [x]
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
@@ -53,11 +53,11 @@ class Dart(InsideLLM):
         states, text_states = (signals.llm(stage.layer, "normed", rows=rows) for rows in (None, after))
         norms, text_norms = (k.flatten(1).abs().sum(-1) for k in (keys, text_keys))
 
-        def rule(group: Tensor, share: int) -> Tensor:
-            pivots = ranked(norms[group], min(self.image_pivots, share))
+        def rule(pool: Tensor, count: int) -> Tensor:
+            pivots = ranked(norms[pool], min(self.image_pivots, count))
             text_pivots = ranked(text_norms, min(self.text_pivots, len(after)))
-            queries = torch.cat([states[group][pivots], text_states[text_pivots]])
-            return select_dart(states[group], queries, pivots, share)
+            queries = torch.cat([states[pool][pivots], text_states[text_pivots]])
+            return select_dart(states[pool], queries, pivots, count)
 
         return rule
 

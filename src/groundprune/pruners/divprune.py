@@ -11,13 +11,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import by_tile, images
+from groundprune.pruners.base import Pruner, Rule
 from groundprune.pruners.ranking import unit
 from groundprune.pruners.registry import register
 from groundprune.signals import Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -26,16 +25,12 @@ class DivPrune(Pruner):
     """Scores by the projected features alone. All tiles of an image are one pool, as in the official code."""
 
     name = "divprune"
+    pool = "image"
     paper, year, scores_by = "2503.02175", 2025, "feature diversity (max-min)"
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         features = signals.projected
-        count = stage.budget.count(len(layout.patches), layout.n_images)
-
-        def rule(group: Tensor, share: int) -> Tensor:
-            return select_divprune(features[group], share).sort(-1).values
-
-        return by_tile(layout, count, rule, groups=images(layout))
+        return lambda pool, count: select_divprune(features[pool], count).sort(-1).values
 
 
 def select_divprune(features: Tensor, count: int) -> Tensor:

@@ -10,11 +10,12 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.base import Pruner
 from groundprune.pruners.ranking import top
 from groundprune.pruners.registry import register
 from groundprune.signals import CLS_ATTENTION, Signals
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Stage
 
 
 @register

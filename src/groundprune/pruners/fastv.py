@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from groundprune.pruners.base import Stage
-from groundprune.pruners.between_layers import InsideLLM, last_row, scaled
+from groundprune.pruners.between_layers import BetweenLayers, last_row, scaled
 from groundprune.pruners.ranking import top
 from groundprune.pruners.registry import register
 from groundprune.signals import Need, Signals
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Stage
 
 
 @register
 @dataclass(frozen=True)
-class FastV(InsideLLM):
+class FastV(BetweenLayers):
     """layer: the first one that sees fewer tokens, None = as deep as layer 2 of 32; scores are of the one before."""
 
     layer: int | None = None
@@ -33,7 +33,7 @@ class FastV(InsideLLM):
     def layers(self, n_layers: int) -> list[int]:
         return scaled([2], n_layers) if self.layer is None else [self.layer]
 
-    def shares(self, x: float) -> Sequence[float]:
+    def curve(self, x: float) -> Sequence[float]:
         return [x]
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:

@@ -13,18 +13,18 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Stage
-from groundprune.pruners.between_layers import InsideLLM, scaled
-from groundprune.pruners.pools import Rule, images
+from groundprune.pruners.base import Rule
+from groundprune.pruners.between_layers import BetweenLayers, scaled
 from groundprune.pruners.ranking import top_by_tier
 from groundprune.pruners.registry import register
 from groundprune.signals import Need, Signals
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Stage
 
 
 @register
 @dataclass(frozen=True)
-class Feather(InsideLLM):
+class Feather(BetweenLayers):
     """Two stages, at layers 8 and 16 of 32. Where the first leaves a share r beside its grid, the second leaves r^2.
 
     stride: of the grid, in rows and columns. The second stage does not protect the grid, as the official code.
@@ -44,7 +44,7 @@ class Feather(InsideLLM):
     def layers(self, n_layers: int) -> list[int]:
         return scaled([8, 16], n_layers)
 
-    def shares(self, x: float) -> Sequence[float]:
+    def curve(self, x: float) -> Sequence[float]:
         first = x + (1 - x) / self.stride**2
         return [first, first * x**2]
 
@@ -53,8 +53,8 @@ class Feather(InsideLLM):
         query = signals.llm(stage.layer - 1, "q", rows=[layout.length - 1], rope=False)
         key = signals.llm(stage.layer - 1, "k", rope=False)
         score = torch.zeros(len(layout), device=key.device)
-        for group in images(layout):
-            score[group] = content_attention(query, key[:, group]).mean(-2)
+        for image in layout.groups("image"):
+            score[image] = content_attention(query, key[:, image]).mean(-2)
         return score
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
@@ -63,8 +63,8 @@ class Feather(InsideLLM):
         if stage.number > 0:
             grid = torch.zeros_like(grid)
 
-        def rule(group: Tensor, share: int) -> Tensor:
-            return select_feather(score[None, group], grid[group], share)
+        def rule(pool: Tensor, count: int) -> Tensor:
+            return select_feather(score[None, pool], grid[pool], count)
 
         return rule
 

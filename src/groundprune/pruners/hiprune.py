@@ -15,13 +15,12 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import by_tile
+from groundprune.pruners.base import Pruner, Rule
 from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
 from groundprune.pruners.registry import register
 from groundprune.signals import Need, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 _MIDDLE = Need("tower_attention", Fraction(9, 24), "received")
 _DEEP = Need("tower_attention", kind="received")
@@ -48,15 +47,15 @@ class HiPrune(Pruner):
         if not 0 <= self.alpha <= 1:
             raise GroundPruneError(f"alpha must be from 0 to 1 (got {self.alpha!r})")
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         middle = signals.tower_attention(_MIDDLE.layer, "received").mean(0)
         deep = signals.tower_attention(kind="received").mean(0)
 
-        def rule(group: Tensor, share: int) -> Tensor:
-            cols = layout.grid(group)[1]
-            return select_hiprune(middle[group], deep[group], cols, share, round(share * self.alpha / 5))
+        def rule(pool: Tensor, count: int) -> Tensor:
+            cols = layout.grid(pool)[1]
+            return select_hiprune(middle[pool], deep[pool], cols, count, round(count * self.alpha / 5))
 
-        return by_tile(layout, stage.budget.count(len(layout.patches), layout.n_images), rule)
+        return rule
 
 
 def select_hiprune(middle: Tensor, deep: Tensor, cols: int, count: int, anchors: int) -> Tensor:

@@ -13,14 +13,13 @@ from fractions import Fraction
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import by_tile, images
-from groundprune.pruners.ranking import ranked, top
+from groundprune.pruners.base import Pruner
+from groundprune.pruners.ranking import ranked
 from groundprune.pruners.registry import register
 from groundprune.signals import CLS_ATTENTION, Need, Signals
 from groundprune.tokens.budget import allot
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -45,20 +44,23 @@ class HiRED(Pruner):
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         return signals.tower_attention(kind="cls").sum(0)
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        score = self.score(signals, layout, stage)
-        early = signals.tower_attention(0, "cls").sum(0)
-        groups: list[Tensor] = []
-        shares: list[int] = []
-        pools = images(layout)
-        totals = allot(stage.budget.count(len(layout.patches), layout.n_images), [len(pool) for pool in pools])
-        for pool, total in zip(pools, totals, strict=True):
-            crops = layout.crops(int(layout.image[pool[0]]))
-            # The overview first, whether the tower sees it first (LLaVA-NeXT) or last (InternVL).
-            crops.sort(key=lambda crop: not bool(layout.overview[crop].any()))
-            shares += hired_budgets(early[crops[0]], [len(crop) for crop in crops], total, self.alpha)
-            groups += crops
-        return by_tile(layout, 0, lambda group, share: top(score[group], share), groups=groups, shares=shares)
+    def pools(self, layout: VisualLayout, stage: Stage) -> list[Tensor]:
+        return [crop for crops in _crops(layout) for crop in crops]
+
+    def shares(
+        self, signals: Signals, layout: VisualLayout, stage: Stage, pools: Sequence[Tensor], count: int
+    ) -> list[int]:
+        early, images = signals.tower_attention(0, "cls").sum(0), _crops(layout)
+        totals = allot(count, [sum(map(len, crops)) for crops in images])
+        each = zip(images, totals, strict=True)
+        budgets = [hired_budgets(early[c[0]], [len(crop) for crop in c], total, self.alpha) for c, total in each]
+        return [share for of_image in budgets for share in of_image]
+
+
+def _crops(layout: VisualLayout) -> list[list[Tensor]]:
+    """By image, the patches of its crops: the overview first, whether the tower sees it first or last (InternVL)."""
+    images = [layout.crops(int(layout.image[pool[0]])) for pool in layout.groups("image")]
+    return [sorted(crops, key=lambda crop: not bool(layout.overview[crop].any())) for crops in images]
 
 
 def hired_budgets(

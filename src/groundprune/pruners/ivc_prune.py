@@ -12,14 +12,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.base import Pruner, Rule
 from groundprune.pruners.between_layers import scaled, text_after
-from groundprune.pruners.pools import by_tile, images
 from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
 from groundprune.pruners.registry import register
 from groundprune.signals import Need, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 _LAYERS = {"qwen2_vl": (2, 28), "qwen2_5_vl": (16, 28)}  # by model type: the authors' layer, and of how many
 
@@ -40,6 +39,7 @@ class IVCPrune(Pruner):
     seeds: float = 0.02
     layer: int | None = None
     name = "ivc-prune"
+    pool = "image"
     official_positions = "preserved"
     paper, year, scores_by = "2602.03060", 2026, "RoPE coordinates, value similarity"
     needs = frozenset({Need("llm", kind="v"), Need("llm", kind="frequencies")})
@@ -54,7 +54,7 @@ class IVCPrune(Pruner):
         layer = scaled([16], n_layers)[0] if self.layer is None else self.layer
         return [Stage(layer, self.budget, evict_earlier=True)]
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         assert stage.layer is not None
         values = signals.llm(stage.layer - 1, "v")
         after = list(text_after(self.label, signals, layout))
@@ -62,13 +62,12 @@ class IVCPrune(Pruner):
         text = signals.llm(stage.layer - 1, "v", rows=after[2:] or after)
         cos, sin = coordinate_scores(layout.position, signals.llm(stage.layer, "frequencies"))
 
-        def rule(group: Tensor, share: int) -> Tensor:
-            anchors = round(share * self.coordinates)
-            seeds = max(1, round(share * self.seeds))
-            return select_ivcprune(values[:, group], text, cos[group], sin[group], share, anchors, seeds)
+        def rule(pool: Tensor, count: int) -> Tensor:
+            anchors = round(count * self.coordinates)
+            seeds = max(1, round(count * self.seeds))
+            return select_ivcprune(values[:, pool], text, cos[pool], sin[pool], count, anchors, seeds)
 
-        count = stage.budget.count(len(layout.patches), layout.n_images)
-        return by_tile(layout, count, rule, groups=images(layout))
+        return rule
 
 
 def coordinate_scores(position: Tensor, frequencies: Tensor) -> tuple[Tensor, Tensor]:

@@ -12,15 +12,15 @@ from fractions import Fraction
 import torch
 from torch import Tensor
 
-from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.base import Pruner, Rule
 from groundprune.pruners.between_layers import last_row, staged
 from groundprune.pruners.fastv import select_fastv
-from groundprune.pruners.pools import by_tile, images
-from groundprune.pruners.ranking import Merged, checked, merged, one_hot, ranked, rows_of, top_by_tier, unit
+from groundprune.pruners.merging import Merged, merged, one_hot
+from groundprune.pruners.ranking import checked, ranked, rows_of, top_by_tier, unit
 from groundprune.pruners.registry import register
 from groundprune.signals import CLS_ATTENTION, PROJECTOR, TOWER_HIDDEN, Need, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 _DEEP = [Fraction(layer, 24) for layer in range(16, 25)]
 
@@ -37,8 +37,9 @@ class Nuwa(Pruner):
 
     second: bool = False
     name = "nuwa"
+    merges_in = "tower"
     official_positions = "preserved"
-    paper, year, scores_by, merges = "2602.02951", 2026, "CLS attention per 2 x 2 cell", True
+    paper, year, scores_by = "2602.02951", 2026, "CLS attention per 2 x 2 cell"
     needs = frozenset({CLS_ATTENTION, TOWER_HIDDEN, PROJECTOR, *(Need("tower_hidden", layer) for layer in _DEEP)})
 
     def __post_init__(self) -> None:
@@ -49,30 +50,31 @@ class Nuwa(Pruner):
     def stages(self, n_layers: int) -> list[Stage]:
         if not self.second:
             return super().stages(n_layers)
-        first, second = staged(self.name, self.budget, _shares, [0, n_layers // 2], n_layers)
+        first, second = staged(self.name, self.budget, _curve, [0, n_layers // 2], n_layers)
         return [Stage(None, first), Stage(n_layers // 2, second)]
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        count = stage.budget.count(len(layout.patches), layout.n_images)
+    def pools(self, layout: VisualLayout, stage: Stage) -> list[Tensor]:
+        return layout.groups("tile" if stage.layer is None else "image")
+
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         if stage.layer is not None:
             late = last_row(signals, stage.layer - 1)
-            groups = images(layout)
-            return by_tile(layout, count, lambda group, share: select_fastv(late[:, group], share), groups=groups)
+            return lambda pool, count: select_fastv(late[:, pool], count)
         attention = signals.tower_attention(kind="cls").sum(0)
         states = sum((signals.tower_hidden(layer) for layer in _DEEP[1:]), signals.tower_hidden(_DEEP[0])) / len(
             _DEEP
         )
 
-        def rule(group: Tensor, share: int) -> Merged:
-            row, col, n = layout.row[group], layout.col[group], len(group)
-            kept = select_nuwa(attention[group], row, col, share, -(-4 * share // n))
-            weight = nuwa_weights(attention[group], states[group], kept, row, col, n * 280 / 576)
+        def rule(pool: Tensor, count: int) -> Merged:
+            row, col, n = layout.row[pool], layout.col[pool], len(pool)
+            kept = select_nuwa(attention[pool], row, col, count, -(-4 * count // n))
+            weight = nuwa_weights(attention[pool], states[pool], kept, row, col, n * 280 / 576)
             return merged(kept, weight)
 
-        return by_tile(layout, count, rule, space="tower")
+        return rule
 
 
-def _shares(x: float) -> list[float]:
+def _curve(x: float) -> list[float]:
     return [min(1.0, 2 * x), min(1.0, 2 * x) / 7 + max(0.0, 2 * x - 1) * 6 / 7]
 
 

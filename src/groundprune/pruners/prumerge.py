@@ -12,13 +12,13 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import at_least, by_tile
-from groundprune.pruners.ranking import Merged, checked, mask_of, merged, one_hot, others, ranked, rows_of, unit
+from groundprune.pruners.base import Pruner, Rule
+from groundprune.pruners.merging import Merged, at_least, merged, one_hot
+from groundprune.pruners.ranking import checked, mask_of, others, ranked, rows_of, unit
 from groundprune.pruners.registry import register
 from groundprune.signals import PROJECTOR, TOWER_HIDDEN, Need, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 _ATTENTION, _KEYS = Need("tower_attention", -1, "cls-joint"), Need("tower_keys", -1)
 
@@ -33,19 +33,20 @@ class PruMerge(Pruner):
     """
 
     name = "prumerge"
+    merges_in = "tower"
     official_positions = "reassigned-in-order"
-    paper, year, scores_by, merges = "2403.15388", 2024, "CLS attention, key similarity", True
+    paper, year, scores_by = "2403.15388", 2024, "CLS attention, key similarity"
     needs = frozenset({_ATTENTION, _KEYS, TOWER_HIDDEN, PROJECTOR})
     spatial: ClassVar[int] = 0  # of 4 kept patches, how many are an even sample
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         score, keys = signals.tower_attention(-1, "cls-joint")[0], signals.tower_keys(-1)
 
-        def rule(group: Tensor, share: int) -> Merged:
-            at_least(self.name, share, 2, len(group), "a patch and the sum of the others")
-            return select_prumerge(score[group], keys[group], share, (share - 1) * self.spatial // 4)
+        def rule(pool: Tensor, count: int) -> Merged:
+            at_least(self.name, count, 2, len(pool), "a patch and the sum of the others")
+            return select_prumerge(score[pool], keys[pool], count, (count - 1) * self.spatial // 4)
 
-        return by_tile(layout, stage.budget.count(len(layout.patches), layout.n_images), rule, space="tower")
+        return rule
 
 
 @register

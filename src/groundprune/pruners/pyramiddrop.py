@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from groundprune.pruners.base import Stage
-from groundprune.pruners.between_layers import InsideLLM, last_row, scaled
+from groundprune.pruners.between_layers import BetweenLayers, last_row, scaled
 from groundprune.pruners.ranking import top
 from groundprune.pruners.registry import register
 from groundprune.signals import Need, Signals
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Stage
 
 
 @register
 @dataclass(frozen=True)
-class PyramidDrop(InsideLLM):
+class PyramidDrop(BetweenLayers):
     """Scores by the layer's OWN attention on what enters it. keep=15/32 gives the paper's 1/2, 1/4, 1/8.
 
     The official code renumbers all that is left at each stage, so a token's id differs between shallow and deep
@@ -35,7 +35,7 @@ class PyramidDrop(InsideLLM):
     def layers(self, n_layers: int) -> list[int]:
         return scaled([8, 16, 24], n_layers)
 
-    def shares(self, x: float) -> Sequence[float]:
+    def curve(self, x: float) -> Sequence[float]:
         return [x, x**2, x**3]
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:

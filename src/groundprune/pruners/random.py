@@ -13,10 +13,11 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.base import Pruner
 from groundprune.pruners.registry import register
 from groundprune.signals import FINGERPRINT, Signals
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Stage
 
 _MODULUS = 2**61 - 1  # a Mersenne prime: keeps mixed seeds inside of what torch.Generator takes
 

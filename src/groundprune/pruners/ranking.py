@@ -1,30 +1,14 @@
-"""Ranking in batched torch: what the selection rules are built from.
+"""Ranking in batched torch: what the rules are built from.
 
 Leading dimensions are a batch; each row is ranked by itself. Ties go to the earlier token, on every device.
 """
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-
-
-class Merged(NamedTuple):
-    """What a merging rule gives for n tokens.
-
-    kept: Long[..., K], ascending: the slots that stay. weight: Float[..., K, n]: the features of each slot as a mix
-    of the n tokens. order: Long[..., K], indices into `kept` in the order in which the official code emits them.
-    cls: Long[...] or None, the row of `kept` that holds the tower's CLS token; its weight is zero.
-    """
-
-    kept: Tensor
-    weight: Tensor
-    order: Tensor
-    cls: Tensor | None = None
 
 
 def checked(values: Tensor, what: str = "score") -> Tensor:
@@ -68,18 +52,6 @@ def others(chosen: Tensor, n: int) -> Tensor:
 def rows_of(values: Tensor, chosen: Tensor) -> Tensor:
     """Float[..., n, C], Long[..., k] -> Float[..., k, C]."""
     return values.gather(-2, chosen[..., None].expand(*chosen.shape, values.shape[-1]))
-
-
-def one_hot(chosen: Tensor, n: int) -> Tensor:
-    """Long[..., k] -> Float[..., k, n]: the weight of a mix that takes each token as it is."""
-    return torch.nn.functional.one_hot(chosen, n).float()
-
-
-def merged(emitted: Tensor, weight: Tensor, cls: int | None = None) -> Merged:
-    """From the slots and weights in the order of emission. cls: which emitted one is the CLS token."""
-    kept, by_slot = emitted.sort(dim=-1)
-    order = by_slot.argsort(dim=-1)
-    return Merged(kept, rows_of(weight, by_slot), order, None if cls is None else order[..., cls])
 
 
 def unit(values: Tensor) -> Tensor:

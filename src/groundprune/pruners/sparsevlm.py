@@ -14,10 +14,9 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Stage
-from groundprune.pruners.between_layers import InsideLLM, Staged, scaled, text_after
-from groundprune.pruners.pools import Rule, by_tile, images
-from groundprune.pruners.ranking import Merged
+from groundprune.pruners.base import Rule
+from groundprune.pruners.between_layers import BetweenLayers, Staged, scaled, text_after
+from groundprune.pruners.merging import Merged, joined
 from groundprune.pruners.registry import register
 from groundprune.pruners.sparsevlm_rule import (
     clusters_of,
@@ -30,7 +29,7 @@ from groundprune.pruners.sparsevlm_rule import (
 )
 from groundprune.signals import Need, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Selection, Stage
 
 # Tokens of 576 that the three stages keep, clusters not counted, by the budget that the official code names.
 COUNTS = {
@@ -53,7 +52,7 @@ class Named(Staged):
 
 @register
 @dataclass(frozen=True)
-class SparseVLM(InsideLLM):
+class SparseVLM(BetweenLayers):
     """Stages act on the output of layers 2, 6 and 15 of 32, and between the official budgets in proportion.
 
     version: "1.5" (the default of the official code) makes a few clusters of what it drops, emits them last and
@@ -69,8 +68,9 @@ class SparseVLM(InsideLLM):
 
     version: str = "1.5"
     name = "sparsevlm"
+    merges_in = "hidden"
     official_positions = "reassigned-in-order"
-    paper, year, scores_by, merges = "2410.04417", 2024, "visual words' attention", True
+    paper, year, scores_by = "2410.04417", 2024, "visual words' attention"
     needs = frozenset(
         {
             Need("llm", kind="attention"),
@@ -113,7 +113,7 @@ class SparseVLM(InsideLLM):
             found.append(before)
         return found
 
-    def shares(self, x: float) -> Sequence[float]:
+    def curve(self, x: float) -> Sequence[float]:
         named = [[n / WHOLE for n in self.left(budget)] for budget in sorted(COUNTS[self.version])]
         table = [[0.0] * 3, *named, [1.0] * 3]
         low, high = list(pairwise(table))[min(int(x * 5), 4)]
@@ -135,8 +135,8 @@ class SparseVLM(InsideLLM):
         score = self.attention(signals, layout, stage.layer - 1).mean(0).mean(0)
         states = signals.llm(stage.layer, "hidden")
 
-        def rule(group: Tensor, share: int) -> Tensor | Merged:
-            return select_sparsevlm(score[group], states[group], share, recycle=self.version == "1.5")
+        def rule(pool: Tensor, count: int) -> Tensor | Merged:
+            return select_sparsevlm(score[pool], states[pool], count, recycle=self.version == "1.5")
 
         return rule
 
@@ -145,16 +145,19 @@ class SparseVLM(InsideLLM):
             return super().select(signals, layout, stage)
         assert stage.layer is not None
         assert self.budget.tokens is not None
-        attention = self.attention(signals, layout, stage.layer - 1)
-        score, states, groups = attention.mean(0).mean(0), signals.llm(stage.layer, "hidden"), images(layout)
-        kept = {int(group[0]): _by_rank(attention[:, :, group], *RANKS[self.budget.tokens]) for group in groups}
-        counts = [(len(group), kept[int(group[0])]) for group in groups]
-        shares = [n if count == n else count + clusters_of(n - count)[1] for n, count in counts]
-
-        def rule(group: Tensor, share: int) -> Merged:
-            return recycled(score[group], states[group], kept[int(group[0])])
-
-        return by_tile(layout, 0, rule, groups=groups, shares=shares, space="hidden")
+        attention, states = self.attention(signals, layout, stage.layer - 1), signals.llm(stage.layer, "hidden")
+        score, rank = attention.mean(0).mean(0), RANKS[self.budget.tokens]
+        pools = self.pools(layout, stage)
+        counts = [_by_rank(attention[:, :, pool], *rank) for pool in pools]
+        found = [
+            recycled(score[pool], states[pool], count)
+            if count < len(pool)
+            else torch.arange(count, device=pool.device)
+            for pool, count in zip(pools, counts, strict=True)
+        ]
+        if not any(isinstance(each, Merged) for each in found):
+            return Selection(torch.arange(len(layout), device=score.device))
+        return joined(layout, pools, found, "hidden")
 
 
 def _by_rank(attention: Tensor, scale: float, bias: float) -> int:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from groundprune.pruners.ranking import Merged, checked, merged, one_hot, others, ranked, rows_of, top
+from groundprune.pruners.merging import Merged, merged, one_hot
+from groundprune.pruners.ranking import checked, others, ranked, rows_of, top
 
 
 def raters(text: Tensor, visual: Tensor) -> Tensor:

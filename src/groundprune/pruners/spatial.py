@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.base import Pruner, Rule
 from groundprune.pruners.registry import register
 from groundprune.signals import Signals
 from groundprune.tokens.budget import allot
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -29,16 +29,13 @@ class Spatial(Pruner):
     name = "spatial"
     scores_by = "an even grid"
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        groups = layout.groups()
-        count = stage.budget.count(len(layout.patches), layout.n_images)
-        keep = ~layout.is_patch
-        for group, share in zip(groups, allot(count, [len(g) for g in groups]), strict=True):
-            rows, cols = layout.grid(group)
-            cells = select_spatial(rows, cols, share).to(group.device)
-            cell = layout.row[group] * cols + layout.col[group]
-            keep[group[torch.isin(cell, cells)]] = True
-        return Selection(keep.nonzero().squeeze(1))
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
+        def rule(pool: Tensor, count: int) -> Tensor:
+            rows, cols = layout.grid(pool)
+            cell = layout.row[pool] * cols + layout.col[pool]
+            return torch.isin(cell, select_spatial(rows, cols, count).to(pool.device)).nonzero().squeeze(1)
+
+        return rule
 
 
 def select_spatial(rows: int, cols: int, count: int) -> Tensor:

@@ -12,10 +12,11 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Pruner, Stage
+from groundprune.pruners.base import Pruner
 from groundprune.pruners.registry import register
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, Signals, cosine
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Stage
 
 
 @register

@@ -12,13 +12,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import by_tile
-from groundprune.pruners.ranking import Merged, checked, merged, ranked, unit
+from groundprune.pruners.base import Pruner, Rule
+from groundprune.pruners.merging import Merged, merged
+from groundprune.pruners.ranking import checked, ranked, unit
 from groundprune.pruners.registry import register
 from groundprune.signals import Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -31,13 +31,13 @@ class ToMe(Pruner):
     """
 
     name = "tome"
+    merges_in = "projected"
     official_positions = "reassigned-in-order"
-    paper, year, scores_by, merges = "2210.09461", 2022, "feature similarity", True
+    paper, year, scores_by = "2210.09461", 2022, "feature similarity"
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         features = signals.projected
-        count = stage.budget.count(len(layout.patches), layout.n_images)
-        return by_tile(layout, count, lambda group, share: select_tome(features[group], share))
+        return lambda pool, count: select_tome(features[pool], count)
 
 
 def select_tome(tokens: Tensor, count: int, metric: Tensor | None = None) -> Merged:

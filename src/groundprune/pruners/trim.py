@@ -12,13 +12,13 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import at_least, by_tile
-from groundprune.pruners.ranking import Merged, mask_of, merged, one_hot, ranked
+from groundprune.pruners.base import Pruner, Rule
+from groundprune.pruners.merging import Merged, at_least, merged, one_hot
+from groundprune.pruners.ranking import mask_of, ranked
 from groundprune.pruners.registry import register
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, PROJECTOR, TOWER_HIDDEN, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -33,8 +33,9 @@ class Trim(Pruner):
 
     sign: int = -1
     name = "trim"
+    merges_in = "tower"
     official_positions = "reassigned-in-order"
-    paper, year, scores_by, merges = "2409.10994", 2024, "text similarity", True
+    paper, year, scores_by = "2409.10994", 2024, "text similarity"
     needs = frozenset({CLIP_PATCHES, CLIP_TEXT, TOWER_HIDDEN, PROJECTOR})
 
     def __post_init__(self) -> None:
@@ -45,14 +46,14 @@ class Trim(Pruner):
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         return self.sign * (signals.clip_patches @ signals.clip_text.T).mean(1)
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         score = self.score(signals, layout, stage)
 
-        def rule(group: Tensor, share: int) -> Merged:
-            at_least(self.name, share, 2, len(group), "a patch and the mean of the others")
-            return select_trim(score[group], share)
+        def rule(pool: Tensor, count: int) -> Merged:
+            at_least(self.name, count, 2, len(pool), "a patch and the mean of the others")
+            return select_trim(score[pool], count)
 
-        return by_tile(layout, stage.budget.count(len(layout.patches), layout.n_images), rule, space="tower")
+        return rule
 
 
 def select_trim(score: Tensor, count: int) -> Merged:

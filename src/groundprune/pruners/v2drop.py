@@ -11,17 +11,17 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from groundprune.pruners.base import Stage
-from groundprune.pruners.between_layers import InsideLLM, scaled
+from groundprune.pruners.between_layers import BetweenLayers, scaled
 from groundprune.pruners.ranking import checked, top
 from groundprune.pruners.registry import register
 from groundprune.signals import Need, Signals
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.selection import Stage
 
 
 @register
 @dataclass(frozen=True)
-class V2Drop(InsideLLM):
+class V2Drop(BetweenLayers):
     """Needs no attention. Two stages that leave the same share, then one that leaves a single token.
 
     With half each (an average of 0.352) those are the official ratios for LLaVA. Above an average of 22/32 the first
@@ -36,7 +36,7 @@ class V2Drop(InsideLLM):
     def layers(self, n_layers: int) -> list[int]:
         return scaled([3, 17, 22], n_layers)
 
-    def shares(self, x: float) -> Sequence[float]:
+    def curve(self, x: float) -> Sequence[float]:
         share = min(1.0, 2 * x)
         return [share, share**2, max(0.0, 2 * x - 1)]
 

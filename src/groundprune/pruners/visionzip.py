@@ -11,13 +11,13 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import at_least, by_tile
-from groundprune.pruners.ranking import Merged, merged, one_hot, others, ranked, rows_of, unit
+from groundprune.pruners.base import Pruner, Rule
+from groundprune.pruners.merging import Merged, at_least, merged, one_hot
+from groundprune.pruners.ranking import others, ranked, rows_of, unit
 from groundprune.pruners.registry import register
 from groundprune.signals import CLS_ATTENTION, PROJECTOR, TOWER_CLS, TOWER_HIDDEN, Need, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -31,23 +31,23 @@ class VisionZip(Pruner):
     """
 
     name = "visionzip"
+    merges_in = "tower"
     official_positions = "reassigned-in-order"
-    paper, year, scores_by, merges = "2412.04467", 2024, "CLS attention, key similarity", True
+    paper, year, scores_by = "2412.04467", 2024, "CLS attention, key similarity"
     needs = frozenset({CLS_ATTENTION, TOWER_CLS, TOWER_HIDDEN, Need("tower_keys"), PROJECTOR})
 
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         return signals.tower_attention(kind="cls").sum(0)
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         heads = len(signals.tower_attention(kind="cls"))
         attention, keys = self.score(signals, layout, stage), signals.tower_keys().unflatten(1, (heads, -1)).mean(1)
 
-        def rule(group: Tensor, share: int) -> Merged:
-            at_least(self.name, share, 3, len(group), "CLS, a dominant and a contextual one")
-            return select_visionzip(attention[group], keys[group], share, max(1, (20 * share + 64) // 128))
+        def rule(pool: Tensor, count: int) -> Merged:
+            at_least(self.name, count, 3, len(pool), "CLS, a dominant and a contextual one")
+            return select_visionzip(attention[pool], keys[pool], count, max(1, (20 * count + 64) // 128))
 
-        count = stage.budget.count(len(layout.patches), layout.n_images)
-        return by_tile(layout, count, rule, space="tower", cls=signals.tower_cls())
+        return rule
 
 
 def select_visionzip(attention: Tensor, keys: Tensor, count: int, contextual: int) -> Merged:

@@ -12,13 +12,12 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.pools import by_tile
+from groundprune.pruners.base import Pruner, Rule
 from groundprune.pruners.ranking import ranked, rows_of, unit
 from groundprune.pruners.registry import register
 from groundprune.signals import CLS_ATTENTION, TOWER_HIDDEN, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -39,13 +38,13 @@ class VisPruner(Pruner):
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         return signals.tower_attention(kind="cls").mean(0)
 
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+    def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         attention, features = self.score(signals, layout, stage), signals.tower_hidden()
 
-        def rule(group: Tensor, share: int) -> Tensor:
-            return select_vispruner(attention[group], features[group], share, int(share * self.important))
+        def rule(pool: Tensor, count: int) -> Tensor:
+            return select_vispruner(attention[pool], features[pool], count, int(count * self.important))
 
-        return by_tile(layout, stage.budget.count(len(layout.patches), layout.n_images), rule)
+        return rule
 
 
 def select_vispruner(attention: Tensor, features: Tensor, count: int, important: int, per_round: int = 8) -> Tensor:

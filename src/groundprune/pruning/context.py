@@ -8,20 +8,24 @@ from collections.abc import Iterator
 from typing import Any
 
 from torch import Tensor
+from torch._dynamo import OptimizedModule
 
 from groundprune.errors import GroundPruneError, unknown
+from groundprune.probes.patching import replaced
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.generation import Calls
-from groundprune.pruning.inputs import WINDOWS, Plan, Text, TextTower
 from groundprune.pruning.layers import Layers
+from groundprune.pruning.plan import WINDOWS, Plan, Text, TextTower
 from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
-from groundprune.pruning.unwrapping import uncompiled
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.positions import Policy
 
 
 class Run:
-    """What the latest prefill inside of a `gp.prune` context did; one entry per prompt row (beams included)."""
+    """What the latest prefill inside of a `gp.prune` context did; one entry per prompt row (beams included).
+
+    All raise GroundPruneError before the first prefill with an image.
+    """
 
     def __init__(self, calls: Calls):
         self._calls = calls
@@ -41,16 +45,17 @@ class Run:
 
     @property
     def stages(self) -> list[tuple[int, list[Tensor]]]:
-        """What each stage left: (the first decoder layer that saw no more, Long[K] per row); layer 0 = before."""
+        """What each stage left: (the first decoder layer that saw no more, Long[K] per row); 0 = before the LLM."""
         return [(segment.layer, list(segment.kept)) for segment in self.prompt.segments]
 
     @property
     def rows(self) -> list[PrunedRow]:
+        """What became of each row before the LLM."""
         return self.prompt.rows
 
     @property
     def prompt(self) -> PrunedPrompt:
-        """All that became of the prefill. Raises GroundPruneError before the first one with an image."""
+        """All that became of the prefill."""
         if self._calls.last is None:
             raise GroundPruneError("nothing was pruned yet: call the model with an image inside of the context")
         return self._calls.last
@@ -94,7 +99,7 @@ def prune(
         raise unknown("window", window, WINDOWS)
     plan = Plan.of(model, pruner, positions, text, text_tower)
     calls = Calls(plan, Layers(plan, exact_windows=window == "positions"))
-    with calls.active(), uncompiled(model):
+    with calls.active(), _uncompiled(model):
         yield Run(calls)
     if calls.unread:
         warnings.warn(
@@ -102,3 +107,12 @@ def prune(
             "context images were encoded that no pruned call read; call the model that was given to gp.prune",
             stacklevel=3,
         )
+
+
+@contextlib.contextmanager
+def _uncompiled(model: Any) -> Iterator[None]:
+    """While active, calls of a `torch.compile`d model run the module inside: compiled code may know no hooks."""
+    with contextlib.ExitStack() as stack:
+        if isinstance(model, OptimizedModule):
+            stack.enter_context(replaced(model, "forward", model._orig_mod.__call__))
+        yield

@@ -14,15 +14,14 @@ from groundprune.families.base import family_of
 from groundprune.probes.tower import RECORD_ATTRIBUTE, recordable
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.encoding import Encoded, encode_inputs
-from groundprune.pruning.unwrapping import unwrapped
+from groundprune.pruning.plan import unwrapped
 from groundprune.signals import TowerRecord
 
 
 class EncodedImages:
-    """Prompts whose images went through tower and projector once, to be pruned many times.
+    """Prompts whose images went through tower and projector once, to be pruned many times; `gp.encode` makes it.
 
-    `select(rows)` gives the `mm_encoder_outputs` of these prompt rows. They are held on the CPU: a GPU has better use
-    for its memory, and a batch is there in a moment.
+    They are held on the CPU: a GPU has better use for its memory, and a batch is there in a moment.
     """
 
     def __init__(
@@ -38,9 +37,14 @@ class EncodedImages:
         return len(self._rows)
 
     def select(self, rows: Sequence[int], device: torch.device | str | None = None) -> dict[str, Any]:
-        """A fresh `mm_encoder_outputs` of these prompts, in this order; `generate` may change it freely.
+        """What these prompts' images became, for `gp.prune_inputs` and, in a `gp.prune` context, `generate`.
 
-        device: where to, by default where the images were encoded.
+        Args:
+            rows: which prompts, in this order.
+            device: where to, by default where the images were encoded.
+
+        Returns:
+            A fresh `mm_encoder_outputs`, which `generate` may change freely.
         """
         device = self._device if device is None else device
         chosen = [self._rows[i] for i in rows]
@@ -56,7 +60,14 @@ class EncodedImages:
 
     @staticmethod
     def join(parts: Sequence[EncodedImages]) -> EncodedImages:
-        """One batch after another, as one."""
+        """One batch after another, as one.
+
+        Args:
+            parts: at least one, all of one model and the same pruners.
+
+        Returns:
+            EncodedImages of all prompts.
+        """
         rows = [row for part in parts for row in part._rows]
         return EncodedImages(rows, parts[0]._output_type, parts[0]._stacked, parts[0]._device)
 
@@ -69,6 +80,9 @@ def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> Enc
         model: a transformers model of a known family, or a wrapper of one.
         inputs: what the processor gives, input_ids Long[B, L] and images.
         pruners: those that the images are to be pruned by.
+
+    Returns:
+        EncodedImages, an entry per prompt row.
 
     Raises:
         Unservable: the model cannot give what one of the pruners needs, or the inputs hold videos.

@@ -33,7 +33,9 @@ class Encoded:
         records = {modality: record_of(outputs[modality]) for modality in self._tokens}
         self.record = TowerRecord.join(list(records.values()))
         units = {modality: record.units for modality, record in records.items()}
-        self.layouts: list[VisualLayout] = family.layouts(config, ids, position, units)
+        # Without images a placeholder is a word like any other: a model may say one.
+        said = ids if self._tokens else torch.full_like(ids, -1)
+        self.layouts: list[VisualLayout] = family.layouts(config, said, position, units)
         self._row: Tensor = torch.cat([torch.full_like(x.column, b) for b, x in enumerate(self.layouts)])
         column = torch.cat([layout.column for layout in self.layouts])
         self._said = ids[self._row, column]  # the placeholder of each feature

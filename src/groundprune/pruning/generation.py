@@ -23,8 +23,9 @@ from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.patching import replaced
 from groundprune.probes.tower import MODALITIES, RECORD_ATTRIBUTE, encode, is_encoding, record_of, recordable
 from groundprune.pruning.encoding import has_visual
-from groundprune.pruning.inputs import Plan, Prefill, PrunedInputs, checked, read, shortened
+from groundprune.pruning.inputs import Prefill, PrunedInputs, checked, read, shortened
 from groundprune.pruning.layers import Layers
+from groundprune.pruning.plan import Plan
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn, untouched
 from groundprune.signals import TowerRecord
@@ -64,6 +65,7 @@ class Calls:
         self.last: PrunedPrompt | None = None
         self.unread: set[TowerRecord] = set()  # of images that were encoded elsewhere, and no pruned call read
         self._run: _Generation | None = None
+        self._generates = False
         self._lock = threading.RLock()
         self._signature = inspect.signature(plan.model.forward)
 
@@ -98,14 +100,17 @@ class Calls:
             given = {**dict(zip(names, args, strict=False)), **kwargs}
             with self._lock:
                 short = self._prepared_for_generate(given)
-                if short is None:
-                    return original(**given)
-                output: Any = None
+                output, prompt = None, None
+                self._generates = True
                 try:
-                    output = original(**short)
+                    output: Any = original(**(given if short is None else short))
                 finally:
-                    self._run, prompt = None, self.layers.finish(ran=output is not None) or short.prompt
-                self._remember(prompt, [given.get("past_key_values"), getattr(output, "past_key_values", None)])
+                    self._run, self._generates = None, False
+                    prompt = self.layers.finish(ran=output is not None)
+                if short is None:
+                    return output
+                caches = [given.get("past_key_values"), getattr(output, "past_key_values", None)]
+                self._remember(prompt or short.prompt, caches)
                 if not isinstance(output, ModelOutput):
                     return short.restore(output)
                 output["sequences"] = short.restore(output["sequences"])
@@ -146,7 +151,9 @@ class Calls:
                 if past:
                     kwargs["attention_mask"] = run.fitted_mask(kwargs.get("attention_mask"), past)
             prepared = original(input_ids, **kwargs)
-            prepared[_PREPARED] = True
+            # A `generate` that was taken from the model before the context calls forwards like a loop of one's own.
+            if self._generates:
+                prepared[_PREPARED] = True
             if run is None:
                 return prepared
             if past:

@@ -6,40 +6,32 @@ what stays are given explicitly: `generate` goes on counting from the last of th
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.families.base import Family, family_of
-from groundprune.probes.clip_text import find_text_tower
 from groundprune.probes.tower import recordable
-from groundprune.pruners.base import Pruner, Stage
-from groundprune.pruners.registry import refusal
+from groundprune.pruners.base import Pruner
 from groundprune.pruning.encoding import Encoded, encode_inputs
-from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
-from groundprune.pruning.segments import make_segment
-from groundprune.pruning.unwrapping import unwrapped
-from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, Signals, TextEmbedder
+from groundprune.pruning.plan import WINDOWS, Plan, Text, TextTower
+from groundprune.pruning.prompt import PrunedPrompt, PrunedRow, Segment
+from groundprune.signals import Signals
+from groundprune.tokens.compaction import placed
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.masks import layer_windows
-from groundprune.tokens.positions import Policy, parse_policy
+from groundprune.tokens.positions import Policy
 from groundprune.tokens.selection import Selection
-
-Text = Sequence[str] | None
-TextTower = str | Path | TextEmbedder | None
 
 
 class PrunedInputs(dict[str, Any]):
     """What `model(**short)` and `model.generate(**short)` take, and what became of the prompt.
 
-    kept: per prompt row Long[K], which of its N visual tokens stayed; layout: where those N lie; positions: the
-    policy by name. prompt: the same in full, for what builds on it.
+    Attributes:
+        prompt: what stayed, and with which ids, in full.
+        positions: the position policy by name.
     """
 
     def __init__(self, inputs: dict[str, Any], prompt: PrunedPrompt, positions: str, given: Tensor):
@@ -48,14 +40,23 @@ class PrunedInputs(dict[str, Any]):
 
     @property
     def kept(self) -> list[Tensor]:
+        """Long[K] per prompt row: which of its N visual tokens stayed, ascending (indices into its layout)."""
         return [row.selection.kept for row in self.prompt.rows]
 
     @property
     def layout(self) -> list[VisualLayout]:
+        """Per prompt row, where its N visual tokens lie."""
         return [row.layout for row in self.prompt.rows]
 
     def restore(self, sequences: Tensor) -> Tensor:
-        """What `generate` gave, Long[B * copies, S + new], with the prompt as it was before pruning in front."""
+        """Put the prompt as it was before pruning in front of what was generated.
+
+        Args:
+            sequences: what `generate` gave, Long[B * copies, S + new]; rows are repeated for `num_return_sequences`.
+
+        Returns:
+            Long[B * copies, L + new], L being the length of the `input_ids` that were pruned.
+        """
         said = sequences[:, self["input_ids"].shape[1] :]
         prompt = self._given.to(said.device)
         return torch.cat([prompt.repeat_interleave(len(said) // len(prompt), dim=0), said], dim=1)
@@ -114,61 +115,6 @@ def prune_inputs(
     return short
 
 
-WINDOWS = ("positions", "tokens")
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What is to be pruned, and how. before: the stage before the LLM, if any; inside: those between its layers."""
-
-    model: Any
-    family: Family
-    pruner: Pruner
-    before: Stage | None
-    inside: list[Stage]
-    policy: Policy
-    text: Text
-    embedder: TextEmbedder | None
-
-    @staticmethod
-    def of(model: Any, pruner: Pruner, positions: str | Policy, text: Text, text_tower: TextTower) -> Plan:
-        """Raises Unservable or GroundPruneError, before any work, for what cannot be done."""
-        if not isinstance(pruner, Pruner):
-            raise GroundPruneError(f"pruner must be a Pruner, such as gp.ClsVisual(keep=0.5); got {pruner!r}")
-        model = unwrapped(model)
-        family, pruner = family_of(model.config), pruner.for_model(model.config)
-        stages = pruner.stages(model.config.get_text_config().num_hidden_layers)
-        before = [stage for stage in stages if stage.layer is None]
-        if len(before) > 1 or stages[: len(before)] != before:
-            raise GroundPruneError(f"{pruner.label}: one stage before the LLM at most, and first")
-        policy = parse_policy(positions, pruner.official(model.config))
-        embedder = _check_needs(family, model, pruner, text, text_tower)
-        inside = stages[len(before) :]
-        return Plan(model, family, pruner, before[0] if before else None, inside, policy, text, embedder)
-
-
-def _check_needs(
-    family: Family, model: Any, pruner: Pruner, text: Text, text_tower: TextTower
-) -> TextEmbedder | None:
-    check = functools.partial(family.check, model.config)
-    for need in sorted(pruner.needs, key=str):
-        try:
-            check(need)
-        except Unservable as error:
-            raise refusal(pruner, error, check) from error
-    if CLIP_TEXT in pruner.needs and text is None:
-        raise Unservable(f"{pruner.label} reads the prompt's text: pass text=[...], one entry per prompt row")
-    if not pruner.needs & {CLIP_TEXT, CLIP_PATCHES}:
-        return None
-    embedder = find_text_tower(text_tower, model)
-    if embedder is None:
-        raise Unservable(
-            f"{pruner.label} needs a CLIP text tower and this checkpoint has none: pass text_tower=folder or Hub id "
-            "(on the command line --text-tower) of the CLIP model whose vision tower this is"
-        )
-    return embedder
-
-
 @dataclass(frozen=True, eq=False)
 class Prefill:
     """A batch of unpruned prompts, encoded. position: Long[A, B, L]; valid: Bool[B, L], False = padding."""
@@ -216,27 +162,24 @@ def shortened(plan: Plan, prefill: Prefill) -> PrunedInputs:
         raise Unservable("attention_mask hides image placeholders; pruning chooses among all tokens of an image")
     chosen = _select(plan, encoded)
     selections = [selection for selection, _ in chosen]
-    segment = make_segment(
-        0, plan.policy, position, valid, layouts, [s.kept for s in selections], [s.order for s in selections]
-    )
+    kept, orders = [s.kept for s in selections], [s.order for s in selections]
+    segment = Segment(0, *placed(plan.policy, position, valid, layouts, kept, orders))
     rows = []
     for b, (layout, (selection, features)) in enumerate(zip(layouts, chosen, strict=True)):
         mine = segment.compaction.mask[b]
-        rows.append(
-            PrunedRow(layout, selection, segment.compaction.index[b, mine], segment.position[:, b, mine], features)
-        )
-    # As `generate` counts on: from the last column, which a video's times may run ahead of.
-    last = (valid * torch.arange(valid.shape[1], device=valid.device)).amax(1)
-    next_position = position.amax(0).gather(1, last[:, None])[:, 0] + 1
+        column, ids_of_row = segment.compaction.index[b, mine], segment.position[:, b, mine]
+        rows.append(PrunedRow(layout, selection, column, ids_of_row, features))
+    next_position = position.amax(0).masked_fill(~valid, -1).amax(1) + 1
     prompt = PrunedPrompt(rows, [segment], next_position, ids)
-    if not prompt.pruned and not plan.policy.changes_whole_rows:
+    whole = all(len(left) == len(layout) for left, layout in zip(kept, layouts, strict=True))
+    if whole and not plan.policy.changes_whole_rows:
         # Nothing was dropped: the stock model, to the bit. It would make M-RoPE ids of what encoding used up.
-        whole = inputs if len(position) == 1 else {**inputs, "position_ids": position}
-        return PrunedInputs(whole, prompt, str(plan.policy), ids)
+        same = inputs if len(position) == 1 else {**inputs, "position_ids": position}
+        return PrunedInputs(same, prompt, str(plan.policy), ids)
     implementation = plan.model.config.get_text_config()._attn_implementation or ""
     if plan.policy.splits_flash_sequences and "flash" in implementation:
         raise Unservable(f"flash attention reads the ids of {plan.policy} as packed sequences; use sdpa")
-    return PrunedInputs(_compacted(inputs, prompt, encoded), prompt, str(plan.policy), ids)
+    return PrunedInputs(_compacted(inputs, rows, segment, encoded), prompt, str(plan.policy), ids)
 
 
 def _select(plan: Plan, encoded: Encoded) -> list[tuple[Selection, Tensor]]:
@@ -273,11 +216,13 @@ def _kept_features(plan: Plan, features: Tensor, selection: Selection, signals: 
     return torch.where(is_patch, new, features[selection.kept])
 
 
-def _compacted(inputs: dict[str, Any], prompt: PrunedPrompt, encoded: Encoded) -> dict[str, Any]:
+def _compacted(
+    inputs: dict[str, Any], rows: Sequence[PrunedRow], segment: Segment, encoded: Encoded
+) -> dict[str, Any]:
     """The inputs without the dropped columns. The caller's own objects are never changed."""
-    compaction, position = prompt.compaction, prompt.segments[0].position
+    compaction, position = segment.compaction, segment.position
     new = dict(inputs)
-    new["mm_encoder_outputs"] = encoded.pruned(prompt.rows, prompt.segments[0].kept)
+    new["mm_encoder_outputs"] = encoded.pruned(rows, segment.kept)
     new["input_ids"] = compaction.gather(inputs["input_ids"])
     new["position_ids"] = position if len(position) > 1 else position[0]
     new["attention_mask"] = compaction.mask.long()
@@ -294,9 +239,10 @@ def _compacted(inputs: dict[str, Any], prompt: PrunedPrompt, encoded: Encoded) -
 
 
 def _check_windows(plan: Plan, prompt: PrunedPrompt) -> None:
-    windows = [w for w in layer_windows(plan.model.config.get_text_config()) if w is not None]
-    length = prompt.compaction.length
-    if windows and length > min(windows) and prompt.compaction.dropped:
+    windows = [w for w in plan.family.windows(plan.model.config) if w is not None]
+    compaction = prompt.segments[0].compaction
+    length = compaction.length
+    if windows and length > min(windows) and compaction.dropped:
         raise Unservable(
             f"this prompt of {length} columns is longer than a sliding window of {min(windows)}, which stock code "
             "counts in tokens that are left: use gp.prune(...), where windows count positions, or window='tokens'"

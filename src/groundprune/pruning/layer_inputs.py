@@ -3,24 +3,26 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from groundprune.tokens.compaction import Compaction
-from groundprune.tokens.masks import as_given, decode_mask, layer_windows, prefill_mask
+from groundprune.tokens.masks import as_given, decode_mask, prefill_mask
 
 
 class LayerInputs:
     """Makes them as the decoder and its attention implementation take them.
 
-    config: of the text model. exact_windows: sliding windows count unpruned columns, else slots.
+    config: of the text model. windows: the sliding one of each layer. exact_windows: they count unpruned columns,
+    else slots.
     """
 
-    def __init__(self, decoder: Any, config: Any, exact_windows: bool):
+    def __init__(self, decoder: Any, config: Any, windows: Sequence[int | None], exact_windows: bool):
         self._decoder, self._config, self.exact_windows = decoder, config, exact_windows
-        self.windows = layer_windows(config)
+        self.windows = windows
         self._types = getattr(config, "layer_types", None)
         self._takes_type = "layer_type" in inspect.signature(decoder.rotary_emb.forward).parameters
 

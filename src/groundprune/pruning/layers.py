@@ -19,9 +19,10 @@ from transformers.modeling_layers import GradientCheckpointingLayer
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.decoder import kept
 from groundprune.probes.patching import replaced
-from groundprune.pruning.inputs import Plan, Prefill
+from groundprune.pruning.inputs import Prefill
 from groundprune.pruning.layer_inputs import LayerInputs
 from groundprune.pruning.passage import Passage
+from groundprune.pruning.plan import Plan
 from groundprune.pruning.prompt import PrunedPrompt
 
 # Whether the backward pass runs a layer's hooks again (before transformers 5.23): by then the prefill is over.
@@ -47,7 +48,7 @@ class Layers:
             raise GroundPruneError(
                 f"{plan.pruner.label} prunes at decoder layers {at}; this model allows 1 to {count - 1}, each once"
             )
-        self._inputs = LayerInputs(self._decoder, config, exact_windows)
+        self._inputs = LayerInputs(self._decoder, config, plan.family.windows(plan.model.config), exact_windows)
         self._read = sorted(plan.pruner.llm_layers(plan.inside))
         self._passage: Passage | None = None
         self._reading = contextlib.ExitStack()

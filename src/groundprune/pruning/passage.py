@@ -13,12 +13,13 @@ from torch import Tensor, nn
 from groundprune.probes.decoder import LayerRecord, RowStates, look_ahead
 from groundprune.pruners.base import Stage
 from groundprune.pruning.eviction import evict
-from groundprune.pruning.inputs import Plan, Prefill
+from groundprune.pruning.inputs import Prefill
 from groundprune.pruning.layer_inputs import LayerInputs
-from groundprune.pruning.prompt import PrunedPrompt
-from groundprune.pruning.segments import make_segment
+from groundprune.pruning.plan import Plan
+from groundprune.pruning.prompt import PrunedPrompt, Segment
 from groundprune.signals import Signals
 from groundprune.tokens.budget import Budget
+from groundprune.tokens.compaction import placed
 from groundprune.tokens.selection import Selection
 
 
@@ -43,7 +44,9 @@ class Passage:
         valid = prefill.valid.repeat_interleave(self._copies, dim=0)
         if self._later:
             more = valid.new_ones(len(valid), self._later)
-            ids = (prompt.next_position[:, None] + more.cumsum(1) - 1 + offset).expand(len(position), -1, -1)
+            # As `generate` counts on: from the last column, which a video's times may run ahead of.
+            last = (valid * torch.arange(valid.shape[1], device=valid.device)).amax(1)
+            ids = position.gather(2, last[None, :, None].expand(len(position), -1, -1)) + more.cumsum(1)
             position, valid = torch.cat([position, ids], dim=2), torch.cat([valid, more], dim=1)
             first, shift = prompt.segments[0], prompt.shift[:, None]
             entered = torch.cat([first.position, ids + shift], dim=2)
@@ -130,7 +133,7 @@ class Passage:
         left = [before if s is None else before[s.kept] for s, before in zip(chosen, previous.kept, strict=True)]
         layouts = [row.layout for row in self._prompt.rows]
         orders = [None if s is None else s.order for s in chosen]
-        segment = make_segment(stage.layer, self._plan.policy, self._position, self._valid, layouts, left, orders)
+        segment = Segment(stage.layer, *placed(self._plan.policy, self._position, self._valid, layouts, left, orders))
         take = segment.compaction.slots_in(previous.compaction)
         merged = [self._merged(s, b, states) for b, s in enumerate(chosen)]
         states = torch.gather(states, 1, take[..., None].expand(-1, -1, states.shape[-1]))

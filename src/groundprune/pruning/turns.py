@@ -13,7 +13,8 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import Encoded, encode_inputs, has_visual
-from groundprune.pruning.inputs import Plan, Prefill, PrunedInputs, checked, shortened
+from groundprune.pruning.inputs import Prefill, PrunedInputs, checked, shortened
+from groundprune.pruning.plan import Plan
 from groundprune.pruning.prompt import PrunedPrompt, Segment
 from groundprune.tokens.compaction import Compaction
 

@@ -6,24 +6,21 @@ Accuracies are drawn in percent from 0 to 100, with 95% intervals. What has no a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
-from matplotlib.colors import Normalize
 
 from groundprune.evaluation.specs import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import SettingResult, Share, Summary
-from groundprune.report.headline import Shown, short_name
-from groundprune.report.style import GAINS, LEVELS, UNPRUNED_LOOK, Look, look_of
+from groundprune.report.cells import short_name
+from groundprune.report.headline import Shown
+from groundprune.report.style import UNPRUNED_LOOK, Look, look_of
 
 TASKS = {"rec": "REC Acc@0.5", "vqa": "VQA exact match"}
 _TOP = 108  # above 100%: room for a marker and for the number over a full bar
 _BELOW = -4  # and for a marker at 0%
 _APART = 1.0  # points of the x axis between the policies of one budget, which would hide each other
-_MINUS = "\N{MINUS SIGN}"
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +46,7 @@ def headline(shown: Shown) -> Chart:
         for group, shares in enumerate(groups.values()):
             for index, (name, share) in enumerate(shares):
                 x = group * (bars + 1) + index
-                look = UNPRUNED_LOOK if name == "unpruned" else look_of(name)
+                look = look_of(name)
                 label = name if group == 0 else None
                 ax.bar(x, 100 * share.accuracy, 0.88, color=look.colour, label=label, yerr=_reach([share]), capsize=3,
                        error_kw={"ecolor": ax.xaxis.label.get_color(), "elinewidth": 1})  # fmt: skip
@@ -78,21 +75,6 @@ def policies(summary: Summary) -> dict[str, Look]:
     names = dict.fromkeys(r.setting.positions for r in summary.settings if r.setting.pruner)
     order = sorted(names, key=lambda name: MAIN_POSITIONS.index(name) if name in MAIN_POSITIONS else 99)
     return {"unpruned": UNPRUNED_LOOK, **{name: look_of(name) for name in order}}
-
-
-def heatmaps(summary: Summary) -> list[Chart]:
-    """Pruner x budget: REC under preserved positions, and what it gains over reassigned. Empty: neither was run."""
-    preserved = {
-        (r.setting.pruner, r.setting.budget or ""): share.accuracy
-        for r in summary.settings
-        if r.setting.pruner and r.setting.positions == "preserved" and (share := share_of(r, "rec"))
-    }
-    gains = {(d.pruner, d.budget): d.difference for d in summary.differences if d.kind == "rec"}
-    found = [
-        _heatmap("level", "REC Acc@0.5, preserved (%)", preserved, signed=False),
-        _heatmap("gain", "REC gain over reassigned (points)", gains, signed=True),
-    ]
-    return [chart for chart in found if chart is not None]
 
 
 def share_of(result: SettingResult, kind: str) -> Share | None:
@@ -153,45 +135,6 @@ def kept_percent(result: SettingResult, whole: SettingResult | None) -> float:
 def _fraction(keep: str) -> float:
     above, _, below = keep.partition("/")
     return float(above) / float(below or 1)
-
-
-def _heatmap(key: str, title: str, values: Mapping[tuple[str, str], float], signed: bool) -> Chart | None:
-    if not values:
-        return None
-    pruners, budgets = (list(dict.fromkeys(pair[i] for pair in values)) for i in (0, 1))
-    cells = np.array([[values.get((p, b), math.nan) for b in budgets] for p in pruners])
-    reach = max(0.1, float(np.nanmax(np.abs(cells)))) if signed else 1.0
-    colour = colormaps[GAINS if signed else LEVELS]
-    scale = Normalize(-reach if signed else 0.0, reach)
-
-    def draw(ax: Axes) -> None:
-        # Cells as shapes, not as an image: sharp in print, and no raster inside of the SVG.
-        ax.pcolormesh(np.ma.masked_invalid(cells), cmap=colour, norm=scale, edgecolors="white", linewidth=1.5)
-        for (row, col), value in np.ndenumerate(cells):
-            red, green, blue, _ = colour(scale(value))
-            ink = "black" if math.isnan(value) or 0.3 * red + 0.59 * green + 0.11 * blue > 0.46 else "white"
-            missing = ax.xaxis.label.get_color()  # no cell behind it: the colour of the text
-            ax.text(col + 0.5, row + 0.5, _cell(value, signed), ha="center", va="center",
-                    color=missing if math.isnan(value) else ink)  # fmt: skip
-        ax.set_xticks(np.arange(len(budgets)) + 0.5, budgets)
-        ax.set_yticks(np.arange(len(pruners)) + 0.5, [short_name(p) for p in pruners])
-        ax.set_xlabel("keep (share of the visual tokens)" if all("t" not in b for b in budgets) else "budget")
-        ax.tick_params(length=0)
-        ax.spines[:].set_visible(False)
-        ax.invert_yaxis()
-
-    told = [
-        f"{short_name(p)}: " + ", ".join(f"{_cell(v, signed)} at {b}" for b, v in zip(budgets, row, strict=True))
-        for p, row in zip(pruners, cells, strict=True)
-    ]
-    size = (1.5 + 0.56 * max(3, len(budgets)), 0.95 + 0.42 * max(2, len(pruners)))
-    return Chart(f"heat-{key}", title, "; ".join(told) + ".", size, draw)
-
-
-def _cell(value: float, signed: bool) -> str:
-    if math.isnan(value):
-        return "n/a"
-    return f"{100 * value:+.1f}".replace("-", _MINUS) if signed else percent(value)
 
 
 def percent_axis(ax: Axes, label: str) -> None:

@@ -15,8 +15,9 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 
 from groundprune.evaluation.summary import Summary
 from groundprune.report import overview
-from groundprune.report.charts import TASKS, Chart, curves, headline, heatmaps
+from groundprune.report.charts import TASKS, Chart, curves, headline
 from groundprune.report.headline import Shown
+from groundprune.report.heatmaps import heatmaps
 from groundprune.report.pruner_charts import pruner_charts
 from groundprune.report.style import PAGE_GRID, PAGE_INK, PRINT_DPI, PRINT_GRID, PRINT_INK, settings
 from groundprune.report.writing import replacing

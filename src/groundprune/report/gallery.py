@@ -10,12 +10,14 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
 
-import numpy as np
 from PIL import Image
 
 from groundprune.boxes import Box
-from groundprune.data import Sample
+from groundprune.data import Sample, scene_samples
+from groundprune.errors import GroundPruneError
+from groundprune.evaluation.identity import samples_fingerprint
 from groundprune.report.headline import Shown
+from groundprune.report.kept_maps import border_path, dropped_path
 from groundprune.report.overlay import KeptMap
 
 Row = Mapping[str, Any]
@@ -64,12 +66,12 @@ class Item:
     @property
     def dropped(self) -> str:
         """An SVG path over what was dropped, in pixels of the image; "" where nothing is known to be."""
-        return "" if self.kept is None else _dropped_path(self.kept)
+        return "" if self.kept is None else dropped_path(self.kept)
 
     @property
     def border(self) -> str:
         """An SVG path between the kept and the dropped cells; shading alone is hard to see on a dark image."""
-        return "" if self.kept is None else _border_path(self.kept)
+        return "" if self.kept is None else border_path(self.kept)
 
     @property
     def alt(self) -> str:
@@ -84,6 +86,22 @@ class Item:
             grid = self.kept.grid
             shown.append(f"{int(grid.sum())} of {grid.size} visual tokens are kept, the others dimmed")
         return ". ".join(shown) + "."
+
+
+def samples_of(run: Mapping[str, Any]) -> dict[str, Sample]:
+    """The samples of a run by id, drawn again. run: `Summary.run`.
+
+    Raises GroundPruneError where they cannot be had, or would be others than those that were answered.
+    """
+    if run.get("data") != "scenes":
+        raise GroundPruneError(f"samples of {run.get('data')!r} cannot be had again")
+    try:
+        samples = list(scene_samples(int(run["scenes"]), int(run["seed"]), str(run["split"])))
+    except KeyError as error:
+        raise GroundPruneError(f"the results do not say which scenes they are about ({error} is missing)") from error
+    if samples_fingerprint(samples) != run.get("samples"):
+        raise GroundPruneError("this version draws other scenes than those that were answered")
+    return {sample.id: sample for sample in samples}
 
 
 def choose(rows: Mapping[tuple[str, str], Row], shown: Shown, limit: int) -> list[str]:
@@ -147,33 +165,3 @@ def _box_told(answer: Answered) -> str:
 
 def _shuffled(sample: str) -> str:
     return hashlib.blake2b(sample.encode(), digest_size=8).hexdigest()
-
-
-def _dropped_path(kept: KeptMap) -> str:
-    """Runs of dropped cells as rectangles, and what the model did not see at all (the sides of a crop)."""
-    rows, cols = kept.grid.shape
-    frame = kept.frame
-    boxes: list[Box] = []
-    for row in range(rows):
-        edges = np.flatnonzero(np.diff(np.concatenate([[False], ~kept.grid[row], [False]])))
-        for start, end in edges.reshape(-1, 2):
-            boxes.append(frame.to_pixels(Box(start / cols, row / rows, end / cols, (row + 1) / rows)))
-    seen = frame.to_pixels(Box(0, 0, 1, 1))
-    boxes += [
-        Box(0, 0, frame.width, seen.y1),
-        Box(0, seen.y2, frame.width, frame.height),
-        Box(0, seen.y1, seen.x1, seen.y2),
-        Box(seen.x2, seen.y1, frame.width, seen.y2),
-    ]
-    drawn = [box for box in boxes if box.x2 > box.x1 and box.y2 > box.y1]
-    return "".join(f"M{b.x1:.6g} {b.y1:.6g}H{b.x2:.6g}V{b.y2:.6g}H{b.x1:.6g}z" for b in drawn)
-
-
-def _border_path(kept: KeptMap) -> str:
-    rows, cols = kept.grid.shape
-    upright = [(r, c + 1, r + 1, c + 1) for r, c in np.argwhere(np.diff(kept.grid, axis=1))]
-    level = [(r + 1, c, r + 1, c + 1) for r, c in np.argwhere(np.diff(kept.grid, axis=0))]
-    units = [
-        Box(left / cols, top / rows, right / cols, bottom / rows) for top, left, bottom, right in upright + level
-    ]
-    return "".join(f"M{b.x1:.6g} {b.y1:.6g}L{b.x2:.6g} {b.y2:.6g}" for b in map(kept.frame.to_pixels, units))

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.specs import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import SettingResult, Summary
+from groundprune.report.cells import short_name
 from groundprune.report.tables import DETAILED
 
 
@@ -28,7 +29,7 @@ class Shown:
 
     @property
     def pruned(self) -> Setting | None:
-        """One of the pruned settings: which tokens stay does not depend on the policy."""
+        """The first of the pruned settings: before the LLM the tokens that stay are those of the others."""
         return next((r.setting for r in self.results.values() if r.setting.pruner), None)
 
 
@@ -57,8 +58,3 @@ def choose_shown(summary: Summary, pruner: str | None = None, budget: str | None
             found[setting.positions] = summary.result(setting.id)
     order = ("unpruned", *MAIN_POSITIONS)
     return Shown(*best, {name: result for name in order if (result := found.get(name)) is not None})
-
-
-def short_name(pruner: str) -> str:
-    """A pruner of one's own goes by its class."""
-    return pruner.rpartition(":")[2]

@@ -1,15 +1,15 @@
 """Pictures that show what a model kept of an image, and the boxes it answered with."""
 
-import bisect
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageColor, ImageDraw, ImageFont
+from PIL import Image, ImageDraw
 
 from groundprune.boxes import Box, Frame
 from groundprune.errors import GroundPruneError
+from groundprune.report.labels import Font, Labels, Rectangle, contrast
 
 # From the palette of Okabe and Ito, which the colour-blind tell apart.
 GROUND_TRUTH = "#F0E442"  # yellow
@@ -20,11 +20,9 @@ REASSIGNED = "#D55E00"  # vermillion
 LONGEST_SIDE = 576  # pixels to which a small image is magnified at least
 DIMMED = 0.4  # brightness of what was dropped
 
-Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 CAPTION = "bright: kept, dim: dropped"
 
 LabelledBox = tuple[Box, str, str]  # pixels of the image; label, may be ""; colour in Pillow's notation
-Rectangle = tuple[int, int, int, int]  # left, top, right, bottom; pixels of the result, the last two excluded
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +75,7 @@ def draw_overlay(
     line = max(2, round(min(max(size) / 190, min(size) / 20)))  # the second bounds it in very long pictures
     for box, _, colour in boxes:
         _draw_box(canvas, _scaled(box, scale), colour, line)
-    labels = _Labels(canvas, size, line)
+    labels = Labels(canvas, size, line)
     for box, text, colour in boxes:
         if text:
             labels.draw(text, _scaled(box, scale), colour)
@@ -130,72 +128,6 @@ def _draw_box(canvas: ImageDraw.ImageDraw, rectangle: Rectangle, colour: str, li
     if right <= left or bottom <= top:
         return
     halo = max(1, line // 2)
-    contrast = _contrast(colour)
-    for inset, width, ink in ((-halo, line + 2 * halo, contrast), (0, line, colour)):
+    for inset, width, ink in ((-halo, line + 2 * halo, contrast(colour)), (0, line, colour)):
         corners = (left + inset, top + inset, right - 1 - inset, bottom - 1 - inset)
         canvas.rectangle(corners, outline=ink, width=width)
-
-
-class _Labels:
-    """Places labels at their boxes, inside of the picture and clear of each other."""
-
-    def __init__(self, canvas: ImageDraw.ImageDraw, size: tuple[int, int], line: int) -> None:
-        self.canvas = canvas
-        self.size = size
-        self.line = line
-        self.margin = line + 1
-        self.font = ImageFont.load_default(max(12, round(min(max(size) / 38, min(size) / 8))))
-        self.taken: list[Rectangle] = []
-
-    def draw(self, text: str, box: Rectangle, colour: str) -> None:
-        text = self._shortened(text)
-        left, top, right, bottom = self.canvas.textbbox((0, 0), text, font=self.font)
-        width = math.ceil(right - left) + 2 * self.margin
-        height = math.ceil(bottom - top) + 2 * self.margin
-        spots = list(self._spots(box, width, height))
-        free = (spot for spot in spots if not any(_overlap(spot, other) for other in self.taken))
-        spot = next(free, spots[0])
-        self.taken.append(spot)
-        self.canvas.rectangle((spot[0], spot[1], spot[2] - 1, spot[3] - 1), fill=colour)
-        start = (spot[0] + self.margin - left, spot[1] + self.margin - top)
-        self.canvas.text(start, text, fill=_contrast(colour), font=self.font)
-
-    def _shortened(self, text: str) -> str:
-        return shortened(" ".join(text.split()), self.font, self.size[0] - 2 * self.margin)
-
-    def _spots(self, box: Rectangle, width: int, height: int) -> Iterator[Rectangle]:
-        """Above the box and below it, then ever further away, at last anywhere in the box's column."""
-        left, top, right, bottom = box
-        gap = max(1, self.line // 2)
-        step = max(1, height // 2)
-        for distance in range(0, self.size[1], step):
-            for x in (left, right - width):
-                for y in (top - height - gap - distance, bottom + gap + distance):
-                    spot = self._inside(x, y, width, height)
-                    if spot[1] == y:
-                        yield spot
-        for y in range(0, self.size[1], step):
-            yield self._inside(left, y, width, height)
-
-    def _inside(self, left: int, top: int, width: int, height: int) -> Rectangle:
-        left = max(0, min(left, self.size[0] - width))
-        top = max(0, min(top, self.size[1] - height))
-        return left, top, left + width, top + height
-
-
-def shortened(text: str, font: Font, room: float) -> str:
-    """The text, or as many of its first characters as fit into `room` pixels together with an ellipsis."""
-    if len(text) <= room and font.getlength(text) <= room:
-        return text
-    lengths = range(min(len(text), math.ceil(room)))
-    fitting = bisect.bisect_right(lengths, room, key=lambda n: font.getlength(text[:n] + "…"))
-    return text[: max(0, fitting - 1)].rstrip() + "…"
-
-
-def _overlap(a: Rectangle, b: Rectangle) -> bool:
-    return a[0] < b[2] and b[0] < a[2] and a[1] < b[3] and b[1] < a[3]
-
-
-def _contrast(colour: str) -> str:
-    red, green, blue = ImageColor.getrgb(colour)[:3]
-    return "black" if 0.299 * red + 0.587 * green + 0.114 * blue > 128 else "white"

@@ -8,6 +8,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.summary import Share, Summary
 from groundprune.pruners import Pruner, make_pruner, pruner_names
+from groundprune.report.cells import short_name
 
 MANY = 6  # pruners, from which on they are shown together
 BEFORE, WITH_TEXT, INSIDE = "image", "image and text", "inside of the LLM"
@@ -46,7 +47,7 @@ def overview(summary: Summary, kind: str) -> tuple[list[str], list[list[str]]]:
     header = ["pruner", "chooses by", *(f"{positions}\n{budget}" for budget, positions in at)]
     rows = [["unpruned", "", *[_cell(_share(summary, None, None, "preserved", kind))] * len(at)]]
     for name in pruners_of(summary):
-        rows.append([_short(name), knows(name), *(_cell(_share(summary, name, *each, kind)) for each in at)])
+        rows.append([short_name(name), knows(name), *(_cell(_share(summary, name, *each, kind)) for each in at)])
     return header, rows
 
 
@@ -66,10 +67,10 @@ def leaders(summary: Summary) -> list[str]:
             if not shares:
                 continue
             (best, share), *rest = shares
-            near = [_short(n) for n, s in rest if s.accuracy >= share.interval[0]]
+            near = [short_name(n) for n, s in rest if s.accuracy >= share.interval[0]]
             beside = "" if not near else f" (not told apart: {', '.join(near)})" if len(near) < 6 else ""
             unclear = f" ({len(near)} others are not told apart)" if len(near) >= 6 else beside
-            parts.append(f"{group} {_short(best)} {_cell(share)}{unclear}")
+            parts.append(f"{group} {short_name(best)} {_cell(share)}{unclear}")
         found.append(f"Best at {budget}, {positions}: {'; '.join(parts)}.")
     return found
 
@@ -105,7 +106,7 @@ def skipped(summary: Summary) -> list[str]:
     for result in summary.settings:
         why = summary.skipped.get(result.setting.id)
         if why is not None:
-            of.setdefault(why, {})[f"{_short(result.setting.pruner or '')} {result.setting.budget}"] = None
+            of.setdefault(why, {})[f"{short_name(result.setting.pruner or '')} {result.setting.budget}"] = None
     return [f"Skipped {', '.join(which)}: {why}." for why, which in of.items()]
 
 
@@ -127,11 +128,6 @@ def _share(summary: Summary, pruner: str | None, budget: str | None, positions: 
 
 def _cell(share: Share | None) -> str:
     return "" if share is None else f"{100 * share.accuracy:.1f}"
-
-
-def _short(pruner: str) -> str:
-    """A pruner of one's own goes by its class."""
-    return pruner.rpartition(":")[2]
 
 
 def _skipped(summary: Summary, pruner: str | None, budget: str | None) -> bool:

@@ -15,13 +15,15 @@ from markupsafe import Markup
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.results import SAMPLES_FILE, read_rows, read_summary
 from groundprune.evaluation.summary import Summary
-from groundprune.report.charts import TASKS, curves, headline, heatmaps, percent, policies, share_of
+from groundprune.report.charts import TASKS, curves, headline, percent, policies, share_of
 from groundprune.report.figures import FOLDER, inline_svg, write_figures
-from groundprune.report.gallery import SAMPLES, Item, choose, make_items
+from groundprune.report.gallery import SAMPLES, Item, choose, make_items, samples_of
 from groundprune.report.headline import Shown, choose_shown
-from groundprune.report.kept_maps import kept_maps, samples_of
-from groundprune.report.style import TRUTH_LOOK, UNPRUNED_LOOK, Look, look_of
-from groundprune.report.tables import grids, notes
+from groundprune.report.heatmaps import heatmaps
+from groundprune.report.kept_maps import kept_maps
+from groundprune.report.notes import notes
+from groundprune.report.style import TRUTH_LOOK, Look, look_of
+from groundprune.report.tables import grids
 from groundprune.report.writing import replacing
 
 REPORT_FILE = "report.html"
@@ -41,20 +43,18 @@ def write_report(
     pruner: str | None = None,
     budget: str | None = None,
     samples: int = SAMPLES,
-    device: str | None = None,
 ) -> Path:
     """Make report.html and figures/ in a folder of results, from what is stored there; returns the page's path.
 
     pruner, budget: whose bars and samples stand in front (see `choose_shown`). samples: at most so many in the
-    gallery. The gallery shades kept tokens with the help of the model named in the results; where that cannot be
-    had, the page says so and shows the rest.
+    gallery, drawn again where they are scenes. No model runs; what is not stored the page says, and shows the rest.
 
     Raises GroundPruneError where the folder holds no results, or cannot be written.
     """
     folder = Path(folder)
     summary = read_summary(folder)
     shown = choose_shown(summary, pruner, budget)
-    gallery = _gallery(folder, summary, shown, samples, device)
+    gallery = _gallery(folder, summary, shown, samples)
     page = render_report(summary, shown, gallery)
     path = folder / REPORT_FILE
     try:
@@ -99,7 +99,7 @@ def render_report(summary: Summary, shown: Shown, gallery: Gallery) -> str:
     )
 
 
-def _gallery(folder: Path, summary: Summary, shown: Shown, limit: int, device: str | None) -> Gallery:
+def _gallery(folder: Path, summary: Summary, shown: Shown, limit: int) -> Gallery:
     """Never raises for what a picture lacks: the numbers of the report need neither model nor images."""
     path = folder / SAMPLES_FILE
     if not path.exists():
@@ -120,7 +120,7 @@ def _gallery(folder: Path, summary: Summary, shown: Shown, limit: int, device: s
     missing: list[str] = []
     if shown.pruned is not None:
         try:
-            kept = kept_maps(summary.run, shown.pruned, [samples[id] for id in ids], device)
+            kept = kept_maps(summary.run, rows, shown.pruned, [samples[id] for id in ids])
         except GroundPruneError as error:
             missing.append(f"Kept tokens are not shaded: {_sentence(error)}")
     return Gallery(make_items(ids, rows, shown, samples, kept), len(everything), missing)
@@ -132,7 +132,7 @@ def _sentence(error: Exception) -> str:
 
 def _layers(shown: Shown) -> dict[str, Look]:
     """The boxes of a picture, the lowest first."""
-    answers = {name: UNPRUNED_LOOK if name == "unpruned" else look_of(name) for name in shown.results}
+    answers = {name: look_of(name) for name in shown.results}
     return {"ground truth": TRUTH_LOOK, **answers}
 
 

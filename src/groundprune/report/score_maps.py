@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from groundprune.answer import Answer, answer
+from groundprune.answers import Answer, answer
 from groundprune.checkpoints.load import grounding_of
 from groundprune.checkpoints.prompts import framed, prompt_for
 from groundprune.errors import GroundPruneError

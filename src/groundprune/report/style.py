@@ -45,6 +45,7 @@ class Look:
 TRUTH_LOOK = Look(GROUND_TRUTH, "s", "-")
 UNPRUNED_LOOK = Look(UNPRUNED, "s", ":")
 _LOOKS = {
+    "unpruned": UNPRUNED_LOOK,
     "preserved": Look(PRESERVED, "o", "-"),
     "reassigned": Look(REASSIGNED, "^", "--"),
     "reassigned-image": Look("#CC79A7", "v", "-."),
@@ -55,7 +56,7 @@ _OTHER = Look("#8A8A8A", "X", "-.")
 
 
 def look_of(positions: str) -> Look:
-    """The look of a position policy; those with parameters (shifted:8, permuted:0) share one."""
+    """The look of a position policy, or of "unpruned"; policies with parameters (shifted:8, permuted:0) share one."""
     return _LOOKS.get(positions, _OTHER)
 
 

@@ -157,7 +157,7 @@ def table1(
     **options: Any,
 ) -> list[Cell]:
     """Run what can be run, resumable: one folder below `out` per model and benchmark. options: as of `evaluate`."""
-    from groundprune.evaluation.evaluate import evaluate
+    from groundprune.evaluation import evaluate
 
     cells = plan(checkpoints, root, models, data)
     found: list[Cell] = []

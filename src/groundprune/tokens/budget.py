@@ -11,14 +11,30 @@ from groundprune.errors import GroundPruneError
 
 @dataclass(frozen=True)
 class Budget:
-    """Either `share`, 0 < share <= 1, or `tokens` per image, at least 1; exactly one of them is set."""
+    """How many patches stay; exactly one of the two is set.
+
+    Attributes:
+        share: of the patches, 0 < share <= 1.
+        tokens: per image, at least 1.
+    """
 
     share: Fraction | None = None
     tokens: int | None = None
 
     @staticmethod
     def parse(keep: float | str | Fraction | None = None, tokens: int | str | None = None) -> Budget:
-        """Validate the user's words. Raises GroundPruneError, naming what was given and what is allowed."""
+        """Validate the user's words.
+
+        Args:
+            keep: a share, as a number or as text: 0.1 is one tenth, "1/3" one third.
+            tokens: a count per image.
+
+        Returns:
+            Budget of the one that was given.
+
+        Raises:
+            GroundPruneError: neither or both given, or a value out of range.
+        """
         if (keep is None) == (tokens is None):
             given = "neither" if keep is None else "both"
             raise GroundPruneError(f"give either keep= or tokens= (got {given})")
@@ -27,7 +43,15 @@ class Budget:
         return Budget(share=_share(keep))
 
     def count(self, patches: int, images: int = 1) -> int:
-        """K = max(1, floor(share * N + 1/2)), or `tokens` per image, at most N; 0 where there is nothing."""
+        """How many of a prompt's patches stay.
+
+        Args:
+            patches: N, of all its images.
+            images: how many images.
+
+        Returns:
+            K = max(1, floor(share * N + 1/2)), or `tokens` per image, at most N; 0 where there is nothing.
+        """
         if patches == 0:
             return 0
         if self.share is not None:
@@ -40,9 +64,14 @@ class Budget:
 
 
 def allot(total: int, sizes: Sequence[int]) -> list[int]:
-    """Split `total` over groups in proportion to their sizes (largest remainder; ties to the earlier).
+    """Split a count over groups in proportion to their sizes (largest remainder; ties to the earlier).
 
-    No group gets more than its size; the sum is exactly min(total, sum(sizes)).
+    Args:
+        total: the count.
+        sizes: of the groups.
+
+    Returns:
+        A count per group, at most its size; their sum is exactly min(total, sum(sizes)).
     """
     whole = sum(sizes)
     total = min(total, whole)

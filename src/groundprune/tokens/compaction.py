@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+
+from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.positions import Policy, Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +115,41 @@ def emitted(columns: Tensor, length: int) -> Tensor:
     """
     place = torch.arange(length, device=columns.device)
     return place.scatter(0, columns, columns.sort().values)
+
+
+def placed(
+    policy: Policy,
+    position: Tensor,
+    valid: Tensor,
+    layouts: Sequence[VisualLayout],
+    kept: Sequence[Tensor],
+    orders: Sequence[Tensor | None],
+) -> tuple[Compaction, Tensor, Tensor, list[Tensor]]:
+    """What becomes of rows of which the `kept` tokens stay.
+
+    Gives their slots; Long[A, B, S], the ids in them; Long[B], by how much later ids move; and kept, in sequence.
+    position: Long[A, B, L], the unpruned ids; valid: Bool[B, L], no padding; kept, orders: see `Selection`; orders
+    count for policies that are `in_order` alone. Where no row drops anything the slots are the unpruned columns,
+    padding included.
+    """
+    if policy.in_order:
+        kept = [left if order is None else left[order] for left, order in zip(kept, orders, strict=True)]
+    length = valid.shape[1]
+    keep, place = valid.clone(), torch.arange(length, device=valid.device).repeat(len(valid), 1)
+    whole = place.clone()
+    for b, (layout, left) in enumerate(zip(layouts, kept, strict=True)):
+        keep[b, layout.column] = False
+        keep[b, layout.column[left]] = True
+        place[b] = emitted(layout.column[left], length)
+    unchanged = keep.equal(valid) and place.equal(whole)
+    compaction = Compaction(whole, valid, length) if unchanged else compact(keep, place)
+    new = torch.zeros(len(position), *compaction.index.shape, dtype=torch.long, device=position.device)
+    shifts = []
+    for b, (layout, left) in enumerate(zip(layouts, kept, strict=True)):
+        mine = compaction.mask[b]
+        new[:, b, mine], shift = policy(Row(position[:, b], compaction.index[b, mine], layout, left))
+        shifts.append(shift)
+    return compaction, new, torch.tensor(shifts, device=position.device), list(kept)
 
 
 def _slots_of(held: Tensor, length: int, columns: Tensor) -> Tensor:

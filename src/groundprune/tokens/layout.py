@@ -44,14 +44,21 @@ class VisualUnit:
 class VisualLayout:
     """The N visual columns of one prompt row, all images, in sequence order.
 
-    column, image, tile, row, col: Long[N]; `row` and `col` are -1 where a column is no patch.
-    is_patch: Bool[N]; False marks a newline or separator, which is never scored and always kept.
-    crop: Long[N], which crop of its image a patch comes from, in the order in which the tower sees them; a tile may
-    join several (LLaVA-NeXT). -1 at a newline. overview: Bool[N], whether that crop shows the whole image, as an
-    image of one crop, the overview beside its tiles and each frame of a video do.
-    position: Long[A, N], the unpruned position ids; A = 1, or 3 for M-RoPE (time, height, width).
-    length: number of columns of the unpruned row, padding included.
-    unit: which of the encoder's units the row holds, in sequence order; those of videos count after those of images.
+    Attributes:
+        column: Long[N], where a token stands in the unpruned row.
+        image: Long[N], which image of the row it belongs to, from 0.
+        tile: Long[N], which tile of the image.
+        row: Long[N], its row in the tile's grid; -1 where it is no patch.
+        col: Long[N], its column there; -1 where it is no patch.
+        is_patch: Bool[N]; False marks a newline or separator, which is never scored and always kept.
+        crop: Long[N], which crop of its image a patch comes from, in the order in which the tower sees them; a tile
+            may join several (LLaVA-NeXT). -1 at a newline.
+        overview: Bool[N], whether that crop shows the whole image, as an image of one crop, the overview beside its
+            tiles and each frame of a video do.
+        position: Long[A, N], the unpruned position ids; A = 1, or 3 for M-RoPE (time, height, width).
+        length: how many columns the unpruned row has, padding included.
+        unit: which of the encoder's units the row holds, in sequence order; those of videos count after those of
+            images.
     """
 
     column: Tensor
@@ -71,6 +78,7 @@ class VisualLayout:
 
     @property
     def n_images(self) -> int:
+        """How many images the row holds."""
         return int(self.image.max()) + 1 if len(self) else 0
 
     @property
@@ -78,11 +86,11 @@ class VisualLayout:
         """Long[P]: which of the N columns are patches (the tokens that a pruner chooses among)."""
         return self.is_patch.nonzero().squeeze(1)
 
-    def groups(self) -> list[Tensor]:
-        """One Long tensor of patch indices (into N) per tile of each image, in sequence order."""
+    def groups(self, of: str = "tile") -> list[Tensor]:
+        """One Long tensor of patch indices (into N) per tile of each image, or per "image", in sequence order."""
         if not len(self):
             return []
-        key = self.image * (int(self.tile.max()) + 1) + self.tile
+        key = self.image if of == "image" else self.image * (int(self.tile.max()) + 1) + self.tile
         return [(self.is_patch & (key == k)).nonzero().squeeze(1) for k in key[self.is_patch].unique().tolist()]
 
     def crops(self, image: int) -> list[Tensor]:
@@ -114,9 +122,13 @@ class VisualLayout:
         )
 
     def mask(self, kept: Tensor) -> Tensor | None:
-        """Bool[rows, cols] on the CPU: which patches of the image are among `kept` (indices into the N columns).
+        """Which patches of the image are kept, as a picture of it.
 
-        None where the row holds no image, or more than one grid of patches.
+        Args:
+            kept: Long[K], indices into the N tokens.
+
+        Returns:
+            Bool[rows, cols] on the CPU; None where the row holds no image, or more than one grid of patches.
         """
         groups = self.groups()
         if len(groups) != 1:

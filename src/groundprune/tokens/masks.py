@@ -7,21 +7,10 @@ counts slots, the tokens that are left in a layer, as stock code does, and reach
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from groundprune.tokens.compaction import Compaction
-
-
-def layer_windows(config: Any) -> list[int | None]:
-    """The sliding window of each decoder layer in columns, None = it sees all. config: of the text model."""
-    window = getattr(config, "sliding_window", None)
-    if not window or not getattr(config, "use_sliding_window", True):
-        return [None] * config.num_hidden_layers
-    types = getattr(config, "layer_types", None) or ["sliding_attention"] * config.num_hidden_layers
-    return [window if kind == "sliding_attention" else None for kind in types]
 
 
 def prefill_mask(

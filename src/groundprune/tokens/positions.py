@@ -41,16 +41,24 @@ class Row:
 
     @property
     def whole(self) -> bool:
+        """Whether nothing was dropped."""
         return len(self.kept) == len(self.layout)
 
 
 class Policy:
-    """Base of all policies. `ids(row)` gives Long[A, S] and the shift of the generated tokens' ids."""
+    """Base of all policies; one of your own writes `ids`.
+
+    Attributes:
+        name: what results call it.
+        changes_whole_rows: False: a row that loses nothing keeps its ids, so that keep=1 is the stock model.
+        splits_flash_sequences: True: ids do not ascend, which flash kernels read as packed sequences.
+        in_order: True: kept tokens stand in the sequence in which the method's own code emits them.
+    """
 
     name: str
-    changes_whole_rows = False  # False: a row that loses nothing keeps its ids, so keep=1 is the stock model
-    splits_flash_sequences = False  # True: ids are not ascending, which flash kernels read as packed sequences
-    in_order = False  # True: kept tokens stand in the sequence in which the method's own code emits them
+    changes_whole_rows = False
+    splits_flash_sequences = False
+    in_order = False
 
     def __call__(self, row: Row) -> tuple[Tensor, int]:
         if not len(row.layout) or (row.whole and not self.changes_whole_rows):
@@ -58,6 +66,14 @@ class Policy:
         return self.ids(row)
 
     def ids(self, row: Row) -> tuple[Tensor, int]:
+        """The ids of one row.
+
+        Args:
+            row: what stays of it.
+
+        Returns:
+            Long[A, S], the ids of the columns that stay, and by how much the ids of generated tokens move.
+        """
         raise NotImplementedError
 
     def __str__(self) -> str:
@@ -78,8 +94,9 @@ class Preserved(Policy):
 class Reassigned(Policy):
     """What most pruning code does: consecutive ids from the first visual token's on, on every axis.
 
-    in_order: the visual tokens stand, and are numbered, in the sequence in which the method's code emits them, not in
-    raster order: ids and causal order are those of the authors.
+    Attributes:
+        in_order: the visual tokens stand, and are numbered, in the sequence in which the method emits them, not
+            in raster order: ids and causal order are those of the authors.
     """
 
     in_order: bool = False
@@ -183,10 +200,18 @@ FORMS = [*PLAIN, "shifted:N", "permuted:SEED[:SHARE]", "official"]
 
 
 def parse_policy(text: str | Policy, official: str = "reassigned") -> Policy:
-    """The policy that `text` names (see FORMS); `official` is what the pruner's own code does: a policy's name, or
-    "reassigned-in-order", which also puts the kept tokens in the order in which that code emits them.
+    """The policy that a text names.
 
-    Raises GroundPruneError for an unknown name, with the nearest, or for a malformed argument.
+    Args:
+        text: one of FORMS; a Policy is given back as it is.
+        official: what "official" stands for, what the pruner's own code does: a policy's name, or
+            "reassigned-in-order", which also puts the kept tokens in the order in which that code emits them.
+
+    Returns:
+        Policy.
+
+    Raises:
+        GroundPruneError: an unknown name, with the nearest, or a malformed argument.
     """
     if isinstance(text, Policy):
         return text

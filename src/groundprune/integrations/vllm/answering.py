@@ -9,20 +9,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-from PIL import Image
 from rich.console import Console
 
-from groundprune.boxes.images import ImageError
 from groundprune.checkpoints.hub import POCKET, source_of
 from groundprune.checkpoints.load import checkpoint_folder, grounding_of, read_config
 from groundprune.checkpoints.processor import load_processor
 from groundprune.checkpoints.prompts import framed, prompt_for
 from groundprune.data import Sample, open_data
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.evaluation.driver import answer_all
-from groundprune.evaluation.evaluate import asked, refuse_repeated
+from groundprune.evaluation.driver import asked, refuse_repeated
 from groundprune.evaluation.identity import about_this_run, files_fingerprint, pruner_files
-from groundprune.evaluation.runner import max_new_tokens
+from groundprune.evaluation.lengths import max_new_tokens
+from groundprune.evaluation.loop import answer_all
+from groundprune.evaluation.preparing import open_image
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.specs import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
@@ -120,13 +119,13 @@ class EngineRunner:
     def leave_out_unreadable(self, among: Collection[str]) -> None:
         for sample in self.samples:
             if sample.id in among:
-                self._open(sample)
+                open_image([sample], self.unreadable)
         self.samples = [s for s in self.samples if s.id not in self.unreadable]
 
     def prepare(self, settings: Iterable[Setting], advance: Callable[[int], None] = lambda images: None) -> None:
         """Look at every image once, for its size."""
         for sample in self.samples:
-            image = self._open(sample)
+            _, image = open_image([sample], self.unreadable)
             if image is not None:
                 self._sizes[sample.id] = image.size
             advance(1)
@@ -170,14 +169,3 @@ class EngineRunner:
     def _row(self, setting: Setting, sample: Sample, reply: Reply) -> dict[str, Any]:
         kept = reply.prompt_ids.count(self._image_token)
         return self._scorer.row(setting, sample, reply.text, self._sizes[sample.id], kept)
-
-    def _open(self, sample: Sample) -> Image.Image | None:
-        try:
-            image = sample.image
-        except ImageError as error:
-            self.unreadable[sample.id] = str(error)
-            return None
-        why = sample.impossible(*image.size)
-        if why is not None:
-            self.unreadable[sample.id] = why
-        return image

@@ -12,7 +12,7 @@ from groundprune.errors import Unservable
 from groundprune.families.base import family_of
 from groundprune.integrations.vllm.settings import Settings
 from groundprune.probes.tower import fingerprint
-from groundprune.pruners import Spatial
+from groundprune.pruners.spatial import Spatial
 from groundprune.signals import FINGERPRINT, Need, Signals, TowerRecord
 from groundprune.tokens.layout import VisualLayout, VisualUnit
 

@@ -9,7 +9,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import groundprune
 from groundprune.checkpoints.hub import source_of
 from groundprune.checkpoints.load import read_config
 from groundprune.checkpoints.processor import load_processor
@@ -20,6 +19,7 @@ from groundprune.integrations.vllm.limits import fewest_tokens, largest_length, 
 from groundprune.integrations.vllm.settings import vllm_overrides
 from groundprune.pocket.widened import write_widened
 from groundprune.pruners import Pruner
+from groundprune.version import __version__
 
 OVERRIDES, LENGTH, LIMIT = "--hf-overrides", "--max-model-len", "--limit-mm-per-prompt"
 NAME, TEMPLATE = "--served-model-name", "--chat-template"
@@ -34,7 +34,7 @@ def engine_folder(model: str | Path) -> str:
     if source == model:
         return str(source)
     weights = (Path(source) / "model.safetensors").read_bytes()
-    target = _cache() / f"{model}-wide-{groundprune.__version__}-{_digest(weights)}"
+    target = _cache() / f"{model}-wide-{__version__}-{_digest(weights)}"
     try:
         return str(write_widened(Path(source), target))
     except OSError as error:

@@ -10,13 +10,13 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import groundprune
 from groundprune.checkpoints.load import read_config
 from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.evaluation.identity import pruner_files
 from groundprune.families.base import family_of
 from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
 from groundprune.signals import CLS_ATTENTION, FINGERPRINT, SALIENT
+from groundprune.version import __version__
 
 KEY = "groundprune"  # of the settings in a model's config
 POSITIONS = ("preserved", "reassigned")
@@ -76,7 +76,7 @@ class Settings:
     @cached_property  # a pruner's file may change under a running engine, which goes on with what it loaded
     def identity(self) -> str:
         """16 hex digits: what of us a cached image depends on."""
-        words = json.dumps([groundprune.__version__, asdict(self), pruner_files([self.pruner])], sort_keys=True)
+        words = json.dumps([__version__, asdict(self), pruner_files([self.pruner])], sort_keys=True)
         return hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
 
 
@@ -85,12 +85,21 @@ def vllm_overrides(
 ) -> dict[str, Any]:
     """What vLLM's `LLM(model, hf_overrides=...)` or, as JSON, `vllm serve MODEL --hf-overrides` takes.
 
-    model: folder, Hub id or embedded model, as in `gp.load`; only its config is read. positions: "preserved", or
-    "reassigned" for comparison. name: "path/to/file.py:Class" of a pruner that is not registered. The budget counts
-    for each image by itself, so that a cached image does not depend on what else its prompt holds.
+    The budget counts for each image by itself, so that a cached image does not depend on what else its prompt holds.
 
-    Raises Unservable where the pruner acts inside of the LLM, merges tokens, or scores by what vLLM's tower does not
-    give, and for a model that is not served; GroundPruneError for an unknown policy.
+    Args:
+        model: folder, Hub id or embedded model, as in `gp.load`; only its config is read.
+        pruner: acts before the LLM, and merges nothing.
+        positions: "preserved", or "reassigned" for comparison.
+        name: "path/to/file.py:Class" of a pruner that is not registered.
+
+    Returns:
+        A dict that JSON can hold.
+
+    Raises:
+        Unservable: the pruner acts inside of the LLM, merges tokens, or scores by what vLLM's tower does not give; or
+            the model is not served.
+        GroundPruneError: an unknown policy.
     """
     config = read_config(model)
     check_servable(config, pruner)
@@ -114,7 +123,7 @@ def _why_not(config: Any, pruner: Pruner) -> str | None:
         return f"{family.name} is not served inside of vLLM (served: {', '.join(ARCHITECTURES)})"
     if pruner.inside:
         return "it prunes between layers of the LLM, which vLLM cannot"
-    if pruner.merges:
+    if pruner.merges_in is not None:
         return "it merges tokens, which is not done inside of vLLM"
     whole = getattr(config.vision_config, "fullatt_block_indexes", None)
     if whole is not None and config.vision_config.depth - 1 not in whole:

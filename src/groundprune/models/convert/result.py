@@ -16,9 +16,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from transformers import GenerationConfig
 
-import groundprune
 from groundprune.errors import GroundPruneError, first_line
 from groundprune.models.convert.weights import Weights, finite, read_json, refusing
+from groundprune.version import __version__
 
 SHARD_BYTES = 2 * 1024**3
 RECORD = "conversion.json"  # what the folder was made from; tells whether an unfinished one can be gone on with
@@ -119,7 +119,7 @@ class Result:
         files = [file for source in self.sources for file in source.files]
         record = {
             "model": self.config.model_type,
-            "groundprune": groundprune.__version__,
+            "groundprune": __version__,
             "sources": [[file.name, file.stat().st_size, file.stat().st_mtime_ns] for file in files],
             "settings": {**self.settings, "shard_bytes": SHARD_BYTES},
         }

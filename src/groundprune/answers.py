@@ -1,9 +1,10 @@
-"""One image and one request: from a picture and words to the model's answer and its box in pixels."""
+"""Images and requests: what a model reads, and from its words to an answer with a box in pixels."""
 
 from __future__ import annotations
 
 import contextlib
 import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from groundprune.boxes import Box, BoxCodec, Frame, make_frame
 from groundprune.checkpoints.load import grounding_of
 from groundprune.checkpoints.prompts import box_codec, model_inputs, prompt_for
 from groundprune.errors import GroundPruneError
-from groundprune.families.base import family_of
+from groundprune.families.base import Grounding, family_of
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.context import prune
 from groundprune.signals import TextEmbedder
@@ -29,9 +30,15 @@ MAX_NEW_TOKENS = 64  # where the checkpoint has no limit of its own; LLaVA spend
 class Answer:
     """What the model said about one image.
 
-    box: in pixels of the original image; None for a question, and where the text gives no box inside of the image.
-    kept: Bool[rows, cols], which visual tokens stayed; None where nothing pruned, or where the model sees the image
-    as more than one grid. kept_tokens, total_tokens: counts of visual tokens.
+    Attributes:
+        text: the answer, without special tokens.
+        box: in pixels of the original image; None for a question, and where the text gives no box inside of the
+            image.
+        kept: Bool[rows, cols], which visual tokens stayed; None where nothing pruned, or where the model sees the
+            image as more than one grid.
+        kept_tokens: how many visual tokens stayed to the end.
+        total_tokens: how many there were.
+        frame: from the checkpoint's unit coordinates to pixels.
     """
 
     text: str
@@ -52,19 +59,32 @@ def answer(
     positions: str | Policy = "preserved",
     text_tower: str | Path | TextEmbedder | None = None,
 ) -> Answer:
-    """Ask for a box (kind "rec": text is a referring expression) or for words (kind "vqa": text is a question).
+    """Ask for a box, or for words, by greedy decoding.
 
-    model, processor: what `gp.load` gives. pruner None: the model as it is. Decoding is greedy. Words that the
-    tokenizer does not know are named in a UserWarning.
+    Words that the tokenizer does not know are named in a UserWarning.
 
-    Raises GroundPruneError for an empty text, one that holds the model's image token or is longer than the model
-    reads, an unknown kind, and whatever `gp.prune` and `grounding_of` refuse.
+    Args:
+        model: what `gp.load` gives.
+        processor: likewise.
+        image: any image of Pillow's.
+        text: a referring expression or a question, without a prompt around it.
+        kind: "rec", a referring expression, or "vqa", a question.
+        pruner: what stays of the image; None = the model as it is.
+        positions: see `gp.prune`.
+        text_tower: see `gp.prune`.
+
+    Returns:
+        Answer, with the model's words and, for "rec", the box that they name.
+
+    Raises:
+        GroundPruneError: an unknown kind; a text that is empty, holds the model's image token or is longer than the
+            model reads; a `grounding.json` that cannot be read.
+        Unservable: the model cannot give what the pruner needs.
     """
     grounding = grounding_of(model)
     codec, frame = box_codec(processor, grounding, *image.size), make_frame(grounding.frame, *image.size)
-    prompt = prompt_for(processor, grounding, kind, text)
+    inputs = _inputs(model, processor, grounding, [image], [text], kind)
     _warn_of_unknown_words(processor.tokenizer, text)
-    inputs = model_inputs(processor, grounding, [image], [prompt]).to(model.device, model.dtype)
     _refuse_too_long(model, inputs["input_ids"].shape[1])
     placeholders = family_of(model.config).token_ids(model.config).values()
     total = int(torch.isin(inputs["input_ids"], torch.tensor(list(placeholders), device=model.device)).sum())
@@ -83,6 +103,46 @@ def answer(
         total_tokens=total,
         frame=frame,
     )
+
+
+def inputs_for(
+    model: Any,
+    processor: Any,
+    image: Image.Image | Sequence[Image.Image],
+    text: str | Sequence[str],
+    kind: str = "rec",
+) -> Any:
+    """What a model reads of requests, one image each: in the checkpoint's own wording and preprocessing.
+
+    A conversation, or a prompt of several images, is made by the processor alone.
+
+    Args:
+        model: what `gp.load` gives.
+        processor: likewise.
+        image: any image of Pillow's; of a batch, a list.
+        text: a referring expression or a question, without a prompt around it; of a batch, a list.
+        kind: "rec", referring expressions, or "vqa", questions.
+
+    Returns:
+        The processor's BatchFeature, on the model's device and in its dtype: input_ids Long[B, L] and attention_mask
+            Long[B, L], padded on the left, pixel_values, and what else the model reads.
+
+    Raises:
+        GroundPruneError: an unknown kind, other numbers of images than of texts, or a text that is empty or holds the
+            model's image token.
+    """
+    images = [image] if isinstance(image, Image.Image) else list(image)
+    texts = [text] if isinstance(text, str) else list(text)
+    if len(images) != len(texts):
+        raise GroundPruneError(f"one image to a text: {len(images)} images and {len(texts)} texts given")
+    return _inputs(model, processor, grounding_of(model), images, texts, kind)
+
+
+def _inputs(
+    model: Any, processor: Any, grounding: Grounding, images: Sequence[Image.Image], texts: Sequence[str], kind: str
+) -> Any:
+    prompts = [prompt_for(processor, grounding, kind, text) for text in texts]
+    return model_inputs(processor, grounding, images, prompts).to(model.device, model.dtype)
 
 
 def _refuse_too_long(model: Any, length: int) -> None:

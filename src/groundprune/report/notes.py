@@ -1,0 +1,70 @@
+"""What a reader must know about the numbers of a table."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from groundprune.evaluation.summary import Summary
+from groundprune.report import overview
+
+LEFT_OUT_SHOWN = 3
+
+
+def notes(results: Sequence[Summary]) -> list[str]:
+    """One sentence each: what a number is, how many samples, and what is missing."""
+    first = results[0]
+    samples = _samples(first)
+    kind = "95% intervals (of accuracies Wilson's, of differences the paired bootstrap's)"
+    if len(results) > 1:
+        reach = f"mean over {len(results)} training seeds [span of their {kind}]; {samples} each"
+    else:
+        reach = f"in brackets {kind}; {samples}, seed {first.run.get('seed', '?')}"
+    if len(results) == 1 and overview.many(first):
+        found = [*overview.leaders(first), *overview.schedules(first)]
+        found.append(f"Percent (REC: Acc@0.5); {samples}, seed {first.run.get('seed', '?')}.{_widths(first)}")
+    else:
+        found = [f"Percent (REC: Acc@0.5), {reach}."]
+        found += [line for result in results for line in overview.schedules(result)][:1]
+    found += overview.skipped(first)
+    malformed = [
+        (r.rec.malformed / r.rec.total.n, r.setting.label)
+        for result in results
+        for r in result.settings
+        if r.rec.malformed
+    ]
+    if malformed:
+        share, label = max(malformed)
+        found.append(f"Answers without a readable box count as wrong; at most {_percent(share)}% ({label}).")
+    left_out = first.about.get("unreadable")
+    if left_out:
+        shown = left_out["images"][:LEFT_OUT_SHOWN]
+        more = len(left_out["images"]) - len(shown)
+        why = "; ".join(shown) + (f"; and {more} more (see summary.json)" if more else "")
+        found.append(f"Left out: {left_out['samples']} samples that cannot be asked. {why}.")
+    if not all(result.complete for result in results):
+        found.append("Not complete: the run was interrupted, or is still going on.")
+    return found
+
+
+def _samples(result: Summary) -> str:
+    """How many, and of what."""
+    run = result.run
+    if run.get("data") == "scenes":
+        scenes = run.get("scenes", "?")
+        return "1 expression and 1 question" if scenes == 1 else f"{scenes} expressions and as many questions"
+    asked = result.settings[0]
+    totals = ((asked.rec.total.n, "expression"), (asked.vqa.total.n, "question"))
+    counts = " and ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in totals if n)
+    where = " ".join(dict.fromkeys((str(run.get("data")), str(run.get("split")))))  # a file is its own split
+    return f"{counts} of {where}, protocol {run.get('protocol')}"
+
+
+def _widths(result: Summary) -> str:
+    """How wide the intervals are that a table of many pruners has no room for."""
+    shares = [share for r in result.settings for share in (r.rec.total, r.vqa.total) if share.n]
+    widths = [100 * (high - low) for low, high in (share.interval for share in shares)]
+    return f" A 95% Wilson interval is {min(widths):.0f} to {max(widths):.0f} points wide." if widths else ""
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
