@@ -9,9 +9,8 @@ the test can fail.
 from __future__ import annotations
 
 import contextlib
-import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,12 +20,10 @@ from torch import Tensor
 
 from groundprune.errors import Unproven
 from groundprune.exactness.oracle import hidden_columns, hide
-from groundprune.families.base import family_of
-from groundprune.probes.patching import outermost, replaced
+from groundprune.exactness.replay import entering, joining, merged_states, reading
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.context import Run, prune
 from groundprune.pruning.plan import unwrapped
-from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
 from groundprune.signals import TextEmbedder
 
 TOLERANCE = 1e-5  # relative, fp32
@@ -144,13 +141,13 @@ def _verify(
     stock = _decode(model, inputs, steps)
     with prune(model, replace(pruner, keep=1, tokens=None), **texts):
         whole = _decode(model, inputs, steps)
-    with _entering(model) as entered, prune(model, pruner, **texts) as run, _entering(model) as left:
+    with entering(model) as entered, prune(model, pruner, **texts) as run, entering(model) as left:
         pruned = _decode(model, inputs, steps)
     prompt = run.prompt
     if not prompt.pruned:
         raise Unproven(f"{pruner.label} dropped nothing on these inputs; verify with a smaller keep")
-    merged = _merged_states(prompt, entered, left)
-    with hide(model, hidden_columns(prompt)), _reading(model, inputs, prompt.rows), _joining(model, merged):
+    merged = merged_states(prompt, entered, left)
+    with hide(model, hidden_columns(prompt)), reading(model, inputs, prompt.rows), joining(model, merged):
         oracle = _decode(model, inputs, steps)
     with prune(model, pruner, "reassigned", **texts):
         control = _decode(model, inputs, steps)
@@ -165,99 +162,6 @@ def _verify(
         control=relative_difference(control.logits[:1], oracle.logits[:1]),
         tolerance=tolerance,
     )
-
-
-@contextlib.contextmanager
-def _reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> Iterator[None]:
-    """While active, the LLM reads in the kept slots of the unpruned prompt what it read in the pruned one."""
-    base = model.base_model
-    running: set[int] = set()
-    with contextlib.ExitStack() as stack:
-        for modality, token in family_of(model.config).token_ids(model.config).items():
-            index, features, start = [], [], 0
-            for ids, row in zip(inputs["input_ids"], rows, strict=True):
-                mine, kept = ids[row.layout.column] == token, row.selection.kept
-                index.append(start + (mine.cumsum(0) - 1)[kept[mine[kept]]])
-                features.append(row.features[mine[kept]])
-                start += int(mine.sum())
-            if start:
-                name = f"get_{modality}_features"
-                encode = _with_features(getattr(base, name), torch.cat(index), torch.cat(features), running)
-                stack.enter_context(replaced(base, name, encode))
-        yield
-
-
-def _with_features(
-    encoder: Callable[..., Any], index: Tensor, features: Tensor, running: set[int]
-) -> Callable[..., Any]:
-    """The encoder with other features at `index`: Long[K], among all that it gives for a batch."""
-
-    def encode(*args: Any, **kwargs: Any) -> Any:
-        output = encoder(*args, **kwargs)
-        given = output.pooler_output
-        flat = torch.cat([each.flatten(0, -2) for each in given]).index_copy(0, index, features)
-        parts = flat.split([each.shape[:-1].numel() for each in given])
-        output.pooler_output = flat.view_as(given) if torch.is_tensor(given) else list(parts)
-        return output
-
-    return outermost(encode, encoder, running)
-
-
-@contextlib.contextmanager
-def _entering(model: Any) -> Iterator[dict[int, Tensor]]:
-    """By layer the states [B, S, D] that the first forward inside of the context hands to it."""
-    found: dict[int, Tensor] = {}
-    with _before_layers(model, lambda index, states: found.setdefault(index, states) if index not in found else None):
-        yield found
-
-
-def _merged_states(
-    prompt: PrunedPrompt, entered: dict[int, Tensor], left: dict[int, Tensor]
-) -> list[tuple[int, Tensor, Tensor, Tensor]]:
-    """What stages inside of the LLM merged: (layer, rows, unpruned columns, states [n, D]) of the changed slots.
-
-    entered: what each layer was given before its stage; left: after it.
-    """
-    found = []
-    for previous, segment in zip(prompt.segments, prompt.segments[1:], strict=False):
-        if segment.merged:
-            take = segment.compaction.slots_in(previous.compaction)[..., None]
-            before, after = entered[segment.layer], left[segment.layer]
-            row, slot = (after != before.gather(1, take.expand_as(after))).any(-1).nonzero(as_tuple=True)
-            found.append((segment.layer, row, segment.compaction.index[row, slot], after[row, slot]))
-    return found
-
-
-@contextlib.contextmanager
-def _joining(model: Any, merged: Sequence[tuple[int, Tensor, Tensor, Tensor]]) -> Iterator[None]:
-    """While active, prefills of the unpruned prompt take these states on their way through the layers."""
-    by_layer = {layer: rest for layer, *rest in merged}
-
-    def join(index: int, states: Tensor) -> Tensor | None:
-        if index not in by_layer or states.shape[1] == 1:
-            return None
-        row, column, new = by_layer[index]
-        return states.index_put((row, column), new)
-
-    with _before_layers(model, join):
-        yield
-
-
-@contextlib.contextmanager
-def _before_layers(model: Any, act: Callable[[int, Tensor], Tensor | None]) -> Iterator[None]:
-    """act(layer, states) before each decoder layer; what it gives takes the place of the states."""
-
-    def hook(index: int, module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        states = args[0] if args else kwargs["hidden_states"]
-        new = act(index, states)
-        rest = {name: value for name, value in kwargs.items() if name != "hidden_states"}
-        return None if new is None else ((new, *args[1:]), rest)
-
-    with contextlib.ExitStack() as stack:
-        for index, layer in enumerate(model.get_decoder().layers):
-            call = functools.partial(hook, index)
-            stack.callback(layer.register_forward_pre_hook(call, with_kwargs=True).remove)
-        yield
 
 
 def _dropping(run: Run) -> list[int]:

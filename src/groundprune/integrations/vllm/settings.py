@@ -54,7 +54,7 @@ class Settings(Spec):
         """The settings in a model's config. Raises GroundPruneError where there are none, or other keys than ours."""
         given = getattr(config, KEY, None)
         try:
-            return Settings.from_dict(given)
+            return Settings.from_dict(given or {})
         except GroundPruneError as error:
             raise GroundPruneError(f"the config's {KEY!r} is not what vllm_overrides makes: {given!r}") from error
 
