@@ -104,7 +104,8 @@ class Spec:
         for key in more:
             if key in own or (key in BUDGET and self.has_budget):
                 raise GroundPruneError(f"{key} is given beside the pruner, and {str(self)!r} has its own: give one")
-        known, given = {option.name: option for option in options_of(cls)}, own | more
+        known = {option.name: option for option in options_of(cls)}
+        given: dict[str, Any] = own | more
         for key, value in given.items():
             if key not in known and key not in BUDGET:
                 if not known:
