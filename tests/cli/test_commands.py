@@ -274,7 +274,8 @@ class TestOthers:
         assert "no options" in said("list", "spatial")[1]
         (tmp_path / "mine.py").write_text(
             "from dataclasses import dataclass\nimport groundprune as gp\n\n\n@dataclass(frozen=True)\n"
-            'class Mine(gp.Pruner):\n    """Mine.\n\n    Args:\n        power: Of the norm.\n    """\n\n    power: int = 2\n'
+            'class Mine(gp.Pruner):\n    """Mine.\n\n    Args:\n        power: Of the norm.\n    """\n\n'
+            "    power: int = 2\n"
         )
         assert "Of the norm." in said("list", "mine.py:Mine")[1]
         code, _, err = said("list", "hird")
