@@ -1,6 +1,7 @@
 """Every registered pruner inside of a model: the right number of tokens, in batches, with several images."""
 
-import re
+import math
+from fractions import Fraction
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from support.closeness import assert_near
 from support.embedder import Embedder
 
 KEEPS = ["1/6", "0.5", "0.9"]
+TOO_FEW = {"feather": "1/6", "pyramiddrop": "1/6"}  # of 16 layers the first four see all: 0.25 on average
 BEFORE = [name for name in pruner_names() if not make_pruner(name, 0.9).inside]
 
 
@@ -27,17 +29,16 @@ def pruned(model, pruner, inputs, positions="preserved"):
     return run, out
 
 
-@pytest.mark.parametrize("keep", KEEPS)
-@pytest.mark.parametrize("name", pruner_names())
+@pytest.mark.parametrize(
+    ("name", "keep"), [(name, keep) for name in pruner_names() for keep in KEEPS if keep != TOO_FEW.get(name)]
+)
 def test_generates_with_the_asked_for_number_of_tokens(model, name, keep):
     pruner = make_pruner(name, keep)
     inputs = tiny_inputs(model, [(1, 3, 4), (2, 2, 3)])
-    try:
+    if pruner.inside:  # `keep` is the average over the layers; see test_between_layers
         wanted = [pruner.stages(16)[-1].budget.count(36 * images, images) for images in (1, 2)]
-    except gp.GroundPruneError as error:  # the layers before the first stage see all
-        with pytest.raises(gp.GroundPruneError, match=re.escape(str(error)[:30])):
-            pruned(model, pruner, inputs)
-        return
+    else:
+        wanted = [math.floor(float(Fraction(keep)) * 36 * images + 0.5) for images in (1, 2)]
     run, out = pruned(model, pruner, inputs)
     assert [len(kept) for kept in run.kept] == wanted
     assert out.shape == (2, inputs["input_ids"].shape[1] + 2)

@@ -49,15 +49,6 @@ def test_every_way_to_generate_equals_the_masked_oracle(model, inputs, pruner, o
     assert relative_difference(control.logits[:1], wanted.logits[:1]) > 1e-2
 
 
-@pytest.mark.parametrize("policy", ["preserved", "reassigned", "reassigned-image", "stretched"])
-@pytest.mark.parametrize("pruner", PRUNERS)
-def test_keep_1_is_the_stock_model_bit_for_bit(model, inputs, pruner, policy):
-    stock = generate(model, inputs)
-    with gp.prune(model, pruner(keep=1.0), policy):
-        whole = generate(model, inputs)
-    assert all(a.equal(b) for a, b in zip(whole.logits, stock.logits, strict=True))
-
-
 def test_hidden_states_at_all_retained_columns_equal_the_oracles(model, inputs):
     with torch.no_grad():
         with gp.prune(model, gp.ClsVisual(keep=0.5)) as run:

@@ -13,6 +13,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.exactness.tiny import tiny_model
 from groundprune.families import families
 from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names, servable
+from groundprune.pruners.option import options_of
 from groundprune.pruning.context import prune
 from groundprune.signals import TextEmbedder
 
@@ -110,6 +111,7 @@ def catalogue() -> list[dict[str, Any]]:
             "official_by_model": dict(cls.official_by_model),
             "families": [family for family, names in served.items() if name in names],
             "needs": sorted(map(str, cls.needs)),
+            "options": [option.to_dict() for option in options_of(cls)],
         }
         for name, cls in ((name, pruner_class(name)) for name in pruner_names())
     ]

@@ -25,9 +25,9 @@ from groundprune.probes.tower import MODALITIES, RECORD_ATTRIBUTE, encode, is_en
 from groundprune.pruning.encoding import has_visual
 from groundprune.pruning.layers import Layers
 from groundprune.pruning.plan import Plan
-from groundprune.pruning.prefill import Prefill, PrunedInputs, checked, read, shortened
+from groundprune.pruning.prefill import Prefill, PrunedInputs, checked_ids, encoded_prefill, shortened
 from groundprune.pruning.prompt import PrunedPrompt
-from groundprune.pruning.turns import next_turn, untouched
+from groundprune.pruning.turns import next_turn, unpruned_prompt
 from groundprune.signals import TowerRecord
 
 _OWNER = "groundprune_owner"
@@ -206,7 +206,7 @@ class Calls:
         cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
         past = 0 if cache is None else int(cache.get_seq_length())
         if not past:
-            checked(inputs)
+            checked_ids(inputs)
         if not has_visual(inputs) and state is None:
             return inputs
         counts = not past and ids is not None and inputs.get("position_ids") is None
@@ -236,12 +236,12 @@ class Calls:
         past = 0 if cache is None else int(cache.get_seq_length())
         self.unread -= {getattr(x, RECORD_ATTRIBUTE, None) for x in (inputs.get("mm_encoder_outputs") or {}).values()}
         if not past:
-            prefill = read(self.plan, inputs)
+            prefill = encoded_prefill(self.plan, inputs)
             return shortened(self.plan, prefill), prefill
         if ids is None:
             raise Unservable("pruning reads input_ids to find the visual tokens; inputs_embeds do not tell them")
         if state is None:
-            state = untouched(len(ids), past, inputs.get("attention_mask"), ids.device)
+            state = unpruned_prompt(len(ids), past, inputs.get("attention_mask"), ids.device)
         several = len(state.segments) > 1
         if several and not self.layers.hooked:
             raise Unservable(

@@ -11,7 +11,7 @@ from typing import Any
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.plan import WINDOWS, Plan, Text, TextTower
-from groundprune.pruning.prefill import PrunedInputs, read, shortened
+from groundprune.pruning.prefill import PrunedInputs, encoded_prefill, shortened
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn
 from groundprune.tokens.positions import Policy
@@ -62,7 +62,7 @@ def prune_inputs(
     if window not in WINDOWS:
         raise GroundPruneError(f"window must be one of {', '.join(WINDOWS)} (got {window!r})")
     if after is None:
-        short = shortened(plan, read(plan, inputs))
+        short = shortened(plan, encoded_prefill(plan, inputs))
     else:
         short = next_turn(plan, inputs, after[0].prompt, after[1])
     if window == "positions":

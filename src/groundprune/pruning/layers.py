@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.probes.decoder import kept
+from groundprune.probes.decoder import record_layers
 from groundprune.probes.patching import replaced
 from groundprune.pruning.layer_inputs import LayerInputs
 from groundprune.pruning.passage import Passage
@@ -98,7 +98,7 @@ class Layers:
         self._passage = Passage(self._plan, self._inputs, prompt, prefill, columns, offset)
         if self._read and self._plan.inside:
             layers = {index: self._layers[index] for index in self._read}
-            self._reading.enter_context(kept(self._passage.records, layers))
+            self._reading.enter_context(record_layers(self._passage.records, layers))
 
     def finish(self, ran: bool = True) -> PrunedPrompt | None:
         """Nothing is under way any more; what became of the prompt, if a prefill was.

@@ -66,17 +66,17 @@ class Prefill:
     valid: Tensor
 
 
-def read(plan: Plan, inputs: dict[str, Any]) -> Prefill:
+def encoded_prefill(plan: Plan, inputs: dict[str, Any]) -> Prefill:
     """Run the tower, and find out which ids the unpruned model would use."""
-    ids, mask = checked(inputs)
+    ids, mask = checked_ids(inputs)
     valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
-    position = plan.family.positions(plan.model.base_model, counted(plan, inputs, valid))
+    position = plan.family.positions(plan.model.base_model, with_position_ids(plan, inputs, valid))
     inputs = encode_inputs(plan.model.base_model, plan.family, inputs, recordable(plan.pruner.needs))
     encoded = Encoded(plan.family, plan.model.config, inputs.get("mm_encoder_outputs") or {}, ids, position)
     return Prefill(inputs, encoded, position, valid)
 
 
-def checked(inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
+def checked_ids(inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """input_ids and attention_mask. Raises Unservable for inputs that do not survive pruning."""
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
     if ids is None:
@@ -88,7 +88,7 @@ def checked(inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     return ids, mask
 
 
-def counted(plan: Plan, inputs: dict[str, Any], valid: Tensor) -> dict[str, Any]:
+def with_position_ids(plan: Plan, inputs: dict[str, Any], valid: Tensor) -> dict[str, Any]:
     """With ids where the caller gave none and the model has but one axis: as `generate` counts, without padding."""
     if inputs.get("position_ids") is not None or plan.family.position_axes > 1:
         return inputs
