@@ -59,17 +59,20 @@ def evaluate(
     Args:
         model_source: the embedded model, a Hub id or a folder.
         data: what it is asked, see `groundprune.data.open_data`; or a data set that is open.
-        pruners: registered names or file.py:Class.
+        pruners: in text, with options or without: `random`, `hired:alpha=0.3`, `file.py:Class`.
         keeps: budgets as shares of the visual tokens.
         positions: position policies; by default those of `compare_settings`.
         protocol: how boxes are asked for and read, see `groundprune.evaluation.protocols`.
         out: a folder for samples.jsonl and summary.json; called again with it, only what is missing is run.
-        limit, data_root: see `open_data`.
+        limit: see `open_data`.
+        data_root: see `open_data`.
         batch_size: prompts that run together; halved where memory runs out.
-        progress: whether bars are shown on a terminal. console: where.
+        progress: whether bars are shown on a terminal.
         text_tower: see `gp.prune_inputs`.
+        console: where progress is shown.
         tokens: budgets as counts, beside `keeps`.
-        device, dtype: see `gp.load`.
+        device: see `gp.load`.
+        dtype: see `gp.load`.
         seed: which scenes, where data is "scenes".
         window: images that are encoded at a time; the tower runs once per image whatever it is.
 
@@ -121,10 +124,27 @@ def compare(
     """`evaluate` on generated scenes.
 
     Args:
+        model_source: the embedded model, a Hub id or a folder.
         scenes: how many expressions, and as many questions, each about a scene of its own.
-        seed, split: which scenes: "held-out", "novel-pair" or "novel-template".
+        seed: another seed, other scenes.
+        pruners: see `evaluate`.
+        keeps: see `evaluate`.
+        positions: see `evaluate`.
+        out: see `evaluate`.
+        batch_size: see `evaluate`.
+        progress: see `evaluate`.
+        text_tower: see `evaluate`.
+        console: see `evaluate`.
+        tokens: see `evaluate`.
+        split: which scenes: "held-out", "novel-pair" or "novel-template".
+        device: see `gp.load`.
+        dtype: see `gp.load`.
 
-    Returns, Raises, and the other arguments: as of `evaluate`.
+    Returns:
+        As of `evaluate`.
+
+    Raises:
+        GroundPruneError: as of `evaluate`.
     """
     compare_settings(pruners, keeps, positions, tokens)  # mistakes are named before scenes are drawn
     return evaluate(

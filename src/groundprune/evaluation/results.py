@@ -43,11 +43,16 @@ SAMPLES_FILE, SUMMARY_FILE = "samples.jsonl", "summary.json"
 class Results:
     """The rows of one comparison, in a folder or (folder None) in memory alone; a context manager.
 
-    run: what must be equal for rows to belong together. settings: what is to be answered; settings that the folder
-    holds already stay. samples: answers per setting.
+    Args:
+        folder: where samples.jsonl and summary.json are, or are to be.
+        run: what must be equal for rows to belong together.
+        about: what may differ: command, versions, date, device.
+        settings: what is to be answered; settings that the folder holds already stay.
+        samples: answers per setting.
 
-    Raises GroundPruneError where the folder cannot be used, holds another run (naming what differs), or is being
-    written to (naming by whom).
+    Raises:
+        GroundPruneError: the folder cannot be used, holds another run (naming what differs), or is being written to
+            (naming by whom).
     """
 
     def __init__(
@@ -139,7 +144,17 @@ class Results:
 
 
 def read_summary(path: str | Path) -> Summary:
-    """A stored summary, by its file or its folder. Raises GroundPruneError where there is none."""
+    """Read a stored summary.
+
+    Args:
+        path: its file or its folder.
+
+    Returns:
+        Summary.
+
+    Raises:
+        GroundPruneError: there is none, or none of this format.
+    """
     path = Path(path)
     path = path / SUMMARY_FILE if path.is_dir() else path
     try:

@@ -44,7 +44,10 @@ class KeptCells:
 
 
 def kept_grids(row: Mapping[str, Any]) -> list[np.ndarray] | None:
-    """Which cells of the image hold a token that was kept, of a row of `read_rows`.
+    """Which cells of the image hold a token that was kept.
+
+    Args:
+        row: one of `read_rows`.
 
     Returns:
         Bool[rows, cols] per grid of patches that the image was to the model: one, or one per tile. None where the
@@ -69,11 +72,19 @@ def kept_grids(row: Mapping[str, Any]) -> list[np.ndarray] | None:
 
 
 def read_rows(path: str | Path, repair: bool = False) -> dict[tuple[str, str], dict[str, Any]]:
-    """The rows of a samples.jsonl, by (setting, sample).
+    """Read a samples.jsonl.
 
-    A last line that was not written to its end (the run was killed) is left out, and so is a repetition of a line
-    that is there; repair: also cut from the file. Raises GroundPruneError, naming the line, for any other line that
-    is no row, and for a second answer of one sample.
+    A last line that was not written to its end (the run was killed) is left out, and so is a repetition of a line.
+
+    Args:
+        path: the file.
+        repair: also cut what is left out from the file.
+
+    Returns:
+        Rows by (setting, sample), see `groundprune.evaluation.results`.
+
+    Raises:
+        GroundPruneError: naming the line, for one that is no row, and for a second answer of one sample.
     """
     path = Path(path)
     content = path.read_bytes()

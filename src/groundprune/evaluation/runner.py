@@ -29,12 +29,20 @@ Answer = tuple[str, int, KeptCells | None]  # the text, and how many visual toke
 class Runner:
     """Runs one model over the same samples under many settings.
 
-    samples: one image each; the encoded images are held in memory (not on the GPU) for as long as the runner is, so
-    give it a part of a large data set (`groundprune.evaluation.evaluate` does). A sample whose image cannot be read,
-    or whose box cannot be in it, is left out of `samples` by `prepare`, and named in `unreadable`. text_tower: see
-    `gp.prune_inputs`.
+    The encoded images are held in memory (not on the GPU) for as long as the runner is, so give it a part of a large
+    data set (`groundprune.evaluation.evaluate` does). A sample whose image cannot be read, or whose box cannot be in
+    it, is left out of `samples` by `prepare`, and named in `unreadable`.
 
-    Raises GroundPruneError for repeated sample ids, a batch size below 1, or an unknown protocol.
+    Args:
+        model: what `gp.load` gives.
+        processor: likewise.
+        samples: one image each.
+        batch_size: prompts that run together.
+        text_tower: see `gp.prune_inputs`.
+        protocol: see `groundprune.evaluation.protocols`.
+
+    Raises:
+        GroundPruneError: repeated sample ids, a batch size below 1, or an unknown protocol.
     """
 
     def __init__(
@@ -63,7 +71,14 @@ class Runner:
         self._windows = any(family_of(model.config).windows(model.config))
 
     def check(self, settings: Iterable[Setting]) -> None:
-        """Raises GroundPruneError (Unservable) for the first setting that this model cannot run; runs nothing."""
+        """Find out whether the model can run settings; runs nothing.
+
+        Args:
+            settings: any.
+
+        Raises:
+            Unservable: the first that it cannot run.
+        """
         for setting in settings:
             if not setting.plain:
                 pruner = setting.make_pruner()
@@ -80,7 +95,9 @@ class Runner:
     def prepare(self, settings: Iterable[Setting], advance: Callable[[int], None] = lambda images: None) -> None:
         """Tokenize every sample, and encode every image once, recording what the settings' pruners score by.
 
-        advance: called with the number of samples after each batch.
+        Args:
+            settings: all that will be run.
+            advance: called with the number of samples after each batch.
         """
         pruners = [setting.make_pruner() for setting in settings]
         self._prepared = prepare(
@@ -94,11 +111,17 @@ class Runner:
         self._prepared = None
 
     def run(self, setting: Setting, done: Collection[str] = ()) -> Iterator[list[dict[str, Any]]]:
-        """Yields the result rows of one batch after another (see `groundprune.evaluation.results`).
+        """Answer the samples under one setting.
 
-        done: ids of samples that need no answer. A batch with a sample that does runs whole, so that a resumed run
-        computes exactly what an uninterrupted one would have. A batch that does not fit into memory is halved, and so
-        are all that come after it.
+        A batch with a sample that needs an answer runs whole, so that a resumed run computes exactly what an
+        uninterrupted one would have. A batch that does not fit into memory is halved, and so are all after it.
+
+        Args:
+            setting: one of those that were prepared.
+            done: ids of samples that need no answer.
+
+        Yields:
+            The result rows of one batch after another, see `groundprune.evaluation.results`.
         """
         for batch in self.batches():
             missing = {i for i in batch if self.samples[i].id not in done}

@@ -25,10 +25,14 @@ WHOLE_POSITIONS = ("shifted:1", "shifted:8", "shifted:64", "permuted:0")
 
 @dataclass(frozen=True)
 class Setting:
-    """One way to run the model. pruner None: nothing is dropped, and `positions` alone acts.
+    """One way to run the model. Build one with `Setting.of`, which validates and normalises.
 
-    keep or tokens: the pruner's budget, exactly one of them, as text in its shortest form. pruner: with its options
-    in text, `hired:alpha=0.3`, see `Spec`. Build one with `Setting.of`, which validates and normalises.
+    Attributes:
+        pruner: with its options in text, `hired:alpha=0.3`, see `Spec`; None = nothing is dropped, and `positions`
+            alone acts.
+        keep: the pruner's budget as a share, as text in its shortest form; or
+        tokens: as a count.
+        positions: the position policy.
     """
 
     pruner: str | None = None
@@ -43,7 +47,20 @@ class Setting:
         tokens: int | str | None = None,
         positions: str = "preserved",
     ) -> Setting:
-        """pruner: in text, which may hold the budget. Raises GroundPruneError for what is unknown or out of range."""
+        """A setting in the words of a user.
+
+        Args:
+            pruner: in text, which may hold the budget; None = nothing is dropped.
+            keep: a share.
+            tokens: a count per image.
+            positions: one of `groundprune.tokens.positions.FORMS`.
+
+        Returns:
+            Setting, normalised.
+
+        Raises:
+            GroundPruneError: a name that is unknown, or a value out of range.
+        """
         if pruner is None:
             if keep is not None or tokens is not None:
                 raise GroundPruneError("keep= and tokens= need a pruner")
@@ -96,7 +113,15 @@ class Setting:
         return Spatial(keep=1) if self.pruner is None else make_pruner(self.pruner, self.keep, self.tokens)
 
     def policy(self, pruner: Pruner, config: Any) -> Policy:
-        """config: of the model that is run."""
+        """The position policy to run with.
+
+        Args:
+            pruner: what `make_pruner` gave.
+            config: of the model that is run.
+
+        Returns:
+            Policy; of "official", what the pruner's authors do with such a model.
+        """
         return parse_policy(self.positions, pruner.official(config))
 
 
@@ -108,12 +133,20 @@ def compare_settings(
 ) -> list[Setting]:
     """The grid of `compare`: the unpruned model first, then every pruner x budget x policy, no setting twice.
 
-    positions None: preserved and reassigned everywhere; reassigned-image and stretched at keep 0.5 where that is
-    among `keeps`; and shifted and permuted ids without pruning. Policies that act without pruning are, when asked
-    for by name, also run without it. tokens: budgets as counts, beside `keeps`. A pruner whose text holds a budget
-    has that one alone.
+    Policies that act without pruning are, when asked for by name, also run without it.
 
-    Raises GroundPruneError, before any work, for an unknown pruner or policy, or a budget out of range.
+    Args:
+        pruners: in text; one whose text holds a budget has that one alone.
+        keeps: budgets as shares.
+        positions: policies; None = preserved and reassigned everywhere, reassigned-image and stretched at keep 0.5
+            where that is among `keeps`, and shifted and permuted ids without pruning.
+        tokens: budgets as counts, beside `keeps`.
+
+    Returns:
+        The settings in the order in which they are run.
+
+    Raises:
+        GroundPruneError: before any work, an unknown pruner or policy, or a budget out of range.
     """
     settings = [Setting.of()]
     budgets = [(keep, None) for keep in keeps] + [(None, count) for count in tokens]

@@ -11,7 +11,15 @@ _Z = 1.959963984540054  # 97.5% quantile of the normal distribution: intervals h
 
 
 def wilson(correct: int, n: int) -> tuple[float, float]:
-    """The 95% Wilson score interval of correct / n, within 0..1; (0, 1) for n = 0: nothing is known."""
+    """The 95% Wilson score interval of a share.
+
+    Args:
+        correct: of n.
+        n: how many there were.
+
+    Returns:
+        Lower and upper end, within 0..1; (0, 1) for n = 0: nothing is known.
+    """
     if n == 0:
         return 0.0, 1.0
     share = correct / n
@@ -24,10 +32,22 @@ def wilson(correct: int, n: int) -> tuple[float, float]:
 def paired_difference(
     a: Sequence[bool], b: Sequence[bool], seed: int = 0, resamples: int = 10_000
 ) -> tuple[float, float, float]:
-    """(mean of a - b, and the 95% percentile bootstrap interval), a[i] and b[i] being of the same sample.
+    """How much more often a is right than b, with the 95% percentile bootstrap interval.
 
     A resample of pairs is fully described by how many of its pairs a won, lost and tied, and these counts are
-    multinomial: so they are drawn directly. A function of (a, b, seed) alone. (0, -1, 1) for no samples.
+    multinomial: so they are drawn directly. A function of (a, b, seed) alone.
+
+    Args:
+        a: whether each sample was answered right.
+        b: likewise, a[i] and b[i] being of the same sample.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+
+    Returns:
+        The mean of a - b, and the ends of its interval; (0, -1, 1) for no samples.
+
+    Raises:
+        ValueError: a and b differ in length.
     """
     n = len(a)
     if n != len(b):

@@ -32,9 +32,13 @@ class Share:
 
 @dataclass(frozen=True)
 class Task:
-    """One kind of question under one setting. mean_iou and malformed (answers without a box) are None for vqa.
+    """One kind of question under one setting.
 
-    types: the share per type of question. malformed answers count as wrong, with an IoU of 0.
+    Attributes:
+        total: of all.
+        mean_iou: of boxes; None for vqa.
+        malformed: answers without a box, which count as wrong, with an IoU of 0; None for vqa.
+        types: the share per type of question.
     """
 
     total: Share
@@ -72,7 +76,13 @@ class SettingResult:
 class Difference:
     """Accuracy under preserved minus under reassigned positions, on the same n samples of one kind.
 
-    interval: 95%, paired bootstrap.
+    Attributes:
+        pruner: in text.
+        budget: "0.5" or "64 tokens".
+        kind: "rec" or "vqa".
+        n: how many samples.
+        difference: of accuracies.
+        interval: 95%, paired bootstrap.
     """
 
     pruner: str
@@ -85,9 +95,14 @@ class Difference:
 
 @dataclass(frozen=True)
 class Summary:
-    """run: what must be equal for rows to belong together. about: command, versions, date, device and batch size.
+    """What a comparison found.
 
-    complete: every setting has an answer for every sample.
+    Attributes:
+        run: what must be equal for rows to belong together.
+        about: command, versions, date, device and batch size.
+        complete: whether every setting has an answer for every sample.
+        settings: in the order in which they were run.
+        differences: preserved minus reassigned.
     """
 
     run: dict[str, Any]
@@ -123,7 +138,18 @@ class Summary:
 def summarize(
     run: dict[str, Any], about: dict[str, Any], settings: Sequence[Setting], rows: Iterable[Row], samples: int
 ) -> Summary:
-    """samples: how many answers each setting should have. Rows of settings that are not asked for are left out."""
+    """What rows say, by arithmetic alone; those of settings that are not asked for are left out.
+
+    Args:
+        run: see `Summary`.
+        about: see `Summary`.
+        settings: what is asked for.
+        rows: in any order.
+        samples: how many answers each setting should have.
+
+    Returns:
+        Summary.
+    """
     of: dict[str, list[Row]] = {setting.id: [] for setting in settings}
     for row in rows:
         if row["setting"] in of:

@@ -77,9 +77,6 @@ def in_fp32(model: Any) -> Iterator[None]:
     """While active, the model's floating-point weights are in fp32, in which the rounded ones are exact.
 
     Then they are those of before: the same tensors.
-
-    Args:
-        model: in any dtype.
     """
     halves = [
         (tensor, tensor.data)

@@ -9,8 +9,12 @@ from dataclasses import dataclass
 class Grounding:
     """How a checkpoint is asked for a box, and how it answers.
 
-    rec_prompt and vqa_prompt hold {expression} and {question}; codec and frame are names in `groundprune.boxes`.
-    turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
+    Attributes:
+        rec_prompt: with {expression}.
+        vqa_prompt: with {question}.
+        codec: a name in `groundprune.boxes`.
+        frame: likewise.
+        turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
     """
 
     rec_prompt: str
