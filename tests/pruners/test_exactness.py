@@ -114,7 +114,9 @@ def test_kept_tokens_stay_in_raster_order_and_only_become_fewer(family, name):
         assert ids[:, slots].equal(layout.position[:, run.kept[b]])
 
 
-@pytest.mark.parametrize(("family", "name"), [("llava", "cls-visual"), ("qwen2_5_vl", "tome"), ("internvl", "sparsevlm")])
+@pytest.mark.parametrize(
+    ("family", "name"), [("llava", "cls-visual"), ("qwen2_5_vl", "tome"), ("internvl", "sparsevlm")]
+)
 def test_nothing_is_left_behind_even_after_an_exception(family, name):
     # In this order: the first stock forward leaves transformers' own hooks in the tower.
     wanted, before = stock(family), snapshot(model(family))
