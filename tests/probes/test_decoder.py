@@ -42,7 +42,7 @@ def read(model, inputs):
     found = []
 
     class Reads(LastRow):
-        def score(signals, layout, stage):
+        def score(self, signals, layout, stage):
             rows = torch.tensor([layout.length - 3, layout.length - 1])
             found.append(
                 {
@@ -97,7 +97,7 @@ def test_queries_keys_and_values(eager, read):
 
 def test_a_layer_that_was_not_kept_is_named(model, inputs):
     class Reads(LastRow):
-        def score(signals, layout, stage):
+        def score(self, signals, layout, stage):
             return signals.llm(0, "attention").mean((0, 1))
 
     with gp.prune(model, Reads(layer=3, keep=0.5)), pytest.raises(gp.Unservable, match="layer 0 was not kept"):
@@ -108,10 +108,10 @@ def test_before_the_llm_there_is_none(model, inputs):
     class Early(LastRow):
         needs = frozenset({Need("llm", kind="attention")})
 
-        def stages(n_layers):
+        def stages(self, n_layers):
             return [gp.Stage(None, self.budget)]
 
-        def score(signals, layout, stage):
+        def score(self, signals, layout, stage):
             return signals.llm(0, "attention")
 
     with gp.prune(model, Early(keep=0.5)), pytest.raises(gp.Unservable, match="acts before the LLM"):
