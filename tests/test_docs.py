@@ -7,6 +7,7 @@ fails. A command that ends in `# from the Hub` is run up to the point where it w
 import ast
 import json
 import re
+import runpy
 import shlex
 import sys
 import tomllib
@@ -37,7 +38,6 @@ NOT_RUN = {
     "make": "its target exists in the Makefile",
     "pip install .": "it would change the environment",
     "pre-commit install": "it would change the checkout",
-    "python -m tools.trace": "it has a test of its own, in tests/tools",
 }
 FROM_THE_HUB = "# from the Hub"
 PROGRAMS = ("groundprune", "make", "pip", "pre-commit", "python", "git", "mkdocs", "pytest")
@@ -97,6 +97,9 @@ class Reader:
         elif words[:3] == ["python", "-m", "tools.pocket_training"]:
             _, instead = CHEAPER[" ".join(words[:3])]
             assert train_pocket([*words[3:], *instead]) == 0
+        elif words[:3] == ["python", "-m", "tools.trace"]:
+            self.monkeypatch.setattr(sys, "argv", words[2:])
+            runpy.run_module("tools.trace", run_name="__main__")
         elif listed is None:
             assert words[0] == "groundprune", f"neither run nor listed: {line}"
             self.groundprune(words[1:], line)

@@ -70,7 +70,7 @@ class TestGround:
         assert result["overlay"] == "scene.ground.png"
         assert result["settings"] == {
             "model": "pocket", "pruner": "cls-visual", "keep": 0.5, "tokens": None, "positions": "preserved",
-            "seed": None, "text_tower": None,
+            "seed": None, "text_tower": None, "options": {},
         }  # fmt: skip
         if result["box"]:
             left, top, right, bottom = result["box"]
@@ -263,6 +263,50 @@ class TestOthers:
         assert told["official_positions"] == "reassigned-in-order"
         assert all("llava" in row["families"] for row in rows.values())
         assert all(name in said("list")[1] for name in rows)
+
+    def test_list_of_one_shows_its_options(self, said, tmp_path):
+        _, out, _ = said("list", "hired")
+        assert "alpha" in out
+        assert "0.5" in out
+        assert "Share of the budget that the whole image's crop gets" in out
+        (option,) = json.loads(said("list", "hired", "--json")[1])["options"]
+        assert (option["name"], option["type"], option["default"]) == ("alpha", "float", 0.5)
+        assert "no options" in said("list", "spatial")[1]
+        (tmp_path / "mine.py").write_text(
+            "from dataclasses import dataclass\nimport groundprune as gp\n\n\n@dataclass(frozen=True)\n"
+            'class Mine(gp.Pruner):\n    """Mine.\n\n    Args:\n        power: Of the norm.\n    """\n\n    power: int = 2\n'
+        )
+        assert "Of the norm." in said("list", "mine.py:Mine")[1]
+        code, _, err = said("list", "hird")
+        assert code == 2
+        assert "did you mean 'hired'" in err
+
+    def test_options_of_a_pruner_are_given_in_its_text(self, said):
+        said("scene", "scene.png", "--seed", "7")
+        _, out, _ = said("ground", "scene.png", "the small purple object", "--pruner", "random:seed=3", "--json")
+        _, seeded, _ = said(
+            "ground", "scene.png", "the small purple object", "--pruner", "random", "--seed", "3", "--json"
+        )
+        assert json.loads(out) == json.loads(seeded)
+        assert json.loads(out)["settings"]["options"] == {"seed": 3}
+        _, out, _ = said("ground", "scene.png", "the small purple object", "--pruner", "coverage:spread=0.5:tokens=9")
+        assert "9 of 144 kept (coverage:spread=0.5, 9 tokens, preserved)" in out
+        code, _, err = said("ground", "scene.png", "it", "--pruner", "coverage:sprad=0.5")
+        assert code == 2
+        assert "unknown option of coverage 'sprad'; did you mean 'spread'?" in err
+        code, _, err = said("ask", "scene.png", "how many", "--pruner", "spatial:keep=0.5", "--keep", "0.25")
+        assert code == 2
+        assert "keep is given beside the pruner" in err
+
+    def test_a_comparison_of_options(self, said):
+        _, out, _ = said(
+            "compare", "--pruner", "random,random:seed=1,coverage:spread=0.5:keep=0.25", "--keep", "0.5",
+            "--positions", "preserved", "--scenes", "4", "--json",
+        )  # fmt: skip
+        assert [entry["id"] for entry in json.loads(out)["settings"]] == [
+            "unpruned", "random/keep=0.5/preserved", "random:seed=1/keep=0.5/preserved",
+            "coverage:spread=0.5/keep=0.25/preserved",
+        ]  # fmt: skip
 
     def test_verify_tiny(self, said):
         code, out, err = said("verify", "--family", "llava,paligemma", "--stage", "before")

@@ -9,7 +9,7 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import smart_res
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families
-from groundprune.integrations.vllm.images import ImagePruning, pack, unpack
+from groundprune.integrations.vllm.image_pruning import ImagePruning, pack, unpack
 from groundprune.integrations.vllm.limits import (
     check_positions,
     encoder_share,
@@ -17,8 +17,8 @@ from groundprune.integrations.vllm.limits import (
     most_dropped,
     rotary_length,
 )
-from groundprune.integrations.vllm.prompt import Span, columns, unpruned
 from groundprune.integrations.vllm.settings import ARCHITECTURES, Settings
+from groundprune.integrations.vllm.spans import Span, columns, unpruned
 from groundprune.pruners import make_pruner
 from groundprune.signals import Need
 

@@ -14,15 +14,15 @@ from groundprune.checkpoints.prompts import chat_prompt
 from groundprune.cli import main
 from groundprune.integrations.vllm import check_version
 from groundprune.integrations.vllm.running import KILLED, cause_of_end, note_cause, why_ended
-from groundprune.integrations.vllm.serve import serve_arguments
+from groundprune.integrations.vllm.server import serve_arguments
 from groundprune.pocket import checkpoint_path
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
-from groundprune.pocket.widened import WIDE, write_widened
+from groundprune.pocket.wide_heads import WIDE, write_wide_heads
 from support.closeness import assert_near
 
 
 def test_the_wider_pocket_is_the_same_function(tmp_path):
-    narrow, wide = checkpoint_path(), write_widened(checkpoint_path(), tmp_path / "wide")
+    narrow, wide = checkpoint_path(), write_wide_heads(checkpoint_path(), tmp_path / "wide")
     model, processor = gp.load(narrow)
     other, _ = gp.load(wide)
     assert other.config.text_config.head_dim == WIDE
@@ -33,7 +33,7 @@ def test_the_wider_pocket_is_the_same_function(tmp_path):
         first, second = model(**inputs).logits, other(**inputs).logits
     assert_near(second, first)
     assert first.argmax(-1).equal(second.argmax(-1))
-    assert write_widened(narrow, wide) == wide  # there already
+    assert write_wide_heads(narrow, wide) == wide  # there already
 
 
 def option(arguments, name):
@@ -110,7 +110,7 @@ def test_serve_prints_its_command_and_complains_in_one_line(capsys, monkeypatch)
     words = shlex.split(capsys.readouterr().out)
     assert words[:2] == ["vllm", "serve"]
     assert option(words, "--port") == "8001"
-    monkeypatch.setattr("groundprune.integrations.vllm.DISTRIBUTIONS", ("no-such-distribution",))
+    monkeypatch.setattr("groundprune.integrations.vllm.versions.DISTRIBUTIONS", ("no-such-distribution",))
     with pytest.raises(gp.GroundPruneError, match="vLLM is not installed"):
         check_version()
     assert main(["serve", "pocket"]) == 2

@@ -10,7 +10,7 @@ import groundprune as gp
 from groundprune.checkpoints.load import read_config
 from groundprune.families import families
 from groundprune.families.tiny_parts import tiny_siglip
-from groundprune.integrations.vllm.images import ImagePruning
+from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.limits import rotary_length
 from groundprune.integrations.vllm.settings import Settings
 from groundprune.pruners import make_pruner

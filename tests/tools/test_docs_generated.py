@@ -7,7 +7,8 @@ import pytest
 import groundprune as gp
 from groundprune.errors import GroundPruneError
 from groundprune.families import families
-from tools.docs.catalogue import families_table, pruners_table
+from tools.docs.catalogue import families_table, pruners_table, served_table
+from tools.docs.deviations import deviations_list
 from tools.docs.generated import BLOCKS, generated_files, main, regenerate
 from tools.docs.pictures import PICTURES, picture_svg
 
@@ -71,22 +72,39 @@ class TestCatalogue:
         assert "`tower_attention salient`" in rows["cls-visual"]
         assert "arxiv.org/abs/2506.21873" in rows["cls-visual"]
 
-    def test_every_family_and_every_pruner_in_it(self):
-        table = families_table()
-        sections = {part.split("\n")[0]: part for part in table.split("### ")[1:]}
-        assert list(sections) == list(families())
+    def test_every_family_with_its_model_types(self):
+        rows = dict(re.findall(r"^\| `([\w-]+)` \| (.*) \|$", families_table(), re.MULTILINE))
+        assert list(rows) == list(families())
         for name, family in families().items():
-            assert all(f"`{model_type}`" in sections[name] for model_type in family.model_types)
-        assert all(f"`{name}`" in sections["llava"] for name in gp.pruner_names())
+            assert all(f"`{model_type}`" in rows[name] for model_type in family.model_types)
 
-    def test_what_cannot_be_served_is_named_with_the_reason(self, monkeypatch):
+    def test_one_matrix_says_who_serves_whom(self):
+        head, _, *rows = served_table().split("\n\n")[0].splitlines()
+        cells = {row.split("`")[1]: [cell.strip() for cell in row.split("|")[2:-1]] for row in rows}
+        assert [cell.strip() for cell in head.split("|")[2:-1]] == list(families())
+        assert list(cells) == gp.pruner_names()
+        at = list(families()).index
+        assert all(row[at("llava")] == "✓" for row in cells.values())
+        assert cells["trim"][at("qwen3_vl")] != "✓"
+
+    def test_every_reason_is_there_once_below_it(self, monkeypatch):
         def refuse(self, config, need):
-            raise gp.Unservable(f"no {need} here")
+            raise gp.Unservable(f"no {need.signal} here")
 
         monkeypatch.setattr("groundprune.families.llava.Llava.check", refuse)
-        section = families_table().split("### llava\n")[1].split("### ")[0]
-        assert "- Not served: `cls-visual`: no tower_attention salient here" in section
-        assert re.search(r"Pruners served: .*`spatial`", section)
+        matrix, reasons = served_table().split("\n\n")[:2]
+        letters = dict(re.findall(r"^- \*\*(\w)\*\*: (.*)$", reasons, re.MULTILINE))
+        (row,) = re.findall(r"^\| `cls-visual` \| (.*) \|$", matrix, re.MULTILINE)
+        assert letters[row.split(" | ")[list(families()).index("llava")]] == "no tower_attention here"
+        assert len(set(letters.values())) == len(letters)
+        assert set(re.findall(r"\| (\w)(?= \|)", matrix)) == set(letters)
+
+    def test_what_departs_from_the_authors_code_is_collected(self):
+        items = dict(re.findall(r"^- (`[\w-]+`(?:, `[\w+-]+`)*): (.*)$", deviations_list(), re.MULTILINE))
+        assert "Where all are equal the official code divides by zero; here all are 1." in items["`cdpruner`"]
+        assert "the official code fails; here such a round removes as many as it can." in items["`vispruner`"]
+        assert "without a formula" in items["`text-visual`"]
+        assert "`fastervlm`" not in items
 
 
 class TestPictures:

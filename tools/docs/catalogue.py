@@ -13,6 +13,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.exactness.tiny import tiny_model
 from groundprune.families import families
 from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names, servable
+from groundprune.pruners.option import options_of
 from groundprune.pruning.context import prune
 from groundprune.signals import TextEmbedder
 
@@ -43,33 +44,42 @@ def method(cls: type[Pruner]) -> str:
 
 
 def families_table() -> str:
-    """Every family: model types, how its boxes are said, and which pruners a model of it can serve.
+    """Every family: its model types, how its boxes are said, and what its file says of it."""
+    rows = ["| family | what it is | model types | codec | frame |", "| :-- | :-- | :-- | :-- | :-- |"]
+    for name, family in families().items():
+        types = ", ".join(f"`{model_type}`" for model_type in family.model_types)
+        about = _cell(_paragraph(inspect.getdoc(sys.modules[type(family).__module__]) or "").removesuffix("."))
+        rows.append(f"| `{name}` | {about} | {types} | `{family.grounding.codec}` | `{family.grounding.frame}` |")
+    return "\n".join(rows) + "\n"
+
+
+def served_table() -> str:
+    """Pruners x families: what a model of a family can serve, and below it why not, each reason once.
 
     That is asked of the tiny model of each family (`groundprune.exactness.tiny`); with a text tower at hand.
     """
-    parts: list[str] = []
-    for name, family in families().items():
-        grounding = family.grounding
-        types = ", ".join(f"`{model_type}`" for model_type in family.model_types)
-        parts.append(
-            f"### {name}\n\n{_paragraph(inspect.getdoc(sys.modules[type(family).__module__]) or '')}\n\n"
-            f"- Model types: {types}\n- Boxes: codec `{grounding.codec}`, frame `{grounding.frame}`"
-        )
-        model = tiny_model(name)
-        refused = {each: reason for each in pruner_names() if (reason := _refusal(model, each)) is not None}
-        served = ", ".join(f"`{each}`" for each in pruner_names() if each not in refused)
-        parts[-1] += f"\n- Pruners served: {served or 'none'}"
-        parts[-1] += "".join(f"\n- Not served: `{each}`: {reason}" for each, reason in refused.items())
-    return "\n" + "\n\n".join(parts) + "\n\n"
+    refused = {name: _refusals(name) for name in families()}
+    reasons = list(dict.fromkeys(reason for of in refused.values() for reason in of.values()))
+    letters = {reason: chr(ord("a") + i) for i, reason in enumerate(reasons)}
+    rows = [f"| pruner | {' | '.join(refused)} |", f"| :-- |{' :-: |' * len(refused)}"]
+    for name in pruner_names():
+        cells = [letters[of[name]] if name in of else "✓" for of in refused.values()]
+        rows.append(f"| `{name}` | {' | '.join(cells)} |")
+    return "\n".join([*rows, "", *(f"- **{letter}**: {reason}" for reason, letter in letters.items())]) + "\n\n"
 
 
-def _refusal(model: object, name: str) -> str | None:
-    try:
-        with prune(model, make_pruner(name, keep=0.5), text=["the mug"], text_tower=TextEmbedder()):
-            return None
-    except GroundPruneError as error:
-        # What the model can run instead is the line above it.
-        return _cell(str(error).removeprefix(f"{name}: ").partition("; this model can run")[0])
+def _refusals(family: str) -> dict[str, str]:
+    """By pruner, why a model of the family cannot run it; in words that fit other families and signals too."""
+    model, found = tiny_model(family), {}
+    for name in pruner_names():
+        try:
+            with prune(model, make_pruner(name, keep=0.5), text=["the mug"], text_tower=TextEmbedder()):
+                continue
+        except GroundPruneError as error:
+            said = str(error).removeprefix(f"{name}: ")
+        said = re.sub(r"; (this model|that of)\b.*|^the signal '[^']*' ", "", said)
+        found[name] = said.removeprefix(f"{family} ").replace(f" of {family}", "")
+    return found
 
 
 def _paragraph(text: str) -> str:
@@ -101,6 +111,7 @@ def catalogue() -> list[dict[str, Any]]:
             "official_by_model": dict(cls.official_by_model),
             "families": [family for family, names in served.items() if name in names],
             "needs": sorted(map(str, cls.needs)),
+            "options": [option.to_dict() for option in options_of(cls)],
         }
         for name, cls in ((name, pruner_class(name)) for name in pruner_names())
     ]

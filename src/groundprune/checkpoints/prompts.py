@@ -11,7 +11,7 @@ from groundprune.boxes import Bbox2dPixelsCodec, BoxCodec, make_codec
 from groundprune.boxes.images import square
 from groundprune.checkpoints.processor import resized_size
 from groundprune.errors import GroundPruneError, first_line, unknown
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 
 _LARGEST = 4096  # pixels of the edge of a square that processors which count pixels, not edges, would get
 _PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}"}

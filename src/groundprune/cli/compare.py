@@ -30,7 +30,7 @@ def compare(
         typer.Option(
             "--pruner",
             "-p",
-            help="Names or path/to/file.py:Class, separated by commas; all: every registered one "
+            help="Names or path/to/file.py:Class, separated by commas, options as hired:alpha=0.3; all: every one "
             "(default: random,spatial,cls-visual,text-visual).",
         ),
     ] = None,

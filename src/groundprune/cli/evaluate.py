@@ -53,7 +53,7 @@ def evaluate(
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the first so many samples.")] = None,
     pruner: Annotated[
         str | None,
-        typer.Option("--pruner", "-p", help="Names or path/to/file.py:Class, separated by commas; all: every one."),
+        typer.Option("--pruner", "-p", help="As in compare; all: every registered one."),
     ] = None,
     keep: KeepsOption = None,
     tokens: CountsOption = None,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -21,7 +21,13 @@ ModelOption = Annotated[
     typer.Option("--model", "-m", help="pocket (part of the package), or a checkpoint: a folder or a Hub name."),
 ]
 PrunerOption = Annotated[
-    str | None, typer.Option("--pruner", "-p", help="A name from `groundprune list`, or path/to/file.py:Class.")
+    str | None,
+    typer.Option(
+        "--pruner",
+        "-p",
+        help="A name from `groundprune list`, or path/to/file.py:Class; with options name:option=value, "
+        "hired:alpha=0.3.",
+    ),
 ]
 # Text, not numbers: the budget has its own words for what is allowed, and 1/3 is exact.
 KeepOption = Annotated[
@@ -91,11 +97,15 @@ class Pruning:
     def describe(self) -> str:
         if self.pruner is None:
             return "unpruned"
+        from groundprune.pruners.spec import spec_of
+
         budget = str(self.pruner.budget)
-        return f"{self.pruner.label}, {'keep ' if self.pruner.tokens is None else ''}{budget}, {self.policy}"
+        return f"{spec_of(self.pruner).short}, {'keep ' if self.pruner.tokens is None else ''}{budget}, {self.policy}"
 
     def settings(self) -> dict[str, Any]:
         """The same for JSON; null where an option has no meaning."""
+        from groundprune.pruners.spec import spec_of
+
         pruner, budget = self.pruner, None if self.pruner is None else self.pruner.budget
         share = None if budget is None else budget.share
         return {
@@ -104,6 +114,7 @@ class Pruning:
             "tokens": None if budget is None else budget.tokens,
             "positions": None if pruner is None else str(self.policy),
             "seed": getattr(pruner, "seed", None),
+            "options": None if pruner is None else spec_of(pruner).to_dict()["options"],
         }
 
 
@@ -138,23 +149,24 @@ def read_pruning(
         return Pruning(None, None)
     if keep is not None and tokens is not None:
         raise GroundPruneError("give either --keep or --tokens, not both")
-    from groundprune.pruners import pruner_class
+    from groundprune.pruners import Spec, pruner_class
+    from groundprune.pruners.option import options_of
     from groundprune.tokens.positions import parse_policy
 
-    cls = pruner_class(pruner)
-    options: dict[str, Any] = {}
-    if seed is not None:
-        if "seed" not in {field.name for field in fields(cls)}:
-            raise GroundPruneError(f"--seed means nothing to {pruner}, which draws nothing at random")
-        options["seed"] = seed
-    made = cls(keep=DEFAULT_KEEP if keep is None and tokens is None else keep, tokens=tokens, **options)
+    spec, options = Spec.parse(pruner), {} if seed is None else {"seed": seed}
+    if options and "seed" not in {option.name for option in options_of(pruner_class(spec.pruner))}:
+        raise GroundPruneError(f"--seed means nothing to {pruner}, which draws nothing at random")
+    default = DEFAULT_KEEP if keep is None and tokens is None and not spec.has_budget else keep
+    made = spec.make_pruner(default, tokens, **options)
     policy = parse_policy("preserved" if positions is None else positions, made.official_positions)
     return Pruning(made, policy, official=positions == "official")
 
 
 def comma_separated(text: str) -> list[str]:
-    """ "a, b" is ["a", "b"]. Raises GroundPruneError where an entry is empty."""
-    entries = [entry.strip() for entry in text.split(",")]
+    """ "a, b" is ["a", "b"]; a comma in quotes parts nothing. Raises GroundPruneError where an entry is empty."""
+    from groundprune.pruners.spec import split_outside_quotes
+
+    entries = [entry.strip() for entry in split_outside_quotes(text, ",")]
     if not all(entries):
         raise GroundPruneError(f"an entry of the list {text!r} is empty")
     return entries

@@ -14,7 +14,8 @@ from groundprune.cli.options import DeviceOption, DtypeOption, JsonOption, comma
 from groundprune.errors import GroundPruneError
 
 if TYPE_CHECKING:
-    from groundprune.studies.table1 import Cell, Checkpoint
+    from groundprune.studies.requirements import Checkpoint
+    from groundprune.studies.table1 import Cell
 
 app = typer.Typer(help="The tables of the paper (GAP, arXiv 2506.21873), run again.")
 
@@ -54,8 +55,9 @@ def table1(
     progress("reading checkpoints and data")
     quieten()
     from groundprune.studies import table1 as study
+    from groundprune.studies.requirements import read_checkpoints
 
-    places = {} if checkpoints is None else study.read_checkpoints(checkpoints)
+    places = {} if checkpoints is None else read_checkpoints(checkpoints)
     models = list(study.MODELS) if model is None else comma_separated(model)
     specs = list(study.DATA) if data is None else comma_separated(data)
     if not plan and (checkpoints is None or out is None):

@@ -17,7 +17,8 @@ def serve(
     model: Annotated[str, typer.Argument(help="A folder, a Hub name, or pocket.", show_default=False)],
     # No short options: vLLM has its own, such as -tp.
     pruner: Annotated[
-        str, typer.Option("--pruner", help="A name from `groundprune list`, or path/to/file.py:Class.")
+        str,
+        typer.Option("--pruner", help="A name from `groundprune list` or path/to/file.py:Class; hired:alpha=0.3."),
     ] = "cls-visual",
     keep: Annotated[
         str | None, typer.Option("--keep", help=f"Share of an image's tokens that stay (default {DEFAULT_KEEP}).")
@@ -36,7 +37,7 @@ def serve(
     """
     from groundprune.integrations.vllm import check_version
     from groundprune.integrations.vllm.running import run_vllm
-    from groundprune.integrations.vllm.serve import serve_arguments
+    from groundprune.integrations.vllm.server import serve_arguments
 
     chosen = read_pruning(pruner, keep, tokens, positions).pruner
     assert chosen is not None

@@ -94,13 +94,14 @@ def verify(
 
 def _pruners(names: str, keep: str, stage: str) -> list[Pruner]:
     """Those that were named, or all that act at the stages."""
-    from groundprune.pruners import make_pruner, pruner_names
+    from groundprune.pruners import Spec, pruner_names
 
     stages = comma_separated(stage)
     for each in stages:
         if each not in STAGES:
             raise unknown("stage", each, STAGES)
-    made = [make_pruner(name, keep) for name in (pruner_names() if names == "all" else comma_separated(names))]
+    specs = [Spec.parse(text) for text in (pruner_names() if names == "all" else comma_separated(names))]
+    made = [spec.make_pruner(None if spec.has_budget else keep) for spec in specs]
     chosen = [each for each in made if ("inside" if each.inside else "before") in stages]
     if not chosen:
         raise GroundPruneError(f"none of the pruners {names!r} acts at the stage {stage!r}")

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from groundprune.boxes import Box
+from groundprune.data.arrow_tables import Table, open_table
 from groundprune.data.files import in_format
 from groundprune.data.pictures import ImageFile, Picture, StoredImage
 from groundprune.data.samples import Sample
-from groundprune.data.tables import Table, open_table
 from groundprune.errors import GroundPruneError
 
 NEEDED = ("image", "answer", "bbox")

@@ -16,6 +16,7 @@ import transformers
 from PIL import Image
 
 from groundprune.data.samples import Sample
+from groundprune.pruners.spec import Spec
 from groundprune.version import __version__
 
 _BEGINNING = 2**20  # bytes of a file: the header of safetensors, which names every weight, and the first weights
@@ -46,8 +47,8 @@ def samples_fingerprint(samples: Sequence[Sample]) -> str:
 
 
 def pruner_files(pruners: Sequence[str]) -> dict[str, str]:
-    """16 hex digits over each file that a pruner of one's own ("file.py:Class") comes from."""
-    files = sorted({name.rpartition(":")[0] for name in pruners if ".py:" in name})
+    """16 hex digits over each file that a pruner of one's own ("file.py:Class") comes from. pruners: in text."""
+    files = sorted({file for text in pruners if (file := Spec.parse(text).file) is not None})
     return {file: hashlib.blake2b(Path(file).read_bytes(), digest_size=8).hexdigest() for file in files}
 
 

@@ -21,8 +21,7 @@ ROW_KEYS = ("setting", "sample", "kind", "type", "answer", "correct", "iou", "bo
 
 @dataclass(frozen=True, eq=False)
 class KeptCells:
-    """Which cells of the image's grids of patches hold a kept token. grids: Bool[rows, cols] each, as the LLM reads
-    them: one, or one per tile."""
+    """Which cells of an image hold a kept token. grids: Bool[rows, cols] of its patches, one, or one per tile."""
 
     grids: list[np.ndarray]
 
@@ -43,21 +42,6 @@ class KeptCells:
         bits = np.concatenate([np.zeros(0, dtype=bool), *(grid.ravel() for grid in self.grids)])
         return {"grids": [list(grid.shape) for grid in self.grids], "kept_cells": np.packbits(bits).tobytes().hex()}
 
-    @staticmethod
-    def from_row(row: Mapping[str, Any]) -> KeptCells | None:
-        """None where the row does not say it. Raises GroundPruneError where it says nonsense."""
-        if row.get("grids") is None or row.get("kept_cells") is None:
-            return None
-        try:
-            shapes = [(int(rows), int(cols)) for rows, cols in row["grids"]]
-            digits = np.frombuffer(bytes.fromhex(row["kept_cells"]), dtype=np.uint8)
-            ends = np.cumsum([rows * cols for rows, cols in shapes])
-            bits = np.unpackbits(digits, count=int(ends[-1]) if shapes else 0).astype(bool)
-            parts = np.split(bits, ends[:-1]) if shapes else []
-            return KeptCells([part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)])
-        except (TypeError, ValueError) as error:
-            raise GroundPruneError(f"sample {row.get('sample')}: no kept cells ({error})") from error
-
 
 def kept_grids(row: Mapping[str, Any]) -> list[np.ndarray] | None:
     """Which cells of the image hold a token that was kept, of a row of `read_rows`.
@@ -69,8 +53,19 @@ def kept_grids(row: Mapping[str, Any]) -> list[np.ndarray] | None:
     Raises:
         GroundPruneError: the row was changed, and says nonsense.
     """
-    cells = KeptCells.from_row(row)
-    return None if cells is None else cells.grids
+    if row.get("grids") is None or row.get("kept_cells") is None:
+        return None
+    try:
+        shapes = [(int(rows), int(cols)) for rows, cols in row["grids"]]
+        sizes = [rows * cols for rows, cols in shapes]
+        bits = np.unpackbits(np.frombuffer(bytes.fromhex(row["kept_cells"]), dtype=np.uint8)).astype(bool)
+        if not 0 <= len(bits) - sum(sizes) < 8:
+            raise ValueError(f"{len(bits)} bits for {sum(sizes)} cells")
+        starts = np.cumsum([0, *sizes])
+        parts = [bits[start : start + size] for start, size in zip(starts, sizes, strict=False)]
+        return [part.reshape(shape) for part, shape in zip(parts, shapes, strict=True)]
+    except (TypeError, ValueError) as error:
+        raise GroundPruneError(f"sample {row.get('sample')}: no kept cells ({error})") from error
 
 
 def read_rows(path: str | Path, repair: bool = False) -> dict[tuple[str, str], dict[str, Any]]:

@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners import Pruner, make_pruner, pruner_class
+from groundprune.pruners import Pruner, make_pruner
 from groundprune.pruners.spatial import Spatial
+from groundprune.pruners.spec import Spec, short_name, spec_of
 from groundprune.tokens.budget import Budget
 from groundprune.tokens.positions import Policy, parse_policy
 
@@ -26,8 +27,8 @@ WHOLE_POSITIONS = ("shifted:1", "shifted:8", "shifted:64", "permuted:0")
 class Setting:
     """One way to run the model. pruner None: nothing is dropped, and `positions` alone acts.
 
-    keep or tokens: the pruner's budget, exactly one of them, as text in its shortest form. pruner: a registered
-    name or file.py:Class. Build one with `Setting.of`, which validates and normalises.
+    keep or tokens: the pruner's budget, exactly one of them, as text in its shortest form. pruner: with its options
+    in text, `hired:alpha=0.3`, see `Spec`. Build one with `Setting.of`, which validates and normalises.
     """
 
     pruner: str | None = None
@@ -42,17 +43,19 @@ class Setting:
         tokens: int | str | None = None,
         positions: str = "preserved",
     ) -> Setting:
-        """Raises GroundPruneError for an unknown pruner or policy, or a budget out of range."""
+        """pruner: in text, which may hold the budget. Raises GroundPruneError for what is unknown or out of range."""
         if pruner is None:
             if keep is not None or tokens is not None:
                 raise GroundPruneError("keep= and tokens= need a pruner")
             return Setting(positions=str(parse_policy(positions)))
-        official = pruner_class(pruner).official_positions
-        policy = parse_policy(positions, official)
+        made, name = make_pruner(pruner, keep, tokens), Spec.parse(pruner).pruner
+        options = spec_of(made, name).options
+        policy = parse_policy(positions, made.official_positions)
         # "official" keeps its name: what it stands for is the pruner's own affair.
         named = positions if positions == "official" else str(policy)
-        budget = Budget.parse(keep, tokens)
-        return Setting(pruner, str(budget.share) if budget.share is not None else None, budget.tokens, named).short()
+        # An id without options is the name alone, as it always was.
+        text, budget = str(Spec(name, options=options)) if options else name, made.budget
+        return Setting(text, str(budget.share) if budget.share is not None else None, budget.tokens, named).short()
 
     def short(self) -> Setting:
         """The same with `keep` as a decimal where that is exact: 1/2 -> 0.5, but 1/3 -> 1/3."""
@@ -78,10 +81,10 @@ class Setting:
 
     @property
     def label(self) -> str:
-        """For people: a pruner of one's own goes by its class."""
+        """For people, see `Spec.short`."""
         if self.pruner is None:
             return "unpruned" if self.positions == "preserved" else f"unpruned, {self.positions}"
-        return f"{self.pruner.rpartition(':')[2]} {self.budget}, {self.positions}"
+        return f"{short_name(self.pruner)} {self.budget}, {self.positions}"
 
     @property
     def plain(self) -> bool:
@@ -107,14 +110,15 @@ def compare_settings(
 
     positions None: preserved and reassigned everywhere; reassigned-image and stretched at keep 0.5 where that is
     among `keeps`; and shifted and permuted ids without pruning. Policies that act without pruning are, when asked
-    for by name, also run without it. tokens: budgets as counts, beside `keeps`.
+    for by name, also run without it. tokens: budgets as counts, beside `keeps`. A pruner whose text holds a budget
+    has that one alone.
 
     Raises GroundPruneError, before any work, for an unknown pruner or policy, or a budget out of range.
     """
     settings = [Setting.of()]
     budgets = [(keep, None) for keep in keeps] + [(None, count) for count in tokens]
     for pruner in pruners:
-        for keep, count in budgets:
+        for keep, count in [(None, None)] if Spec.parse(pruner).has_budget else budgets:
             settings += [Setting.of(pruner, keep, count, p) for p in positions or MAIN_POSITIONS]
     if positions is None:
         at_half = [s for s in settings if s.keep == SPLIT_KEEP and s.positions == "preserved"]

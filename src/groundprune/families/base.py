@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
@@ -11,29 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from groundprune.errors import Unservable, unknown
+from groundprune.families.grounding import Grounding
 from groundprune.families.tiny_parts import TinyVisuals
 from groundprune.families.towers import TOWERS, Tower
 from groundprune.signals import PROJECTOR, Need
 from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
-
-
-@dataclass(frozen=True)
-class Grounding:
-    """How a checkpoint is asked for a box, and how it answers.
-
-    Attributes:
-        rec_prompt: with {expression}.
-        vqa_prompt: with {question}.
-        codec: a name in `groundprune.boxes`.
-        frame: likewise.
-        turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
-    """
-
-    rec_prompt: str
-    vqa_prompt: str
-    codec: str
-    frame: str
-    turn: str = "USER: {image}\n{text} ASSISTANT:"
 
 
 class Family:
@@ -79,9 +60,8 @@ class Family:
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         """What the encoder makes of `arguments` (those of get_image_features or get_video_features), in order."""
         if self.tower_kind(base.config).packed:
-            raise Unservable(
-                f"{self.name} with a Pixtral tower is not served; the same tower is in the family mistral3"
-            )
+            kind = base.config.vision_config.model_type
+            raise Unservable(f"{self.name} with a {kind!r} tower, which packs images of any size, is not served")
         pixels = arguments["pixel_values"]
         side = base.config.vision_config.image_size // base.config.vision_config.patch_size
         return [VisualUnit.grid(side, side, image, device=pixels.device) for image in pixels]

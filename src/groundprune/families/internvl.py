@@ -14,7 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundprune.families.base import Family, Grounding, register_family
+from groundprune.families.base import Family, register_family
+from groundprune.families.grounding import Grounding
 from groundprune.families.tiny_parts import IMAGE, MARKS, Kinds, TinyVisuals, text_sizes, tower_sizes
 from groundprune.families.towers import square_block_mean
 from groundprune.tokens.layout import VisualUnit

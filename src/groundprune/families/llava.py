@@ -7,7 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from groundprune.families.base import Family, Grounding, register_family
+from groundprune.families.base import Family, register_family
+from groundprune.families.grounding import Grounding
 from groundprune.families.tiny_parts import IMAGE, TinyVisuals, square_visuals, tiny_clip, tiny_llama
 
 LLAVA_GROUNDING = Grounding(
@@ -29,7 +30,7 @@ class Llava(Family):
 
     def prepare_processor(self, processor: Any) -> Any:
         """Pads images to a square: the converted checkpoints crop instead, and lose the sides of the image."""
-        from groundprune.models.llava import LlavaImageProcessorPil
+        from groundprune.models.llava_images import LlavaImageProcessorPil
 
         processor.image_processor = LlavaImageProcessorPil.like(processor.image_processor)
         return processor

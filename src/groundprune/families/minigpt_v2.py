@@ -6,7 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from groundprune.families.base import Family, Grounding, register_family
+from groundprune.families.base import Family, register_family
+from groundprune.families.grounding import Grounding
 from groundprune.families.tiny_parts import IMAGE, TinyVisuals, square_visuals, tiny_llama, tower_sizes
 from groundprune.models.minigpt_v2 import PATCHES_PER_TOKEN, MiniGPTv2Config
 from groundprune.tokens.layout import VisualUnit

@@ -7,7 +7,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from groundprune.families.base import Family, Grounding, register_family
+from groundprune.families.base import Family, register_family
+from groundprune.families.grounding import Grounding
 from groundprune.families.tiny_parts import IMAGE, TinyVisuals, square_visuals, text_sizes, tiny_siglip
 
 

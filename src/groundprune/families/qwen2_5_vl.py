@@ -7,7 +7,8 @@ from typing import Any, ClassVar
 from torch import Tensor
 from transformers.vision_utils import get_vision_window_index
 
-from groundprune.families.base import Grounding, register_family
+from groundprune.families.base import register_family
+from groundprune.families.grounding import Grounding
 from groundprune.families.llava import LLAVA_GROUNDING
 from groundprune.families.qwen import ARGUMENTS, Qwen
 

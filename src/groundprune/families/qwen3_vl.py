@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any, ClassVar
 
-from groundprune.families.base import Grounding, register_family
+from groundprune.families.base import register_family
+from groundprune.families.grounding import Grounding
 from groundprune.families.llava import LLAVA_GROUNDING
 from groundprune.families.qwen import Qwen
 from groundprune.families.tiny_parts import WORDS

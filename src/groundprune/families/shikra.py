@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from groundprune.families.base import Grounding, register_family
+from groundprune.families.base import register_family
+from groundprune.families.grounding import Grounding
 from groundprune.families.llava import Llava
 from groundprune.families.tiny_parts import IMAGE, tiny_clip, tiny_llama
 from groundprune.models.shikra import ShikraConfig

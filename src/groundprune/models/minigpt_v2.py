@@ -23,17 +23,13 @@ from transformers import (
     LlavaPreTrainedModel,
 )
 
-from groundprune.models.tokenization import SegmentProcessor
+from groundprune.models.tokenization import ONE_TURN, SegmentProcessor
 
 PATCHES_PER_TOKEN = 4
 EXTRA_TOKENS = ("<ImageHere>",)  # the authors splice embeddings in; here a token of its own holds their place
 GENERATION = {"do_sample": False, "num_beams": 1, "max_new_tokens": 20, "min_length": 1}  # the authors' evaluation
 CHAT_TEMPLATE = (
-    "{% if messages|length != 1 or messages[0]['role'] != 'user' %}"
-    "{{ raise_exception('one user turn is supported') }}{% endif %}"
-    "{% set content = messages[0]['content'] %}"
-    "{% set text = content if content is string else content|selectattr('type', 'equalto', 'text')"
-    "|map(attribute='text')|join(' ') %}"
+    f"{ONE_TURN}"
     "{% set image = '' if content is string or not content|selectattr('type', 'equalto', 'image')|list"
     " else '<Img><ImageHere></Img> ' %}"
     "{{ '<s>[INST] ' + image + text + ' [/INST]' }}"

@@ -24,18 +24,14 @@ from transformers import (
 
 from groundprune.boxes.images import square
 from groundprune.errors import GroundPruneError
-from groundprune.models.tokenization import SegmentProcessor
+from groundprune.models.tokenization import ONE_TURN, SegmentProcessor
 
 EXTRA_TOKENS = ("<im_patch>", "<im_start>", "<im_end>")  # in the order of their ids, after the base's vocabulary
 GENERATION = {"do_sample": False, "num_beams": 1, "max_new_tokens": 1024}  # the authors' evaluation of REC
 CHAT_TEMPLATE = (
     '{{ "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, '
     "detailed, and polite answers to the user's questions.\" }}"
-    "{% if messages|length != 1 or messages[0]['role'] != 'user' %}"
-    "{{ raise_exception('one user turn is supported') }}{% endif %}"
-    "{% set content = messages[0]['content'] %}"
-    "{% set text = content if content is string else content|selectattr('type', 'equalto', 'text')"
-    "|map(attribute='text')|join(' ') %}"
+    f"{ONE_TURN}"
     # As in the authors' demo: the image goes in front, unless the text says where it belongs.
     "{% set image = '' if content is string or '<image>' in text"
     " or not content|selectattr('type', 'equalto', 'image')|list else '<image> ' %}"

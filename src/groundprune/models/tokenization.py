@@ -11,6 +11,15 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 from groundprune.errors import GroundPruneError
 
+# How the chat templates begin: `content` is that of the one turn that was trained, `text` its words.
+ONE_TURN = (
+    "{% if messages|length != 1 or messages[0]['role'] != 'user' %}"
+    "{{ raise_exception('one user turn is supported') }}{% endif %}"
+    "{% set content = messages[0]['content'] %}"
+    "{% set text = content if content is string else content|selectattr('type', 'equalto', 'text')"
+    "|map(attribute='text')|join(' ') %}"
+)
+
 
 class SegmentProcessor(ProcessorMixin):
     """Text with image marks, and images, to input_ids, attention_mask and pixel_values.

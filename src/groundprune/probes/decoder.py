@@ -38,7 +38,7 @@ class _Enough(Exception):
 
 
 @contextlib.contextmanager
-def kept(records: dict[int, LayerRecord], layers: dict[int, nn.Module]) -> Iterator[None]:
+def record_layers(records: dict[int, LayerRecord], layers: dict[int, nn.Module]) -> Iterator[None]:
     """While active, the attention calls of `layers` (by index) go into their records."""
     with contextlib.ExitStack() as stack:
         targets: dict[nn.Module, dict[Any, Any]] = {}

@@ -4,7 +4,8 @@ from importlib import import_module
 from pkgutil import iter_modules
 
 from groundprune.pruners.base import Pruner
-from groundprune.pruners.registry import make_pruner, pruner_class, pruner_names, refusal, register, servable
+from groundprune.pruners.registry import pruner_class, pruner_names, refusal, register, servable
+from groundprune.pruners.spec import Spec, make_pruner
 from groundprune.tokens.selection import Affine, Merge, Selection, Stage
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Merge",
     "Pruner",
     "Selection",
+    "Spec",
     "Stage",
     "make_pruner",
     "pruner_class",

@@ -25,7 +25,8 @@ from groundprune.tokens.selection import Stage
 class CDPruner(Pruner):
     """Needs the prompt's text and a CLIP text tower; of a text beyond 77 tokens each 77 count alike.
 
-    sign: -1 (the official code): the LESS similar a patch is to the text, the more relevant; 1 as the paper says it.
+    Args:
+        sign: -1 (the official code): the LESS similar a patch is to the text, the more relevant; 1 as the paper says.
     """
 
     sign: int = -1

@@ -22,10 +22,12 @@ from groundprune.tokens.selection import Stage
 @register
 @dataclass(frozen=True)
 class Coverage(Pruner):
-    """spread: the share of the budget that fills gaps, 0 to 1.
+    """Served by every tower, as `cls-visual`.
 
-    Served by every tower, as `cls-visual`. text: True ranks patches by their similarity to the prompt's text as well,
-    which needs a CLIP text tower. anchors: True keeps the corners of the image, whose ids mark its extent.
+    Args:
+        spread: Share of the budget that fills gaps, 0 to 1.
+        text: Also rank patches by their similarity to the prompt's text, which needs a CLIP text tower.
+        anchors: Keep the corners of the image, whose ids mark its extent.
     """
 
     spread: float = 0.3

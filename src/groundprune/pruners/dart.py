@@ -28,8 +28,12 @@ from groundprune.tokens.selection import Stage
 class Dart(BetweenLayers):
     """Needs no attention. Pivots are the tokens with the largest keys, of the image and of the text after it.
 
-    layer: the first one that sees fewer tokens, None = as deep as layer 2 of 32. States are compared under the LLM's
-    final norm, as in the official code.
+    States are compared under the LLM's final norm, as in the official code.
+
+    Args:
+        layer: The first one that sees fewer tokens; None = as deep as layer 2 of 32.
+        image_pivots: How many tokens of the image are pivots.
+        text_pivots: How many tokens of the text after it are.
     """
 
     layer: int | None = None

@@ -22,7 +22,11 @@ from groundprune.tokens.selection import Stage
 @register
 @dataclass(frozen=True)
 class FastV(BetweenLayers):
-    """layer: the first one that sees fewer tokens, None = as deep as layer 2 of 32; scores are of the one before."""
+    """One stage; scores are of the layer before.
+
+    Args:
+        layer: The first one that sees fewer tokens; None = as deep as layer 2 of 32.
+    """
 
     layer: int | None = None
     name = "fastv"

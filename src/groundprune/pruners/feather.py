@@ -27,7 +27,10 @@ from groundprune.tokens.selection import Stage
 class Feather(BetweenLayers):
     """Two stages, at layers 8 and 16 of 32. Where the first leaves a share r beside its grid, the second leaves r^2.
 
-    stride: of the grid, in rows and columns. The second stage does not protect the grid, as the official code.
+    The second stage does not protect the grid, as the official code.
+
+    Args:
+        stride: Of the grid, in rows and columns, at least 1.
     """
 
     stride: int = 3

@@ -31,9 +31,12 @@ _DEEP = Need("tower_attention", kind="received")
 class HiPrune(Pruner):
     """Scores by the attention that patches receive: no CLS token is needed.
 
-    alpha: the share of the budget that anchors and their four neighbours take. The middle layer is the ninth of 24,
-    and lies as deep in other towers; of those that attend within windows it is the nearest that attends to all (of
-    Qwen2.5-VL's 32 the 16th). Position ids: its LLaVA code renumbers, its Qwen2.5-VL code keeps them.
+    The middle layer is the ninth of 24, and lies as deep in other towers; of those that attend within windows it is
+    the nearest that attends to all (of Qwen2.5-VL's 32 the 16th). Position ids: its LLaVA code renumbers, its
+    Qwen2.5-VL code keeps them.
+
+    Args:
+        alpha: Share of the budget that anchors and their four neighbours take, 0 to 1.
     """
 
     alpha: float = 0.1

@@ -25,10 +25,13 @@ from groundprune.tokens.selection import Stage
 @register
 @dataclass(frozen=True)
 class HiRED(Pruner):
-    """Needs a tower with a CLS token. alpha: the share of the budget that the whole image's crop gets.
+    """Needs a tower with a CLS token.
 
     An image of one crop gets all of its budget: FasterVLM's rule. What the official code loses by rounding down goes
     to the crops with the largest remainders.
+
+    Args:
+        alpha: Share of the budget that the whole image's crop gets, above 0 and at most 1.
     """
 
     alpha: float = 0.5

@@ -28,11 +28,15 @@ _LAYERS = {"qwen2_vl": (2, 28), "qwen2_5_vl": (16, 28)}  # by model type: the au
 class IVCPrune(Pruner):
     """One stage in the middle of the LLM that also takes the dropped tokens out of the earlier layers' cache.
 
-    So `keep` is the share of the tokens that every layer's cache holds. coordinates: the share of the budget for each
-    of the two kinds of anchors, seeds: that for seeds; the defaults are those of Qwen2.5-VL's code. layer: the first
-    one that sees fewer tokens; None = as deep as layer 16 of 32, or as its authors' for the model (Qwen2.5-VL 16 of
-    28, Qwen2-VL 2 of 28). The code for LLaVA takes 20%, 1% and twice 5% of all tokens, whatever the sum, and its
-    softmax runs over the whole prompt.
+    So `keep` is the share of the tokens that every layer's cache holds. The shares below are those of Qwen2.5-VL's
+    code; the code for LLaVA takes 20%, 1% and twice 5% of all tokens, whatever the sum, and its softmax runs over the
+    whole prompt.
+
+    Args:
+        coordinates: Share of the budget for each of the two kinds of anchors.
+        seeds: Share of the budget for the tokens that the text's values resemble most.
+        layer: The first one that sees fewer tokens; None = as deep as layer 16 of 32, or as its authors' for the
+            model (Qwen2.5-VL 16 of 28, Qwen2-VL 2 of 28).
     """
 
     coordinates: float = 0.2

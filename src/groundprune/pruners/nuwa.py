@@ -30,9 +30,10 @@ _DEEP = [Fraction(layer, 24) for layer in range(16, 25)]
 class Nuwa(Pruner):
     """Needs a tower with a CLS token.
 
-    second: False, the first stage alone: `keep` is what enters the LLM. True, as in the official code: `keep` is the
-    average over the LLM's layers, and in the middle of it the last token's attention leaves a seventh (a budget of
-    128 is 224, then 32); above an average of 4/7 all enter and the second stage leaves more.
+    Args:
+        second: False, the first stage alone: `keep` is what enters the LLM. True, as in the official code: `keep` is
+            the average over the LLM's layers, and in the middle of it the last token's attention leaves a seventh (a
+            budget of 128 is 224, then 32); above an average of 4/7 all enter and the second stage leaves more.
     """
 
     second: bool = False

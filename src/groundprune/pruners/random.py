@@ -25,7 +25,11 @@ _MODULUS = 2**61 - 1  # a Mersenne prime: keeps mixed seeds inside of what torch
 @register
 @dataclass(frozen=True)
 class Random(Pruner):
-    """seed: another seed gives another subset of the same image."""
+    """A function of the seed and the pixels.
+
+    Args:
+        seed: Another seed gives another subset of the same image.
+    """
 
     seed: int = 0
     name = "random"

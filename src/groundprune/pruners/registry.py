@@ -6,7 +6,6 @@ import functools
 import importlib.util
 import sys
 from collections.abc import Callable
-from fractions import Fraction
 from pathlib import Path
 from types import ModuleType
 from typing import TypeVar
@@ -17,6 +16,7 @@ from groundprune.signals import Need
 from groundprune.tokens.positions import parse_policy
 
 _PRUNERS: dict[str, type[Pruner]] = {}
+_FROM_FILES: dict[type[Pruner], str] = {}  # the names that led to them
 P = TypeVar("P", bound=Pruner)
 
 
@@ -24,6 +24,8 @@ def register(cls: type[P]) -> type[P]:
     """Class decorator: make a pruner known under its `name`. Raises GroundPruneError for a name that is taken."""
     if not cls.name:
         raise GroundPruneError(f"{cls.__name__} has no `name` to register it under")
+    if any(mark in cls.name for mark in ':,="') or cls.name != cls.name.strip():
+        raise GroundPruneError(f"a pruner's name is a word without ':', ',', '=' or quotes (got {cls.name!r})")
     parse_policy("official", cls.official_positions)
     if _PRUNERS.setdefault(cls.name, cls) is not cls:
         raise GroundPruneError(f"a pruner named {cls.name!r} is registered already")
@@ -67,16 +69,9 @@ def _raises(check: Callable[[Need], None], need: Need) -> bool:
     return False
 
 
-def make_pruner(
-    name: str | Pruner,
-    keep: float | str | Fraction | None = None,
-    tokens: int | str | None = None,
-    **options: object,
-) -> Pruner:
-    """A pruner by name with its budget, options of the method as keyword arguments."""
-    if isinstance(name, Pruner):
-        return name
-    return pruner_class(name)(keep=keep, tokens=tokens, **options)
+def name_of(cls: type[Pruner]) -> str:
+    """The name that leads to a class, see `pruner_class`; "" where none does."""
+    return cls.name if _PRUNERS.get(cls.name) is cls else _FROM_FILES.get(cls, "")
 
 
 def _from_file(path: Path, attribute: str) -> type[Pruner]:
@@ -90,6 +85,7 @@ def _from_file(path: Path, attribute: str) -> type[Pruner]:
         raise GroundPruneError(f"{path} has no pruner class {attribute!r} (found: {found or 'none'})")
     if cls.__module__ == module.__name__ and cls.name not in _PRUNERS:
         cls.name = attribute  # one name for it, everywhere: results call it by its class
+    _FROM_FILES.setdefault(cls, f"{path}:{attribute}")
     return cls
 
 

@@ -55,15 +55,15 @@ class Named(Staged):
 class SparseVLM(BetweenLayers):
     """Stages act on the output of layers 2, 6 and 15 of 32, and between the official budgets in proportion.
 
-    version: "1.5" (the default of the official code) makes a few clusters of what it drops, emits them last and
-    renumbers; "2.0" makes none, keeps position ids, divides attention by what the rotary embedding alone would give
-    and takes the 14 heads that see most of the image; "1.0" makes clusters too, and at a fourth layer (19): it keeps
-    as many tokens as a rank of the attention says, for tokens=192, 128 or 64. A cluster takes the slot and id of its
-    centre.
+    A cluster takes the slot and id of its centre. A budget counts clusters, and what each layer sees. tokens=192,
+    128, 96 and 64 of images of 576 tokens are the authors' own: 309, 204 and 113 tokens of 192 (of "2.0": 300, 200,
+    118). Their average is that of what leaves each layer; of what each layer sees it is 206.5.
 
-    A budget counts clusters, and what each layer sees. tokens=192, 128, 96 and 64 of images of 576 tokens are the
-    authors' own: 309, 204 and 113 tokens of 192 (of "2.0": 300, 200, 118). Their average is that of what leaves each
-    layer; of what each layer sees it is 206.5.
+    Args:
+        version: "1.5" (the default of the official code) makes a few clusters of what it drops, emits them last and
+            renumbers; "2.0" makes none, keeps position ids, divides attention by what the rotary embedding alone
+            would give and takes the 14 heads that see most of the image; "1.0" makes clusters too, and at a fourth
+            layer (19): it keeps as many tokens as a rank of the attention says, for tokens=192, 128 or 64.
     """
 
     version: str = "1.5"

@@ -22,7 +22,11 @@ from groundprune.tokens.selection import Stage
 @register
 @dataclass(frozen=True)
 class TextVisual(Pruner):
-    """Needs the prompt's text and a CLIP text tower. sign: 1 keeps the most similar patches, -1 the least."""
+    """Needs the prompt's text and a CLIP text tower.
+
+    Args:
+        sign: 1 keeps the most similar patches, -1 the least.
+    """
 
     sign: int = 1
     name = "text-visual"

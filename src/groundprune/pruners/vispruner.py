@@ -23,7 +23,11 @@ from groundprune.tokens.selection import Stage
 @register
 @dataclass(frozen=True)
 class VisPruner(Pruner):
-    """Needs a tower with a CLS token. important: the share of the budget that goes to CLS attention, 0 to 1."""
+    """Needs a tower with a CLS token.
+
+    Args:
+        important: Share of the budget that goes to CLS attention, 0 to 1.
+    """
 
     important: float = 0.5
     name = "vispruner"

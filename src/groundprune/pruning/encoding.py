@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -57,7 +58,7 @@ class Encoded:
         vars(new).update(vars(self))
         later = torch.cat([layout.column for layout in self.layouts]) >= column
         lengths = [len(unit) for unit in self.record.units]
-        new.layouts = [layout.since(column, lengths) for layout in self.layouts]
+        new.layouts = [_since(layout, column, lengths) for layout in self.layouts]
         new._row, new._said, new._features = self._row[later], self._said[later], self._features[later]
         new._outputs = {}
         for modality, token in self._tokens.items():
@@ -90,6 +91,18 @@ class Encoded:
     def _columns_of(self, modality: str) -> Tensor:
         """Long: which of the visual columns of all rows belong to the modality."""
         return (self._said == self._tokens[modality]).nonzero().squeeze(1)
+
+
+def _since(layout: VisualLayout, column: int, lengths: Sequence[int]) -> VisualLayout:
+    """Of the columns from `column` on, counted from there; images too. lengths: tokens of each unit."""
+    kept = (layout.column >= column).nonzero().squeeze(1)
+    new = layout.subset(kept)
+    unit = list(layout.unit)
+    while unit and sum(lengths[i] for i in unit) > len(kept):
+        del unit[0]
+    first = int(new.image.min()) if len(kept) else 0
+    moved = {"column": new.column - column, "image": new.image - first, "length": layout.length - column}
+    return replace(new, **moved, unit=tuple(unit))
 
 
 def encode_inputs(base: Any, family: Family, inputs: dict[str, Any], needs: frozenset[Need]) -> dict[str, Any]:

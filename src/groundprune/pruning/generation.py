@@ -23,11 +23,11 @@ from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.patching import replaced
 from groundprune.probes.tower import MODALITIES, RECORD_ATTRIBUTE, encode, is_encoding, record_of, recordable
 from groundprune.pruning.encoding import has_visual
-from groundprune.pruning.inputs import Prefill, PrunedInputs, checked, read, shortened
 from groundprune.pruning.layers import Layers
 from groundprune.pruning.plan import Plan
+from groundprune.pruning.prefill import Prefill, PrunedInputs, checked_ids, encoded_prefill, shortened
 from groundprune.pruning.prompt import PrunedPrompt
-from groundprune.pruning.turns import next_turn, untouched
+from groundprune.pruning.turns import next_turn, unpruned_prompt
 from groundprune.signals import TowerRecord
 
 _OWNER = "groundprune_owner"
@@ -158,7 +158,7 @@ class Calls:
                 return prepared
             if past:
                 new, ids = prepared["input_ids"].shape[1], prepared.get("position_ids")
-                self.layers.step(run.short.prompt.held_by(past), kwargs["attention_mask"], new, cache, ids)
+                self.layers.step(_held(run.short.prompt, past), kwargs["attention_mask"], new, cache, ids)
             elif run.prefill is not None:
                 # Where ids start at 1 `generate` hands out those from 0 on, and the model's own code adds the 1.
                 offset = self.plan.family.first_position
@@ -206,7 +206,7 @@ class Calls:
         cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
         past = 0 if cache is None else int(cache.get_seq_length())
         if not past:
-            checked(inputs)
+            checked_ids(inputs)
         if not has_visual(inputs) and state is None:
             return inputs
         counts = not past and ids is not None and inputs.get("position_ids") is None
@@ -220,7 +220,7 @@ class Calls:
             self.layers.begin(short.prompt, prefill, short["input_ids"].shape[1])
         elif state is not None:
             new, ids = short["input_ids"].shape[1], short["position_ids"]
-            self.layers.step(short.prompt.held_by(past), short["attention_mask"], new, cache, ids)
+            self.layers.step(_held(short.prompt, past), short["attention_mask"], new, cache, ids)
         return short
 
     def _after_forward(self, short: dict[str, Any], output: Any) -> None:
@@ -236,12 +236,12 @@ class Calls:
         past = 0 if cache is None else int(cache.get_seq_length())
         self.unread -= {getattr(x, RECORD_ATTRIBUTE, None) for x in (inputs.get("mm_encoder_outputs") or {}).values()}
         if not past:
-            prefill = read(self.plan, inputs)
+            prefill = encoded_prefill(self.plan, inputs)
             return shortened(self.plan, prefill), prefill
         if ids is None:
             raise Unservable("pruning reads input_ids to find the visual tokens; inputs_embeds do not tell them")
         if state is None:
-            state = untouched(len(ids), past, inputs.get("attention_mask"), ids.device)
+            state = unpruned_prompt(len(ids), past, inputs.get("attention_mask"), ids.device)
         several = len(state.segments) > 1
         if several and not self.layers.hooked:
             raise Unservable(
@@ -269,7 +269,9 @@ class Calls:
         if prompt.pruned or prompt.earlier is not None or self.plan.policy.changes_whole_rows:
             for cache in caches:
                 if isinstance(cache, Cache):
-                    setattr(cache, _STATE, prompt.without_features())
+                    # The features would stay in memory as long as the cache.
+                    rows = [replace(row, features=row.features[:0]) for row in prompt.rows]
+                    setattr(cache, _STATE, replace(prompt, rows=rows))
 
     def _watching(self, encoder: Callable[..., Any], modality: str) -> Callable[..., Any]:
         """Images that a caller encodes may be given to the model as `mm_encoder_outputs`, and are pruned then."""
@@ -285,3 +287,8 @@ class Calls:
             return output
 
         return get_features
+
+
+def _held(prompt: PrunedPrompt, past: int) -> PrunedPrompt:
+    """What a cache of `past` columns holds of it: all, or the turns before."""
+    return _held(prompt.earlier, past) if prompt.earlier and past < prompt.compaction.slots else prompt

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groundprune.pruning.prompt import Segment
 from groundprune.tokens.compaction import Compaction
 from groundprune.tokens.masks import as_given, decode_mask, prefill_mask
 
@@ -81,3 +82,35 @@ class LayerInputs:
         if new == 1 and bool(allowed.all()):
             return None  # what stock code gives then, and faster kernels take
         return as_given(allowed, self.implementation, self._decoder.dtype)
+
+    def steps(
+        self, layers: int, segments: Sequence[Segment], later: Tensor, new: int, cache: Any, ids: Tensor
+    ) -> list[tuple[Tensor | None, Any] | None]:
+        """Per layer the mask and the rotary embedding of `new` tokens, each None where it is that of stock code.
+
+        later: Bool[B, T], the mask over what came after the prompt, `new` tokens included; ids: of these.
+        """
+        first, tail = segments[0], later.shape[1]
+        length = first.compaction.length + tail
+        memo: dict[Any, Any] = {}
+        found: list[tuple[Tensor | None, Any] | None] = []
+        at = 0
+        for index in range(layers):
+            while at + 1 < len(segments) and segments[at + 1].layer <= index:
+                at += 1
+            mine = segments[at].compaction
+            window = self.window(index, length, mine.slots + tail)
+            if at == 0 and (window is None or not self.exact_windows):  # stock code counts slots by itself
+                found.append(None)
+                continue
+            columns, offset = (int(x) for x in cache.get_mask_sizes(new, index))
+            key = (at, columns, offset, window)
+            if key not in memo:
+                memo[key] = self.decode(mine.with_later(later), new, columns, offset, window)
+            kind = self.kind(index)
+            shift = segments[at].shift - first.shift
+            moved = at > 0 and bool(shift.any())
+            if moved and (at, kind) not in memo:
+                memo[at, kind] = self.rotary(ids + shift[:, None], len(first.position), kind)
+            found.append((memo[key], memo[at, kind] if moved else None))
+        return found

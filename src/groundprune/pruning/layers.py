@@ -17,12 +17,12 @@ from torch import Tensor, nn
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.probes.decoder import kept
+from groundprune.probes.decoder import record_layers
 from groundprune.probes.patching import replaced
-from groundprune.pruning.inputs import Prefill
 from groundprune.pruning.layer_inputs import LayerInputs
 from groundprune.pruning.passage import Passage
 from groundprune.pruning.plan import Plan
+from groundprune.pruning.prefill import Prefill
 from groundprune.pruning.prompt import PrunedPrompt
 
 # Whether the backward pass runs a layer's hooks again (before transformers 5.23): by then the prefill is over.
@@ -98,7 +98,7 @@ class Layers:
         self._passage = Passage(self._plan, self._inputs, prompt, prefill, columns, offset)
         if self._read and self._plan.inside:
             layers = {index: self._layers[index] for index in self._read}
-            self._reading.enter_context(kept(self._passage.records, layers))
+            self._reading.enter_context(record_layers(self._passage.records, layers))
 
     def finish(self, ran: bool = True) -> PrunedPrompt | None:
         """Nothing is under way any more; what became of the prompt, if a prefill was.
@@ -151,26 +151,7 @@ class Layers:
             start = prompt.next_position + first.shift + tail - new
             position = start[:, None] + torch.arange(new, device=start.device)
         ids = position[-3:] if position.ndim == 3 else position
-        memo: dict[Any, Any] = {}
-        self._step, at = [], 0
-        for index in range(len(self._layers)):
-            while at + 1 < len(segments) and segments[at + 1].layer <= index:
-                at += 1
-            mine = segments[at].compaction
-            window = self._inputs.window(index, length, mine.slots + tail)
-            if at == 0 and (window is None or not self._inputs.exact_windows):  # stock code counts slots by itself
-                self._step.append(None)
-                continue
-            columns, offset = (int(x) for x in cache.get_mask_sizes(new, index))
-            key = (at, columns, offset, window)
-            if key not in memo:
-                memo[key] = self._inputs.decode(mine.with_later(later), new, columns, offset, window)
-            kind = self._inputs.kind(index)
-            shift = segments[at].shift - first.shift
-            moved = at > 0 and bool(shift.any())
-            if moved and (at, kind) not in memo:
-                memo[at, kind] = self._inputs.rotary(ids + shift[:, None], len(first.position), kind)
-            self._step.append((memo[key], memo[at, kind] if moved else None))
+        self._step = self._inputs.steps(len(self._layers), segments, later, new, cache, ids)
 
     def _clear(self) -> None:
         self._passage, self._step = None, None

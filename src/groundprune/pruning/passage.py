@@ -13,9 +13,9 @@ from torch import Tensor, nn
 from groundprune.probes.decoder import LayerRecord, RowStates, look_ahead
 from groundprune.pruners.base import Stage
 from groundprune.pruning.eviction import evict
-from groundprune.pruning.inputs import Prefill
 from groundprune.pruning.layer_inputs import LayerInputs
 from groundprune.pruning.plan import Plan
+from groundprune.pruning.prefill import Prefill
 from groundprune.pruning.prompt import PrunedPrompt, Segment
 from groundprune.signals import Signals
 from groundprune.tokens.budget import Budget

@@ -1,4 +1,4 @@
-"""What became of a prompt: which columns stayed in which layers, with which ids. Plain data."""
+"""What became of a prompt: which columns stayed in which layers, with which ids."""
 
 from __future__ import annotations
 
@@ -93,10 +93,6 @@ class PrunedPrompt:
     def shift(self) -> Tensor:
         return self.segments[0].shift
 
-    def held_by(self, past: int) -> PrunedPrompt:
-        """What a cache of `past` columns holds of it: all, or the turns before."""
-        return self.earlier.held_by(past) if self.earlier and past < self.compaction.slots else self
-
     def ends_in_words(self, count: int) -> bool:
         """Whether the last `count` slots of every row are text."""
         first = self.compaction.index[:, -count].tolist()
@@ -132,13 +128,11 @@ class PrunedPrompt:
         before, first = earlier.compaction, self.segments[0]
         offset = before.length + held.shape[1] - before.slots
         later = torch.arange(before.length, offset, device=held.device).expand(len(held), -1)
-        index = torch.cat([before.index, later, first.compaction.index + offset], dim=1)
-        mask = torch.cat([held, first.compaction.mask], dim=1)
-        compaction = Compaction(index, mask, offset + first.compaction.length)
+        now = first.compaction
+        index = torch.cat([before.index, later, now.index + offset], dim=1)
+        place = torch.cat([before.place, later, now.place + offset], dim=1)
+        mask = torch.cat([held, now.mask], dim=1)
+        compaction = Compaction(index, mask, offset + now.length, None if place.equal(index) else place)
         joined = replace(first, compaction=compaction, shift=first.shift + earlier.shift)
         known = ids if ids.shape[1] == compaction.length else earlier.ids
         return replace(self, segments=[joined], ids=known, earlier=earlier, offset=offset)
-
-    def without_features(self) -> PrunedPrompt:
-        """What later turns need: the features would stay in memory as long as the cache."""
-        return replace(self, rows=[replace(row, features=row.features[:0]) for row in self.rows])

@@ -13,8 +13,8 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import Encoded, encode_inputs, has_visual
-from groundprune.pruning.inputs import Prefill, PrunedInputs, checked, shortened
 from groundprune.pruning.plan import Plan
+from groundprune.pruning.prefill import Prefill, PrunedInputs, checked_ids, shortened
 from groundprune.pruning.prompt import PrunedPrompt, Segment
 from groundprune.tokens.compaction import Compaction
 
@@ -26,8 +26,8 @@ def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: 
 
     earlier: what became of the turns before, which filled the cache; more columns in it were said since.
     """
-    ids, mask = checked(inputs)
-    earlier = fitting(earlier, cache, len(ids))
+    ids, mask = checked_ids(inputs)
+    earlier = as_held(earlier, cache, len(ids))
     before = earlier.compaction
     tail = int(cache.get_seq_length()) - before.slots
     known = before.length + tail
@@ -59,7 +59,7 @@ def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: 
     return _on_cache(shortened(plan, Prefill(rest, encoded, position, valid)), earlier, held, cache, ids)
 
 
-def fitting(earlier: PrunedPrompt, cache: Any, rows: int) -> PrunedPrompt:
+def as_held(earlier: PrunedPrompt, cache: Any, rows: int) -> PrunedPrompt:
     """`earlier` as the cache holds it.
 
     Raises Unservable where the cache was cut inside of the pruned columns, or holds another number of rows: which of
@@ -76,7 +76,7 @@ def fitting(earlier: PrunedPrompt, cache: Any, rows: int) -> PrunedPrompt:
     return earlier.without_last(slots - past) if past < slots else earlier
 
 
-def untouched(rows: int, past: int, mask: Tensor | None, device: torch.device) -> PrunedPrompt:
+def unpruned_prompt(rows: int, past: int, mask: Tensor | None, device: torch.device) -> PrunedPrompt:
     """Of a cache of `past` columns that nothing was dropped from. mask: [B, past or more] or None."""
     held = torch.ones(rows, past, dtype=torch.bool, device=device) if mask is None else mask[:, :past].bool()
     index = torch.arange(past, device=device).expand(rows, -1)

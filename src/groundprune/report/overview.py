@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.summary import Share, Summary
-from groundprune.pruners import Pruner, make_pruner, pruner_names
+from groundprune.pruners import Pruner, Spec, make_pruner, pruner_names
 from groundprune.report.cells import short_name
 
 MANY = 6  # pruners, from which on they are shown together
@@ -137,7 +137,7 @@ def _skipped(summary: Summary, pruner: str | None, budget: str | None) -> bool:
 
 def _made(name: str, keep: str) -> Pruner | None:
     """None for a pruner of one's own: a report does not run the code of the file that it names."""
-    if name not in pruner_names():
+    if Spec.parse(name).pruner not in pruner_names():
         return None
     try:
         return make_pruner(name, keep)

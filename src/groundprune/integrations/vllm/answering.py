@@ -28,7 +28,7 @@ from groundprune.evaluation.summary import Summary
 from groundprune.families.base import family_of
 from groundprune.integrations.vllm import check_version
 from groundprune.integrations.vllm.engine import Engine, Reply, Request
-from groundprune.integrations.vllm.serve import engine_defaults, engine_folder, fitting_length
+from groundprune.integrations.vllm.server import engine_defaults, engine_folder, fitting_length
 from groundprune.integrations.vllm.settings import POSITIONS, check_servable, vllm_overrides
 
 # Images are normalised where the transformers path does it, so that both see the same pixels.

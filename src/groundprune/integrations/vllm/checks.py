@@ -7,10 +7,10 @@ from typing import Any
 from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from groundprune.errors import GroundPruneError
-from groundprune.integrations.vllm import check_version
-from groundprune.integrations.vllm.images import ImagePruning
+from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.limits import check_positions, encoder_share, largest_length, rotary_length
 from groundprune.integrations.vllm.settings import check_servable
+from groundprune.integrations.vllm.versions import check_version
 from groundprune.signals import FINGERPRINT
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from groundprune.errors import GroundPruneError
-from groundprune.integrations.vllm.images import ImagePruning
+from groundprune.integrations.vllm.image_pruning import ImagePruning
 
 MROPE_FACTORS = {"qwen2_5_vl": 4}  # by which vLLM makes a model's rotary table longer than its limit
 THINNEST = 200  # Qwen's processors refuse images of a more extreme aspect ratio than this

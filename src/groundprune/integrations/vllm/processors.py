@@ -7,7 +7,7 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
-from groundprune.integrations.vllm.images import ImagePruning
+from groundprune.integrations.vllm.image_pruning import ImagePruning
 
 
 class PrunedInfo:

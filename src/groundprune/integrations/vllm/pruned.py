@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groundprune.integrations.vllm.images import ImagePruning, pack, unpack
-from groundprune.integrations.vllm.prompt import Span, columns, unpruned
-from groundprune.integrations.vllm.tower import agreed, read, recorded
+from groundprune.integrations.vllm.image_pruning import ImagePruning, pack, unpack
+from groundprune.integrations.vllm.spans import Span, columns, unpruned
+from groundprune.integrations.vllm.tower_attention import agreed, read, recorded
 from groundprune.signals import Need
 
 

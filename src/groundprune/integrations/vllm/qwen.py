@@ -21,7 +21,7 @@ from vllm.model_executor.models.qwen3_vl import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from groundprune.integrations.vllm.images import pack
+from groundprune.integrations.vllm.image_pruning import pack
 from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor
 from groundprune.integrations.vllm.pruned import Pruned
 

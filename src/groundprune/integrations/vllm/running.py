@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from groundprune.errors import GroundPruneError, first_line
-from groundprune.integrations.vllm.serve import OVERRIDES
+from groundprune.integrations.vllm.server import OVERRIDES
 from groundprune.integrations.vllm.settings import KEY
 
 CAUSE = "GROUNDPRUNE_VLLM_CAUSE"  # an environment variable that names the file

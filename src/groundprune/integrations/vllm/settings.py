@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,8 @@ from groundprune.checkpoints.load import read_config
 from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.evaluation.identity import pruner_files
 from groundprune.families.base import family_of
-from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
+from groundprune.pruners import Pruner, make_pruner, pruner_names
+from groundprune.pruners.spec import Spec, spec_of
 from groundprune.signals import CLS_ATTENTION, FINGERPRINT, SALIENT
 from groundprune.version import __version__
 
@@ -34,49 +34,34 @@ _POSITION_TABLE = {"rope_parameters": {"rope_type": "default", "rope_theta": 10_
 
 
 @dataclass(frozen=True)
-class Settings:
-    """A pruner by its registered name or as file.py:Class, its budget in words, its options, and the policy."""
+class Settings(Spec):
+    """All of a pruner, see `Spec`, and the policy."""
 
-    pruner: str
-    keep: str | None = None
-    tokens: str | None = None
     positions: str = "preserved"
-    options: Mapping[str, Any] = field(default_factory=dict)
 
-    @staticmethod
-    def of(pruner: Pruner, positions: str = "preserved", name: str | None = None) -> Settings:
-        """name: under which the engine's processes find the pruner's class, by default its registered one.
+    @classmethod
+    def of(cls, pruner: Pruner, positions: str = "preserved", name: str | None = None) -> Settings:
+        """name: under which the engine's processes find the pruner's class, by default as `spec_of` finds it.
 
         Raises GroundPruneError for a pruner that no name leads to, and for a policy that is not served.
         """
-        name = pruner.name if name is None else name
-        if not name or pruner_class(name) is not type(pruner):
-            raise GroundPruneError(
-                f"{type(pruner).__name__} is no registered pruner: an engine's processes find it by its name alone "
-                f"(registered: {', '.join(pruner_names())})"
-            )
         if positions not in POSITIONS:
             raise unknown("position policy for vLLM", positions, POSITIONS)
-        budget = {key: None if (value := getattr(pruner, key)) is None else str(value) for key in ("keep", "tokens")}
-        own = {f.name: f.default for f in fields(pruner) if f.init and f.name not in budget}
-        options = {key: getattr(pruner, key) for key, default in own.items() if getattr(pruner, key) != default}
-        return Settings(name, **budget, positions=positions, options=options)
+        return cls(**vars(spec_of(pruner, name)), positions=positions)
 
     @staticmethod
     def read(config: Any) -> Settings:
         """The settings in a model's config. Raises GroundPruneError where there are none, or other keys than ours."""
-        given, ours = getattr(config, KEY, None), {f.name for f in fields(Settings)}
-        if not isinstance(given, Mapping) or "pruner" not in given or given.keys() - ours:
-            raise GroundPruneError(f"the config's {KEY!r} is not what vllm_overrides makes: {given!r}")
-        return Settings(**given)
-
-    def make_pruner(self) -> Pruner:
-        return make_pruner(self.pruner, self.keep, self.tokens, **self.options)
+        given = getattr(config, KEY, None)
+        try:
+            return Settings.from_dict(given)
+        except GroundPruneError as error:
+            raise GroundPruneError(f"the config's {KEY!r} is not what vllm_overrides makes: {given!r}") from error
 
     @cached_property  # a pruner's file may change under a running engine, which goes on with what it loaded
     def identity(self) -> str:
         """16 hex digits: what of us a cached image depends on."""
-        words = json.dumps([__version__, asdict(self), pruner_files([self.pruner])], sort_keys=True)
+        words = json.dumps([__version__, self.to_dict(), pruner_files([self.pruner])], sort_keys=True)
         return hashlib.blake2b(words.encode(), digest_size=8).hexdigest()
 
 
@@ -91,7 +76,7 @@ def vllm_overrides(
         model: folder, Hub id or embedded model, as in `gp.load`; only its config is read.
         pruner: acts before the LLM, and merges nothing.
         positions: "preserved", or "reassigned" for comparison.
-        name: "path/to/file.py:Class" of a pruner that is not registered.
+        name: "path/to/file.py:Class" of a pruner that is not registered and was not made from text.
 
     Returns:
         A dict that JSON can hold.
@@ -106,7 +91,7 @@ def vllm_overrides(
     settings = Settings.of(pruner, positions, name)
     family = family_of(config)
     table = {} if family.position_axes == 3 else _POSITION_TABLE
-    return {"architectures": [ARCHITECTURES[family.name][0]], **table, KEY: asdict(settings)}
+    return {"architectures": [ARCHITECTURES[family.name][0]], **table, KEY: settings.to_dict()}
 
 
 def check_servable(config: Any, pruner: Pruner) -> None:

@@ -14,10 +14,10 @@ from groundprune.checkpoints.load import read_config
 from groundprune.checkpoints.processor import load_processor
 from groundprune.checkpoints.prompts import chat_prompt
 from groundprune.errors import GroundPruneError
-from groundprune.integrations.vllm.images import ImagePruning
+from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.limits import fewest_tokens, largest_length, own_length, rotary_length
 from groundprune.integrations.vllm.settings import vllm_overrides
-from groundprune.pocket.widened import write_widened
+from groundprune.pocket.wide_heads import write_wide_heads
 from groundprune.pruners import Pruner
 from groundprune.version import __version__
 
@@ -36,7 +36,7 @@ def engine_folder(model: str | Path) -> str:
     weights = (Path(source) / "model.safetensors").read_bytes()
     target = _cache() / f"{model}-wide-{__version__}-{_digest(weights)}"
     try:
-        return str(write_widened(Path(source), target))
+        return str(write_wide_heads(Path(source), target))
     except OSError as error:
         raise GroundPruneError(f"{target.parent}: cannot be written ({error.strerror or error})") from error
 

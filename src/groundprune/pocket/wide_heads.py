@@ -24,7 +24,7 @@ _COPIED = (
 )  # fmt: skip
 
 
-def write_widened(source: Path, target: Path) -> Path:
+def write_wide_heads(source: Path, target: Path) -> Path:
     """Write the checkpoint, in fp32, unless `target` is there; two processes may do so at once."""
     if target.is_dir():
         return target
