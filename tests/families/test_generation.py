@@ -11,30 +11,13 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families
-from groundprune.families.tiny_parts import IMAGE, VIDEO
 from support.closeness import assert_near
-from support.generating import GREEDY, TOLERANCE
+from support.generating import MODES, TOLERANCE, generate
 from support.inside import LastRow, Staged
 
 STAGED = Staged(keep=0.4, evict=True)
-MODES = {
-    "greedy": {},
-    "beams": {"num_beams": 3},
-    "samples": {"do_sample": True, "num_return_sequences": 2, "top_k": 20},
-    "no cache": {"use_cache": False},
-    "drafts": {"prompt_lookup_num_tokens": 3},
-    "static": {"cache_implementation": "static"},
-}
-
 model_of = functools.cache(functools.partial(tiny_model, layers=4))
 each_family = pytest.mark.parametrize("name", families())
-
-
-def generate(model, inputs, **options):
-    torch.manual_seed(3)
-    # A random model may say a placeholder, which a prefill of all columns (no cache) would take for an image.
-    settings = {"max_new_tokens": 6, "suppress_tokens": [VIDEO, IMAGE], **GREEDY, **options}
-    return model.generate(**inputs, **settings)
 
 
 @each_family

@@ -9,15 +9,11 @@ from groundprune.families.mistral3 import TINY_SIZES
 from groundprune.families.tiny_parts import PATCH
 from groundprune.signals import FINGERPRINT
 from support.closeness import assert_near
+from support.families import PROMPTS
 from support.proofs import (
-    PROMPTS,
-    PRUNERS,
     changed_places,
     encode,
-    equals_oracle,
-    exact,
     log_eager,
-    loop_equals_generate,
     received,
     use_flash,
 )
@@ -31,22 +27,6 @@ def model():
 @pytest.fixture(scope="module")
 def inputs(model):
     return tiny_inputs(model, PROMPTS)  # images of both sizes in turn
-
-
-@pytest.mark.parametrize("keep", [0.5, 0.25])
-@pytest.mark.parametrize("pruner", PRUNERS)
-def test_pruning_images_of_several_sizes_is_exact(model, inputs, pruner, keep):
-    exact(model, inputs, pruner(keep=keep))
-
-
-@pytest.mark.parametrize("options", [{"num_beams": 3}, {"use_cache": False}], ids=["beams", "no cache"])
-def test_every_way_to_generate_equals_the_masked_oracle(model, inputs, options):
-    equals_oracle(model, inputs, gp.ClsVisual(keep=0.4), **options)
-
-
-@pytest.mark.parametrize("positions", ["preserved", "reassigned"])
-def test_a_loop_of_ones_own_equals_generate(model, positions):
-    loop_equals_generate(model, tiny_inputs(model, [(2, 5, 7)]), positions)
 
 
 def test_breaks_between_rows_of_placeholders_are_text(model):

@@ -10,15 +10,11 @@ from groundprune.families import family_of
 from groundprune.families.tiny_parts import PATCH
 from groundprune.signals import TOWER_HIDDEN
 from support.closeness import assert_near
+from support.families import PROMPTS
 from support.proofs import (
-    PROMPTS,
-    PRUNERS,
     changed_places,
     encode,
-    equals_oracle,
-    exact,
     log_eager,
-    loop_equals_generate,
     received,
 )
 
@@ -31,22 +27,6 @@ def model():
 @pytest.fixture(scope="module")
 def inputs(model):
     return tiny_inputs(model, PROMPTS)
-
-
-@pytest.mark.parametrize("keep", [0.5, 0.25])
-@pytest.mark.parametrize("pruner", PRUNERS)
-def test_pruning_is_exact_under_a_mask_that_sees_the_whole_prefix(model, inputs, pruner, keep):
-    exact(model, inputs, pruner(keep=keep))
-
-
-@pytest.mark.parametrize("options", [{"num_beams": 3}, {"use_cache": False}], ids=["beams", "no cache"])
-def test_every_way_to_generate_equals_the_masked_oracle(model, inputs, options):
-    equals_oracle(model, inputs, gp.ClsVisual(keep=0.4), **options)
-
-
-@pytest.mark.parametrize("positions", ["preserved", "reassigned"])
-def test_a_loop_of_ones_own_equals_generate(model, positions):
-    loop_equals_generate(model, tiny_inputs(model, [(2, 5, 7)]), positions)
 
 
 def test_positions_begin_at_one_as_in_a_stock_forward(model):

@@ -12,16 +12,12 @@ from groundprune.exactness.verify import relative_difference
 from groundprune.families import family_of
 from groundprune.families.qwen import TINY_GRIDS
 from support.closeness import assert_near
+from support.families import PROMPTS
+from support.generating import MODES, PRUNER, TOLERANCE, generate, oracle
 from support.proofs import (
-    GREEDY,
-    PROMPTS,
-    PRUNERS,
     changed_places,
     encode,
-    equals_oracle,
-    exact,
     log_eager,
-    loop_equals_generate,
     own_loop,
     received,
     use_flash,
@@ -47,24 +43,14 @@ def inputs(model):
     return tiny_inputs(model, PROMPTS)  # the second row: an image and a video
 
 
-@pytest.mark.parametrize("keep", [0.5, 0.25])
-@pytest.mark.parametrize("pruner", PRUNERS)
-def test_pruning_images_and_videos_is_exact(model, inputs, pruner, keep):
-    exact(model, inputs, pruner(keep=keep))
-
-
-@pytest.mark.parametrize("options", [{}, {"num_beams": 3}, {"use_cache": False}], ids=["greedy", "beams", "no cache"])
-@pytest.mark.parametrize("prompts", [PROMPTS, ALL_KINDS], ids=["batch", "video last"])
-def test_every_way_to_generate_equals_the_masked_oracle(model, prompts, options):
-    equals_oracle(model, tiny_inputs(model, prompts), gp.ClsVisual(keep=0.4), **options)
-
-
-def test_a_static_cache_changes_nothing(model, inputs):
-    with gp.prune(model, gp.ClsVisual(keep=0.4)):
-        dynamic = model.generate(**inputs, **GREEDY)
-        static = model.generate(**inputs, **GREEDY, cache_implementation="static", disable_compile=True)
-    assert static.sequences.equal(dynamic.sequences)
-    assert relative_difference(static.logits, dynamic.logits) < 1e-5
+@pytest.mark.parametrize("mode", ["greedy", "beams", "no cache"])
+def test_behind_a_video_every_way_to_generate_equals_the_masked_oracle(model, mode):
+    inputs = tiny_inputs(model, ALL_KINDS)
+    with gp.prune(model, PRUNER) as run:
+        pruned = generate(model, inputs, **MODES[mode])
+    wanted = oracle(model, run, inputs, **MODES[mode])
+    assert pruned.sequences.equal(wanted.sequences)
+    assert relative_difference(pruned.logits, wanted.logits) < TOLERANCE
 
 
 # Positions
@@ -100,13 +86,6 @@ def test_positions_are_those_of_the_unpruned_model(model, seconds):
     assert given.equal(plain.expand(3, len(wanted[0]), -1))
 
 
-def test_a_plain_forward_with_keep_1_is_the_stock_model_bit_for_bit(model, inputs):
-    with torch.no_grad():
-        stock = model(**inputs).logits
-        with gp.prune(model, gp.Spatial(keep=1)):
-            assert model(**inputs).logits.equal(stock)
-
-
 def test_a_plain_forward_equals_the_oracle(model, inputs):
     with torch.no_grad(), gp.prune(model, gp.ClsVisual(keep=0.5)) as run:
         pruned = model(**inputs).logits
@@ -114,11 +93,6 @@ def test_a_plain_forward_equals_the_oracle(model, inputs):
         wanted = model(**inputs).logits
     for b, row in enumerate(run.rows):
         assert relative_difference([pruned[b, -len(row.column) :]], [wanted[b, row.column]]) < 1e-5
-
-
-@pytest.mark.parametrize("positions", ["preserved", "reassigned"])
-def test_a_loop_of_ones_own_equals_generate(model, positions):
-    loop_equals_generate(model, tiny_inputs(model, [(1, 5, 7), (2, 2, 9), (1, 9, 3)]), positions)
 
 
 def test_a_loop_of_ones_own_goes_on_where_the_stock_models_does(model):
@@ -135,10 +109,11 @@ def test_a_second_turn_on_the_kept_cache_equals_the_oracle(model):
 
     def two_turns():
         cache = DynamicCache(config=model.config.get_text_config())
-        first = model.generate(**inputs, **GREEDY, past_key_values=cache).sequences
+        first = generate(model, inputs, past_key_values=cache).sequences
         ids = torch.cat([first, torch.tensor([[11, 12, 13]])], 1)
         kinds = family_of(model.config).tiny_visuals(model.config).extra(ids)
-        return model.generate(ids, attention_mask=torch.ones_like(ids), **kinds, **GREEDY, past_key_values=cache)
+        turn = {"input_ids": ids, "attention_mask": torch.ones_like(ids), **kinds}
+        return generate(model, turn, past_key_values=cache)
 
     with gp.prune(model, gp.ClsVisual(keep=0.4)) as run:
         pruned = two_turns()
@@ -179,7 +154,7 @@ def test_each_policy_runs_in_generate(windowed, policy, prompts, following):
     """The LLM alone, fed the kept embeddings and the ids of the policy, then one id after the other."""
     inputs = tiny_inputs(windowed, prompts)
     with gp.prune(windowed, gp.Spatial(keep=0.5), policy) as run:
-        pruned = windowed.generate(**inputs, **GREEDY)
+        pruned = generate(windowed, inputs)
     row = run.rows[0]
     embeds = windowed.get_input_embeddings()(inputs["input_ids"])
     embeds[0, row.layout.column[row.selection.kept]] = row.features

@@ -12,7 +12,8 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families, family_of
-from support.tiny_generation import CONTROL, PRUNER, TOLERANCE, generate, model_of
+from support.families import model_of
+from support.generating import CONTROL, PRUNER, TOLERANCE, generate
 
 BY_COLUMN = ("token_type_ids", "mm_token_type_ids")
 each_family = pytest.mark.parametrize("name", families())

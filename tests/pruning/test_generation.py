@@ -98,7 +98,7 @@ def test_a_common_shift_of_all_ids_changes_nothing_since_rope_is_relative(model)
 
 def test_a_loop_of_ones_own_equals_generate(model, inputs):
     with gp.prune(model, gp.ClsVisual(keep=0.4), "reassigned") as run, torch.no_grad():
-        wanted = generate(model, inputs).sequences[:, inputs["input_ids"].shape[1] :]
+        wanted = generate(model, inputs, suppress_tokens=None).sequences[:, inputs["input_ids"].shape[1] :]
         mask = inputs["attention_mask"]
         # Positions as `generate` derives them; a plain forward would count the padding.
         out = model(**inputs, position_ids=(mask.cumsum(1) - 1).clamp(min=0))

@@ -12,17 +12,9 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families
-from support.tiny_generation import CONTROL, PRUNER, TOLERANCE, generate, model_of
+from support.families import PROMPTS, model_of
+from support.generating import CONTROL, MODES, PRUNER, TOLERANCE, generate, snapshot
 
-PROMPTS = [(1, 5, 7), (2, 2, 4), (1, 9, 3)]  # left padded; see tiny_inputs
-MODES = {
-    "greedy": {},
-    "beams": {"num_beams": 3},
-    "samples": {"do_sample": True, "num_return_sequences": 2, "top_k": 20},
-    "no cache": {"use_cache": False},
-    "drafts": {"prompt_lookup_num_tokens": 3},
-    "static": {"cache_implementation": "static"},
-}
 COPIES = {"beams": 3, "samples": 2}
 
 each_family = pytest.mark.parametrize("name", families())
@@ -66,16 +58,6 @@ def test_stock_generate_gives_what_the_oracle_and_the_context_give(name, policy,
 
 
 @each_family
-def test_keep_1_is_the_stock_model_bit_for_bit(name):
-    model = model_of(name)
-    inputs = inputs_of(model, "greedy")
-    stock = generate(model, inputs)
-    for policy in ("preserved", "reassigned", "reassigned-image", "stretched"):
-        whole = generate(model, gp.prune_inputs(model, inputs, gp.ClsVisual(keep=1), policy))
-        assert all(a.equal(b) for a, b in zip(whole.logits, stock.logits, strict=True))
-
-
-@each_family
 def test_nothing_is_changed_on_the_model_and_among_the_inputs(name):
     model = tiny_model(name)
     generate(model, tiny_inputs(model, PROMPTS))  # transformers leaves hooks of its own in the first forward
@@ -89,15 +71,6 @@ def test_nothing_is_changed_on_the_model_and_among_the_inputs(name):
     generate(model, short, num_beams=2)
     again = gp.prune_inputs(model, inputs, PRUNER)["mm_encoder_outputs"]["image"].pooler_output
     assert all(a.equal(b) for a, b in zip(features, again, strict=True))
-
-
-def snapshot(model):
-    base = model.base_model
-    return (
-        {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()},
-        sorted(vars(model)),
-        {key: str(value) for key, value in vars(base).items() if key != "_modules"},
-    )
 
 
 def labelled(inputs):

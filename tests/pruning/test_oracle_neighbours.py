@@ -15,10 +15,9 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families, family_of
-from groundprune.families.tiny_parts import IMAGE, VIDEO
 from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import encode_inputs
-from support.generating import GREEDY, TOLERANCE
+from support.generating import TOLERANCE, generate
 from support.inside import LastRow, Staged
 
 NAMES = list(families())
@@ -27,10 +26,6 @@ model_of = functools.cache(functools.partial(tiny_model, layers=4))
 
 
 each_family = pytest.mark.parametrize("name", NAMES)
-
-
-def generate(model, inputs, **options):
-    return model.generate(**inputs, **{"max_new_tokens": 4, "suppress_tokens": [VIDEO, IMAGE], **GREEDY, **options})
 
 
 def cache_of(model, static=False):

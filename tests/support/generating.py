@@ -1,17 +1,30 @@
 """How tests generate, and what pruning must leave as it was."""
 
+import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
+import groundprune as gp
 from groundprune.exactness.oracle import hidden_columns, hide
-from groundprune.families.tiny_parts import IMAGE
+from groundprune.families.tiny_parts import IMAGE, VIDEO
 
 GREEDY = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True}
-TOLERANCE = 1e-5
+MODES = {
+    "greedy": {},
+    "beams": {"num_beams": 3},
+    "samples": {"do_sample": True, "num_return_sequences": 2, "top_k": 20},
+    "no cache": {"use_cache": False},
+    "drafts": {"prompt_lookup_num_tokens": 3},
+    "static": {"cache_implementation": "static"},
+}
+TOLERANCE, CONTROL = 1e-5, 1e-2  # what is the same is nearer than the one, what is not is farther than the other
+PRUNER = gp.ClsVisual(keep=0.4)
 
 
 def generate(model, inputs, **options):
-    # Without a cache a placeholder that the random model says would be taken for an image.
-    return model.generate(**inputs, **{"max_new_tokens": 6, "suppress_tokens": [IMAGE], **GREEDY, **options})
+    """Six greedy tokens by default, with logits."""
+    torch.manual_seed(3)
+    # A random model may say a placeholder, which a prefill of all columns (no cache) would take for an image.
+    return model.generate(**{**inputs, "max_new_tokens": 6, "suppress_tokens": [VIDEO, IMAGE], **GREEDY, **options})
 
 
 def oracle(model, run, inputs, **options):
@@ -26,5 +39,5 @@ def snapshot(model):
         dict(ALL_ATTENTION_FUNCTIONS._local_mapping),
         {name: (len(m._forward_hooks), len(m._forward_pre_hooks)) for name, m in model.named_modules()},
         sorted(vars(model)),
-        sorted(vars(model.model)),
+        {name: str(value) for name, value in vars(model.base_model).items() if name != "_modules"},
     )

@@ -7,39 +7,10 @@ import torch
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
-from groundprune.exactness.oracle import hidden_columns, hide
-from groundprune.exactness.verify import relative_difference
 from groundprune.families import family_of
-from groundprune.families.tiny_parts import IMAGE, VIDEO
 from groundprune.probes import tower
 from groundprune.probes.tower import record_of, recordable
 from groundprune.signals import TOWER_HIDDEN
-
-PROMPTS = [(1, 5, 7), (2, 2, 4), (1, 9, 3)]  # left padded; see tiny_inputs
-PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
-GREEDY = {"do_sample": False, "return_dict_in_generate": True, "output_logits": True, "max_new_tokens": 6}
-
-
-def exact(model, inputs, pruner):
-    """All facts of gp.verify; shown where one fails."""
-    found = gp.verify(model, inputs, pruner)
-    assert found.passed, found
-    assert found.control > 1e-2
-
-
-def equals_oracle(model, inputs, pruner, **options):
-    """Generation with the pruner is that of the masked oracle, and with reassigned positions it is not."""
-    # A random model may say a placeholder, which a prefill of all columns (no cache) would take for an image.
-    settings = {**inputs, **GREEDY, "suppress_tokens": [VIDEO, IMAGE], **options}
-    with gp.prune(model, pruner) as run:
-        pruned = model.generate(**settings)
-    with hide(model, hidden_columns(run.prompt)):
-        wanted = model.generate(**settings)
-    assert pruned.sequences.equal(wanted.sequences)
-    assert relative_difference(pruned.logits, wanted.logits) < 1e-5
-    with gp.prune(model, pruner, "reassigned"):
-        control = model.generate(**settings)
-    assert relative_difference(control.logits[:1], wanted.logits[:1]) > 1e-2
 
 
 def own_loop(model, inputs, steps=6, **extra):
@@ -51,13 +22,6 @@ def own_loop(model, inputs, steps=6, **extra):
             tokens.append(out.logits[:, -1].argmax(-1, keepdim=True))
             out = model(input_ids=tokens[-1], past_key_values=out.past_key_values, **extra)
     return torch.cat(tokens, 1)
-
-
-def loop_equals_generate(model, inputs, positions):
-    """A loop of one's own inside of the context gives the tokens of `generate`."""
-    with gp.prune(model, gp.ClsVisual(keep=0.4), positions):
-        wanted = model.generate(**{**inputs, **GREEDY}).sequences[:, inputs["input_ids"].shape[1] :]
-        assert own_loop(model, inputs).equal(wanted)
 
 
 def encode(model, inputs, modality, *needs):
