@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import re
 
 import pytest
 import torch
@@ -12,22 +11,23 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families, family_of
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
 from support.embedder import Embedder
-from tools.docs.catalogue import families_table, served_by_family
+from tools.docs.catalogue import served_by_family, served_table
 
 PAIRS = list(itertools.product(families(), pruner_names()))
 
 
 @functools.cache
 def model(family):
-    return tiny_model(family, layers=16)
+    return tiny_model(family)
 
 
 @functools.cache
 def claimed():
-    """By family the pruners that docs/catalogue.md names as served."""
-    sections = re.split(r"^### ", families_table(), flags=re.MULTILINE)[1:]
-    served = {s.splitlines()[0]: re.search(r"^- Pruners served: (.*)$", s, re.MULTILINE).group(1) for s in sections}
-    return {family: re.findall(r"`([^`]+)`", names) for family, names in served.items()}
+    """By family the pruners that the matrix of docs/catalogue.md ticks."""
+    head, _, *rows = (line.split("|")[1:-1] for line in served_table().split("\n\n")[0].splitlines())
+    ticked = {row[0].strip(" `"): [cell.strip() == "✓" for cell in row[1:]] for row in rows}
+    columns = enumerate(family.strip() for family in head[1:])
+    return {family: [name for name, row in ticked.items() if row[i]] for i, family in columns}
 
 
 def pruning(family, name):
