@@ -2,7 +2,6 @@
 
 import functools
 import itertools
-import re
 
 import pytest
 import torch
@@ -12,7 +11,7 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families, family_of
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
 from support.embedder import Embedder
-from tools.docs.catalogue import families_table, served_by_family
+from tools.docs.catalogue import served_by_family, served_table
 
 PAIRS = list(itertools.product(families(), pruner_names()))
 
@@ -24,10 +23,10 @@ def model(family):
 
 @functools.cache
 def claimed():
-    """By family the pruners that docs/catalogue.md names as served."""
-    sections = re.split(r"^### ", families_table(), flags=re.MULTILINE)[1:]
-    served = {s.splitlines()[0]: re.search(r"^- Pruners served: (.*)$", s, re.MULTILINE).group(1) for s in sections}
-    return {family: re.findall(r"`([^`]+)`", names) for family, names in served.items()}
+    """By family the pruners that the matrix of docs/catalogue.md marks as served."""
+    lines = [line for line in served_table().splitlines() if line.startswith("|")]
+    header, _, *rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in lines]
+    return {family: [row[0] for row in rows if row[column] == "✓"] for column, family in enumerate(header) if column}
 
 
 def pruning(family, name):
