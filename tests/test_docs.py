@@ -21,6 +21,7 @@ from PIL import Image
 
 import groundprune as gp
 from groundprune.cli import main
+from groundprune.pruners import pruner_class
 from tools.pocket_training.__main__ import main as train_pocket
 
 ROOT = Path(__file__).parents[1]
@@ -249,6 +250,9 @@ class TestSite:
         pages, folder = site
         ids = Assets(pages[folder / "api" / "index.html"]).ids
         assert {f"groundprune.{name}" for name in gp.__all__} <= ids
+        methods = Assets(pages[folder / "api" / "pruners.html"]).ids
+        for cls in map(pruner_class, gp.pruner_names()):
+            assert f"{cls.__module__}.{cls.__name__}" in methods
 
     def test_snippets_and_tables_are_there(self, site):
         pages, folder = site

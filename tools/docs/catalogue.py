@@ -43,6 +43,13 @@ def method(cls: type[Pruner]) -> str:
     return _paragraph(said).removeprefix(f"`{cls.name}`: ").removesuffix(".")
 
 
+def methods_reference() -> str:
+    """Every registered pruner's class, for mkdocstrings to render."""
+    classes = [pruner_class(name) for name in pruner_names()]
+    places = [f"::: {cls.__module__}.{cls.__qualname__}\n    options:\n      heading_level: 3" for cls in classes]
+    return "\n" + "\n\n".join(places) + "\n\n"
+
+
 def families_table() -> str:
     """Every family: its model types, how its boxes are said, and what its file says of it."""
     rows = ["| family | what it is | model types | codec | frame |", "| :-- | :-- | :-- | :-- | :-- |"]

@@ -19,7 +19,7 @@ from groundprune.evaluation import results
 from groundprune.evaluation.results import read_summary
 from groundprune.report.tables import markdown_table
 from tools.docs.benchmarks import coverage_table, prefill_table, selection_table, throughput_table
-from tools.docs.catalogue import catalogue_file, families_table, pruners_table, served_table
+from tools.docs.catalogue import catalogue_file, families_table, methods_reference, pruners_table, served_table
 from tools.docs.deviations import deviations_list
 from tools.docs.pictures import PICTURES, picture_svg
 
@@ -63,6 +63,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "throughput": lambda root: throughput_table(_read(root / BENCHMARKS / "vllm_throughput.json")),
     "pruners": lambda _: pruners_table(),
     "families": lambda _: families_table(),
+    "methods": lambda _: methods_reference(),
     "served": lambda _: served_table(),
     "deviations": lambda _: deviations_list(),
     "files": result_files,

@@ -27,7 +27,7 @@ class Trim(Pruner):
     """Needs the prompt's text and a CLIP text tower.
 
     The appended mean takes the slot and id of the first patch that was dropped: the most relevant of those that it
-    stands for. The official code, which renumbers, puts it last.
+    stands for. The official code, which renumbers, puts the mean last.
 
     Args:
         sign: -1 (the official code) keeps the patches with the LOWEST dot product; 1 the highest, as the paper says.

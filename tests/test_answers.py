@@ -123,3 +123,25 @@ class TestSettings:
 
     def test_braces_are_only_text(self, loaded, noise):
         assert ask(loaded, noise, "the {expression} {0} circle").total_tokens == SIDE * SIDE
+
+
+class TestInputs:
+    def test_of_a_batch_are_those_of_each_request_padded_on_the_left(self):
+        model, processor = gp.load("pocket", device="cpu")
+        scene = gp.scene(3)
+        texts = [*scene.expressions][:2]
+        batch = gp.inputs_for(model, processor, [scene.image] * len(texts), texts)
+        for row, mask, text in zip(batch["input_ids"], batch["attention_mask"], texts, strict=True):
+            alone = gp.inputs_for(model, processor, scene.image, text)
+            assert row[mask.bool()].equal(alone["input_ids"][0])
+
+    def test_ask_for_one_image_to_a_text(self, loaded, noise):
+        with pytest.raises(gp.GroundPruneError, match="1 images and 2 texts given"):
+            gp.inputs_for(*loaded, noise, ["a", "b"])
+
+    def test_scenes_are_functions_of_their_seed(self):
+        first, again, other = gp.scene(3), gp.scene(3), gp.scene(4)
+        assert (first.expressions, first.questions) == (again.expressions, again.questions)
+        assert first.image.tobytes() == again.image.tobytes() != other.image.tobytes()
+        with pytest.raises(gp.GroundPruneError, match="seed must be 0 to 8999999"):
+            gp.scene(-1)
