@@ -7,13 +7,13 @@ import pytest
 import torch
 
 import groundprune as gp
-from checkpoints import save_tiny
 from groundprune.checkpoints.prompts import model_inputs, prompt_for
 from groundprune.data import scene_samples
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import Runner, Setting, compare, evaluate, kept_grids, read_rows
 from groundprune.evaluation.rows import KeptCells
 from groundprune.evaluation.runner import prune as in_context
+from support.checkpoints import save_tiny
 
 NEW = {"grids", "kept_cells"}
 QUICK = {"pruners": ["random", "fastv"], "keeps": [0.5], "positions": ["preserved"], "progress": False}

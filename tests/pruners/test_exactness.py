@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import groundprune as gp
+from groundprune.exactness import replay
 from groundprune.exactness import verify as verification
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families
@@ -162,8 +163,8 @@ def drawn(family, given, seed, **options):
 
 @pytest.mark.parametrize("name", [name for name in pruner_names() if pruner_class(name).merges_in])
 def test_the_oracle_of_a_merger_fails_without_the_merged_features(name, monkeypatch):
-    monkeypatch.setattr(verification, "_with_features", lambda encoder, *_: encoder)
-    monkeypatch.setattr(verification, "_merged_states", lambda *_: [])
+    monkeypatch.setattr(replay, "_with_features", lambda encoder, *_: encoder)
+    monkeypatch.setattr(verification, "merged_states", lambda *_: [])
     found = verify("llava", make_pruner(name, 0.6))
     assert found.keep_all_exact
     assert found.difference > 1e-3

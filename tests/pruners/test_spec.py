@@ -145,7 +145,8 @@ class TestSettings:
         samples = tmp_path / "samples.jsonl"
         samples.write_text("".join(json.dumps(row) + "\n" for row in rows))
         before = samples.read_text()
-        with Results(tmp_path, stored.run, stored.about, settings, 1) as results:
+        now = {"protocol": "native", "source": None, **stored.run}  # as `compare` says it today
+        with Results(tmp_path, now, stored.about, settings, 1) as results:
             assert all(results.done(setting) == {"a"} for setting in settings)
             assert results.settings == settings
             assert results.save().complete

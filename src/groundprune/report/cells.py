@@ -56,8 +56,3 @@ def _figure(found: Sequence[tuple[float, tuple[float, float]]], form: str = ".1f
     values, lows, highs = zip(*((value, *interval) for value, interval in found), strict=True)
     mean, low, high = (f"{100 * value:{form}}" for value in (statistics.fmean(values), min(lows), max(highs)))
     return f"{mean} [{low}, {high}]"
-
-
-def short_name(pruner: str) -> str:
-    """A pruner of one's own goes by its class."""
-    return pruner.rpartition(":")[2]

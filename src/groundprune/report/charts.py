@@ -13,7 +13,7 @@ from matplotlib.axes import Axes
 
 from groundprune.evaluation.specs import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import SettingResult, Share, Summary
-from groundprune.report.cells import short_name
+from groundprune.pruners.spec import short_name
 from groundprune.report.headline import Shown
 from groundprune.report.style import UNPRUNED_LOOK, Look, look_of
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.specs import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import SettingResult, Summary
-from groundprune.report.cells import short_name
+from groundprune.pruners.spec import short_name
 from groundprune.report.tables import DETAILED
 
 

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 from matplotlib.colors import Normalize
 
 from groundprune.evaluation.summary import Summary
-from groundprune.report.cells import short_name
+from groundprune.pruners.spec import short_name
 from groundprune.report.charts import Chart, percent, share_of
 from groundprune.report.style import GAINS, LEVELS
 

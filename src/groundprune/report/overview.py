@@ -8,7 +8,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.summary import Share, Summary
 from groundprune.pruners import Pruner, Spec, make_pruner, pruner_names
-from groundprune.report.cells import short_name
+from groundprune.pruners.spec import short_name
 
 MANY = 6  # pruners, from which on they are shown together
 BEFORE, WITH_TEXT, INSIDE = "image", "image and text", "inside of the LLM"
@@ -137,9 +137,8 @@ def _skipped(summary: Summary, pruner: str | None, budget: str | None) -> bool:
 
 def _made(name: str, keep: str) -> Pruner | None:
     """None for a pruner of one's own: a report does not run the code of the file that it names."""
-    if Spec.parse(name).pruner not in pruner_names():
-        return None
     try:
-        return make_pruner(name, keep)
+        known = Spec.parse(name).pruner in pruner_names()
+        return make_pruner(name, keep) if known else None
     except GroundPruneError:
         return None

@@ -11,7 +11,7 @@ from matplotlib.axes import Axes
 
 from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.summary import SettingResult, Share, Summary
-from groundprune.report.cells import short_name
+from groundprune.pruners.spec import short_name
 from groundprune.report.charts import TASKS, Chart, kept_percent, percent_axis, share_of, share_told
 from groundprune.report.overview import BEFORE, INSIDE, WITH_TEXT, columns, knows, pruners_of
 from groundprune.report.style import UNPRUNED_LOOK, Look

@@ -19,8 +19,9 @@ from rich.text import Text
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.specs import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import Summary
+from groundprune.pruners.spec import short_name
 from groundprune.report import overview
-from groundprune.report.cells import EMPTY, accuracy, gain, kept, short_name
+from groundprune.report.cells import EMPTY, accuracy, gain, kept
 from groundprune.report.notes import notes
 
 DETAILED = ("cls-visual", "0.5")  # the pruner and keep shown by type of question, where they were run
