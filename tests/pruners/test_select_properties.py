@@ -144,7 +144,8 @@ def test_of_equal_scores_the_earlier_counts_as_the_larger(name, seed, data):
 @given(seed=st.integers(0, 10_000), data=st.data())
 def test_of_tokens_that_are_alike_the_earlier_are_kept(name, seed, data):
     level, count, generator = tied(seed, data, name)
-    features = torch.randint(-4, 5, (4, 8), generator=generator).float()[level]
+    # Of length 2: products are exact, so that what is alike stays so whatever order a kernel sums in.
+    features = (2.0 * torch.randint(2, (4, 4), generator=generator) - 1)[level]
     kept, weight = run(name, level.float(), features, count)
     holds(kept, weight, count)
     for mine in (torch.isin((level == one).nonzero()[:, 0], kept) for one in level.unique()):
