@@ -21,13 +21,14 @@ STORED = Path(__file__).parents[2] / "results" / "compare" / "seed0" / "summary.
 
 KINDS_FILE = f"{Path(__file__).parents[1] / 'support' / 'kinds_of_options.py'}:Kinds"
 Kinds = pruner_class(KINDS_FILE)
+MARKS = st.text(alphabet='ab:,=" ', min_size=1)
 VALUES = st.fixed_dictionaries(
     {
         "share": st.floats(allow_nan=False),
         "count": st.none() | st.integers(),
         "flag": st.booleans(),
-        "word": st.text() | st.sampled_from(["none", "None", 'a:b,c="d"', " x ", "", '"']),
-        "maybe": st.none() | st.text() | st.sampled_from(["none", ":", "true"]),
+        "word": st.text() | MARKS | st.sampled_from(["none", "None", 'a:b,c="d"', " x ", "", '"']),
+        "maybe": st.none() | st.text() | MARKS | st.sampled_from(["none", ":", "true"]),
     }
 )
 BUDGETS = st.sampled_from([{"keep": "0.25"}, {"keep": "1/3"}, {"tokens": "64"}])
@@ -43,7 +44,7 @@ def test_what_is_printed_is_read_back(options, budget):
     assert split_outside_quotes(f"random,{spec},spatial", ",") == ["random", str(spec), "spatial"]
 
 
-@given(st.text(min_size=1), st.text(), st.text())
+@given(MARKS, MARKS, st.text())
 def test_a_path_and_a_value_of_any_text_are_read_back(path, value, other):
     spec = Spec(f"{path}.py:Mine", keep="0.5", options={"one": value, "two": other})
     assert Spec.parse(str(spec)) == spec

@@ -91,14 +91,16 @@ class Spec:
         """For people: a pruner of one's own goes by its class; without the budget."""
         return str(Spec(self.pruner.rpartition(":")[2], options=self.options))
 
-    def make_pruner(self, keep: object = None, tokens: object = None, **options: object) -> Pruner:
+    def make_pruner(self, keep: Any = None, tokens: Any = None, **options: Any) -> Pruner:
         """The pruner. keep, tokens, options: what the spec leaves open.
 
         Raises GroundPruneError for an unknown name or option (with those that there are), a value of another type,
         and for what is given in both places.
         """
         cls, label = pruner_class(self.pruner), self.pruner.rpartition(":")[2]
-        own = {key: value for key in BUDGET if (value := getattr(self, key)) is not None} | dict(self.options)
+        own: dict[str, Any] = {key: value for key in BUDGET if (value := getattr(self, key)) is not None} | dict(
+            self.options
+        )
         more = {key: value for key, value in (("keep", keep), ("tokens", tokens)) if value is not None}
         more |= {key: Quoted(value) if isinstance(value, str) else value for key, value in options.items()}
         for key in more:

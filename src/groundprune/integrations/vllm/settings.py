@@ -52,7 +52,7 @@ class Settings(Spec):
     @staticmethod
     def read(config: Any) -> Settings:
         """The settings in a model's config. Raises GroundPruneError where there are none, or other keys than ours."""
-        given = getattr(config, KEY, None)
+        given: Any = getattr(config, KEY, None)
         try:
             return Settings.from_dict(given or {})
         except GroundPruneError as error:
