@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+import transformers
 
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
@@ -58,6 +59,8 @@ def test_scores_are_the_attention_within_ones_own_image(model, inputs, monkeypat
     if attention == "eager":
         monkeypatch.setattr(tower.config, "_attn_implementation", "eager")
     if attention == "flash":
+        if transformers.__version__.startswith("5.19."):
+            pytest.skip("5.19 gives flash attention no lengths for Pixtral: images would see each other")
         use_flash(monkeypatch, tower)
     _, record = encode(model, inputs, "image", received(layer))
     start = 0

@@ -9,6 +9,7 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from support.closeness import assert_near
 from support.generating import TOLERANCE, generate, oracle
+from support.versions import needs_chunks
 
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
 
@@ -157,6 +158,7 @@ def test_the_loss_is_that_of_the_labels_that_stayed(model):
     assert_near(pruned, wanted)
 
 
+@needs_chunks
 def test_a_prefill_in_chunks_changes_nothing(model, inputs):
     with gp.prune(model, gp.ClsVisual(keep=0.4)):
         wanted = generate(model, inputs)

@@ -14,6 +14,7 @@ from groundprune.exactness.verify import relative_difference
 from groundprune.families import families
 from support.families import PROMPTS, model_of
 from support.generating import CONTROL, MODES, PRUNER, TOLERANCE, generate, snapshot
+from support.versions import needs_chunks
 
 COPIES = {"beams": 3, "samples": 2}
 
@@ -231,6 +232,7 @@ def test_one_row_without_a_cache_is_not_taken_for_packed_sequences():
     assert relative_difference(generate(model, ones, use_cache=False).logits, wanted.logits) > CONTROL
 
 
+@needs_chunks
 @pytest.mark.parametrize("name", [name for name, family in families().items() if not family.bidirectional])
 def test_prefill_in_chunks_is_exact_where_images_are_read_causally(name):
     model = model_of(name)

@@ -19,6 +19,7 @@ from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import encode_inputs
 from support.generating import TOLERANCE, generate
 from support.inside import LastRow, Staged
+from support.versions import needs_later_images
 
 NAMES = list(families())
 BEFORE, INSIDE = gp.Spatial(keep=0.4), Staged(keep=0.4)
@@ -100,6 +101,7 @@ def test_a_later_turn_of_text_behind_stages(name):
     text_turn_equals_oracle(model_of(name), INSIDE)
 
 
+@needs_later_images
 @each_family
 def test_an_image_in_a_later_turn(name):
     model = model_of(name)
@@ -111,6 +113,7 @@ def test_an_image_in_a_later_turn(name):
     equals_oracle(model, run, pruned, turns)
 
 
+@needs_later_images
 @each_family
 def test_an_image_behind_a_turn_of_text(name):
     model = model_of(name)

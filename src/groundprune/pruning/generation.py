@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import Cache
+from transformers.generation import utils as generation_utils
 from transformers.utils import ModelOutput
 
 from groundprune.errors import GroundPruneError, Unservable
@@ -30,6 +31,8 @@ from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn, unpruned_prompt
 from groundprune.signals import TowerRecord
 
+# Whether `generate` cuts what was encoded along with a prompt: 5.23 does, 5.19 does not.
+CUTS_IMAGES = hasattr(generation_utils, "_slice_mm_encoder_output")
 _OWNER = "groundprune_owner"
 _STATE = "groundprune_prompt"  # of a cache: the PrunedPrompt that filled it
 _PREPARED = "groundprune_prepared"  # marks the inputs of a forward that `generate` calls
@@ -127,8 +130,11 @@ class Calls:
             return None
         config = given.get("generation_config") or self.plan.model.generation_config
         chunk = given.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        if chunk is not None and (self.layers.hooked or self.plan.family.bidirectional):
-            raise Unservable("this model or pruner needs prompts in one piece: leave prefill_chunk_size unset")
+        whole = self.layers.hooked or self.plan.family.bidirectional or not CUTS_IMAGES
+        if chunk is not None and whole:
+            raise Unservable(
+                "this model, pruner or transformers needs prompts in one piece: leave prefill_chunk_size unset"
+            )
         mask = given.get("attention_mask")
         if state is None and mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
             raise Unservable("generate with pruning needs left padding: set tokenizer.padding_side = 'left'")
