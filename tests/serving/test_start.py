@@ -1,10 +1,13 @@
 """What cannot work is refused before an engine starts, and the message names the option."""
 
+from importlib.metadata import PackageNotFoundError
+from types import SimpleNamespace
+
 import pytest
 
 import groundprune as gp
 from groundprune.families import families
-from groundprune.integrations import vllm as plugin
+from groundprune.integrations.vllm import versions
 from groundprune.integrations.vllm.running import why_ended
 from support.engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt, save_checkpoint
 
@@ -125,7 +128,9 @@ def test_a_sliding_window_that_would_act_is_refused(tmp_path):
 @pytest.mark.parametrize("installed", ["0.31.2", "0.33.0", "1.0"])
 def test_another_vllm_is_refused(installed, monkeypatch, checkpoint):
     folder = checkpoint("llava")[0]
-    monkeypatch.setattr(plugin.importlib.metadata, "version", lambda name: installed)
+    # Not in importlib.metadata itself: vLLM asks it which platform it is built for.
+    metadata = SimpleNamespace(version=lambda name: installed, PackageNotFoundError=PackageNotFoundError)
+    monkeypatch.setattr(versions, "importlib", SimpleNamespace(metadata=metadata))
     with pytest.raises(gp.GroundPruneError, match=f"vLLM {installed} is not supported"):
         configure(folder, gp.vllm_overrides(folder, gp.Spatial(keep=0.5)))
 
