@@ -12,26 +12,9 @@ from PIL import Image, ImageStat
 
 import groundprune.checkpoints.load
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
+from support.own_pruner import OWN_PRUNER
 
-SCENE = make_scene(TEST_SEEDS[7])
-
-# As README shows it.
-OWN_PRUNER = """
-import groundprune as gp
-
-
-class FeatureNorm(gp.Pruner):
-    name = "feature-norm"
-
-    def score(self, signals, layout, stage):
-        return signals.projected.norm(dim=-1)
-"""
-
-
-@pytest.fixture(autouse=True)
-def inside_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(SCENE.image).save("scene.png")
+pytestmark = pytest.mark.usefixtures("beside_a_scene")
 
 
 @pytest.fixture

@@ -3,16 +3,11 @@
 import json
 
 import pytest
-from PIL import Image
 
 from groundprune.cli import main
 from support.checkpoints import save_text_model, save_tiny_llava
 
-
-@pytest.fixture(autouse=True)
-def inside_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (60, 40), "grey").save("photo.png")
+pytestmark = pytest.mark.usefixtures("beside_a_photo")
 
 
 @pytest.fixture(scope="module")

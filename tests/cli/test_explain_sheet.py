@@ -3,19 +3,13 @@
 import os
 
 import pytest
-from PIL import Image
 
 import groundprune as gp
 from groundprune.cli import main
-from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 
 TEXT = "the small purple object"
 
-
-@pytest.fixture(autouse=True)
-def inside_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Image.fromarray(make_scene(TEST_SEEDS[7]).image).save("scene.png")
+pytestmark = pytest.mark.usefixtures("beside_a_scene")
 
 
 def test_written(capsys, tmp_path):

@@ -18,10 +18,7 @@ from groundprune.report.writing import replacing
 PROGRAM = [sys.executable, "-m", "groundprune"]
 
 
-@pytest.fixture(autouse=True)
-def inside_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    Image.new("RGB", (60, 40), "grey").save("photo.png")
+pytestmark = pytest.mark.usefixtures("beside_a_photo")
 
 
 def environment(**given):

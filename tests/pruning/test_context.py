@@ -7,23 +7,13 @@ import pytest
 import torch
 
 import groundprune as gp
-from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.tiny import tiny_inputs
 from groundprune.pruning.encode_once import EncodedImages
 from groundprune.signals import TextEmbedder
 from support.closeness import assert_near
 from support.generating import generate, oracle, snapshot
 
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("llava", side=6)
-
-
-@pytest.fixture(scope="module")
-def inputs(model):
-    return tiny_inputs(model, [(1, 5, 7), (2, 2, 4), (1, 9, 3)])  # left padded, 36, 72 and 36 visual tokens
 
 
 def test_leaving_the_context_leaves_nothing_behind(model, inputs):

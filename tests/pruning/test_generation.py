@@ -5,23 +5,13 @@ import torch
 
 import groundprune as gp
 from groundprune.exactness.oracle import hidden_columns, hide
-from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.tiny import tiny_inputs
 from groundprune.exactness.verify import relative_difference
 from support.closeness import assert_near
 from support.generating import TOLERANCE, generate, oracle
 from support.versions import needs_chunks
 
 PRUNERS = [gp.ClsVisual, gp.Random, gp.Spatial]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("llava", side=6)
-
-
-@pytest.fixture(scope="module")
-def inputs(model):
-    return tiny_inputs(model, [(1, 5, 7), (2, 2, 4), (1, 9, 3)])  # left padded, 36, 72 and 36 visual tokens
 
 
 @pytest.mark.parametrize("pruner", PRUNERS)

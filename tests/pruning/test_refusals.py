@@ -8,16 +8,6 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from support.generating import generate, snapshot
 
 
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("llava", side=6)
-
-
-@pytest.fixture(scope="module")
-def inputs(model):
-    return tiny_inputs(model, [(1, 5, 7), (2, 2, 4), (1, 9, 3)])  # left padded, 36, 72 and 36 visual tokens
-
-
 class TestRefusals:
     """What cannot work is refused before the LLM runs, with the reason."""
 

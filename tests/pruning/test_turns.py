@@ -8,19 +8,9 @@ from transformers import DynamicCache, StaticCache
 
 import groundprune as gp
 from groundprune.exactness.oracle import hidden_columns, hide
-from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.exactness.tiny import tiny_inputs
 from groundprune.exactness.verify import relative_difference
 from support.generating import TOLERANCE, generate
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_model("llava", side=6)
-
-
-@pytest.fixture(scope="module")
-def inputs(model):
-    return tiny_inputs(model, [(1, 5, 7), (2, 2, 4), (1, 9, 3)])  # left padded, 36, 72 and 36 visual tokens
 
 
 def test_a_second_turn_on_the_kept_cache_equals_the_oracle(model):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -122,6 +122,14 @@ def open_image(group: Sequence[Sample], unreadable: dict[str, str]) -> tuple[lis
         return [], None
     unreadable |= {s.id: why for s in group if (why := s.impossible(*image.size))}
     return [s for s in group if s.id not in unreadable], image
+
+
+def readable(samples: Sequence[Sample], among: Collection[str], unreadable: dict[str, str]) -> list[Sample]:
+    """The samples that can be asked, of which those with the ids of `among` are looked at; encodes nothing."""
+    for sample in samples:
+        if sample.id in among:
+            open_image([sample], unreadable)
+    return [s for s in samples if s.id not in unreadable]
 
 
 def _words(config: Any, inputs: dict[str, Any], asked: Sequence[tuple[Sample, Image.Image, int]]) -> dict[str, Words]:

@@ -14,7 +14,7 @@ from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.memory import halving
-from groundprune.evaluation.preparing import Prepared, open_image, prepare
+from groundprune.evaluation.preparing import Prepared, prepare, readable
 from groundprune.evaluation.rows import KeptCells
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.specs import Setting
@@ -87,10 +87,7 @@ class Runner:
 
     def leave_out_unreadable(self, among: Collection[str]) -> None:
         """Drop the samples with these ids that cannot be asked; encodes nothing."""
-        for sample in self.samples:
-            if sample.id in among:
-                open_image([sample], self.unreadable)
-        self.samples = [s for s in self.samples if s.id not in self.unreadable]
+        self.samples = readable(self.samples, among, self.unreadable)
 
     def prepare(self, settings: Iterable[Setting], advance: Callable[[int], None] = lambda images: None) -> None:
         """Tokenize every sample, and encode every image once, recording what the settings' pruners score by.

@@ -21,7 +21,7 @@ from groundprune.evaluation.driver import asked, refuse_repeated
 from groundprune.evaluation.identity import about_this_run, files_fingerprint, pruner_files
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.loop import answer_all
-from groundprune.evaluation.preparing import open_image
+from groundprune.evaluation.preparing import open_image, readable
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.specs import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
@@ -117,10 +117,7 @@ class EngineRunner:
             check_servable(self.config, pruner)
 
     def leave_out_unreadable(self, among: Collection[str]) -> None:
-        for sample in self.samples:
-            if sample.id in among:
-                open_image([sample], self.unreadable)
-        self.samples = [s for s in self.samples if s.id not in self.unreadable]
+        self.samples = readable(self.samples, among, self.unreadable)
 
     def prepare(self, settings: Iterable[Setting], advance: Callable[[int], None] = lambda images: None) -> None:
         """Look at every image once, for its size."""
