@@ -26,6 +26,7 @@ from groundprune.cli import (
     report,
     scene,
     serve,
+    study,
     verify,
 )
 from groundprune.cli.console import complain, drop_output, write_anything
@@ -53,6 +54,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("serve", context_settings=serve.SETTINGS)(serve.serve)
 app.command("verify")(verify.verify)
+app.command("study")(study.study)
 app.command("list")(listing.list_pruners)
 app.add_typer(pocket.app, name="pocket")
 app.add_typer(convert.app, name="convert")

@@ -54,7 +54,7 @@ PositionsOption = Annotated[
     typer.Option(
         "--positions",
         help="Which position ids the kept tokens get: preserved (default), reassigned, reassigned-image, stretched, "
-        "shifted:N, permuted:SEED[:SHARE] or official.",
+        "shifted:N, permuted:SEED[:SHARE], scaled:FACTOR or official.",
     ),
 ]
 TextTowerOption = Annotated[

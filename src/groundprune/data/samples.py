@@ -30,6 +30,7 @@ class Sample:
         answer: of a "vqa".
         split: of the data set.
         mask: the object's outline as its source gives it, polygons or run lengths; no metric reads it yet.
+        others: boxes of what else is in the image, where the source says it.
 
     Raises:
         GroundPruneError: the answer that the kind calls for is missing, or a box holds what is no number.
@@ -44,6 +45,7 @@ class Sample:
     answer: str | None
     split: str
     mask: Any = None
+    others: tuple[Box, ...] = ()
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:

@@ -94,4 +94,5 @@ def scene_samples(n: int, seed: int = 0, split: str = "held-out") -> Iterator[Sa
 def _scenes(n: int, seed: int, split: str) -> Iterator[Sample]:
     for s in eval_samples(n, n, seed, split):
         box = Box(*s.box) if s.box is not None else None
-        yield Sample(s.id, s.image, s.kind, s.type, s.text, box, s.answer, split)
+        others = tuple(Box(*other) for other in s.others)
+        yield Sample(s.id, s.image, s.kind, s.type, s.text, box, s.answer, split, others=others)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
 from pathlib import Path
@@ -17,9 +17,10 @@ from groundprune.checkpoints.load import load
 from groundprune.data import DataSet, Sample, open_data
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
+from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.loop import answer_all
 from groundprune.evaluation.runner import Runner
-from groundprune.evaluation.specs import KEEPS, PRUNERS, compare_settings
+from groundprune.evaluation.specs import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
 from groundprune.signals import TextEmbedder
 
@@ -89,14 +90,36 @@ def evaluate(
     settings = compare_settings(pruners, keeps, positions, tokens)
     found = data if isinstance(data, DataSet) else open_data(data, data_root, limit, seed=seed)
     model, processor = load(model_source, device=device, dtype=dtype)
-    parts = windows(found, window)
-    runners = [Runner(model, processor, part, batch_size, text_tower, protocol) for part in parts]
-    refuse_repeated(found)
+    run = {"model": str(model_source), "pruner_files": pruner_files(pruners), **asked(found, protocol, seed, limit)}
+    return answer_settings(
+        model, processor, found, settings, run, protocol, out, batch_size, progress, text_tower, console, window
+    )
+
+
+def answer_settings(
+    model: Any,
+    processor: Any,
+    data: DataSet,
+    settings: Sequence[Setting],
+    run: Mapping[str, Any],
+    protocol: str = "native",
+    out: str | Path | None = None,
+    batch_size: int = 64,
+    progress: bool = True,
+    text_tower: str | Path | TextEmbedder | None = None,
+    console: Console | None = None,
+    window: int = WINDOW,
+    interventions: Mapping[str, Intervention] | None = None,
+) -> Summary:
+    """`evaluate` of a model that is loaded, under settings of any kind. run: what else must be equal to resume."""
+    parts = windows(data, window)
+    runners = [Runner(model, processor, x, batch_size, text_tower, protocol, interventions) for x in parts]
+    refuse_repeated(data)
     run = {
-        "model": str(model_source), "weights": weights_fingerprint(model), "dtype": str(model.dtype),
-        "grounding": asdict(runners[0].grounding), "pruner_files": pruner_files(pruners),
+        "weights": weights_fingerprint(model), "dtype": str(model.dtype),
+        "grounding": asdict(runners[0].grounding),
         "text_tower": None if text_tower is None else str(getattr(text_tower, "source", text_tower)),
-        **asked(found, protocol, seed, limit),
+        **run,
     }  # fmt: skip
     about = about_this_run(model.device, batch_size, model.config.get_text_config().num_hidden_layers)
     with threads_for(model):

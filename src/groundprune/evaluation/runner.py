@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +11,8 @@ from torch import Tensor
 
 from groundprune.checkpoints.load import grounding_of
 from groundprune.data.samples import Sample
-from groundprune.errors import GroundPruneError
+from groundprune.errors import GroundPruneError, unknown
+from groundprune.evaluation.interventions import Intervention, Truths
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.memory import halving
 from groundprune.evaluation.preparing import Prepared, prepare, readable
@@ -19,9 +20,11 @@ from groundprune.evaluation.rows import KeptCells
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.specs import Setting
 from groundprune.families import family_of
+from groundprune.pruners import Pruner
 from groundprune.pruning.context import Run, prune
 from groundprune.pruning.inputs import PrunedInputs, prune_inputs
 from groundprune.signals import TextEmbedder
+from groundprune.tokens.positions import Policy
 
 Answer = tuple[str, int, KeptCells | None]  # the text, and how many visual tokens the LLM read and which
 
@@ -40,6 +43,7 @@ class Runner:
         batch_size: prompts that run together.
         text_tower: see `gp.prune_inputs`.
         protocol: see `groundprune.evaluation.protocols`.
+        interventions: by the name that settings give them.
 
     Raises:
         GroundPruneError: repeated sample ids, a batch size below 1, or an unknown protocol.
@@ -53,6 +57,7 @@ class Runner:
         batch_size: int = 64,
         text_tower: str | Path | TextEmbedder | None = None,
         protocol: str = "native",
+        interventions: Mapping[str, Intervention] | None = None,
     ):
         if batch_size < 1:
             raise GroundPruneError(f"batch size must be a whole number of at least 1 (got {batch_size})")
@@ -63,7 +68,7 @@ class Runner:
         self._scorer = Scorer(grounding_of(model), processor, protocol)
         self.protocol, self.grounding = protocol, self._scorer.reader.grounding
         self.unreadable: dict[str, str] = {}  # by sample id: why it cannot be asked
-        self._tower = text_tower
+        self._tower, self._interventions = text_tower, interventions or {}
         self._prepared: Prepared | None = None
         self._limits: dict[str, int] = {}  # what max_new_tokens found, by kind
         self._fits: int | None = None  # rows that fit into memory, once it ran out
@@ -81,8 +86,8 @@ class Runner:
         """
         for setting in settings:
             if not setting.plain:
-                pruner = setting.make_pruner()
-                with prune(self.model, pruner, setting.policy(pruner, self.model.config), [""], self._tower):
+                pruner, policy = self._how(setting, [])
+                with prune(self.model, pruner, policy, [""], self._tower):
                     pass
 
     def leave_out_unreadable(self, among: Collection[str]) -> None:
@@ -176,13 +181,24 @@ class Runner:
         decoding: dict[str, Any] = {"max_new_tokens": limit, "do_sample": False, "num_beams": 1}
         if setting.plain:
             return self.model.generate(**inputs, **decoding)[:, inputs["input_ids"].shape[1] :], None
-        pruner = setting.make_pruner()
-        how = setting.policy(pruner, self.model.config), [self.samples[i].text for i in batch], self._tower
+        pruner, policy = self._how(setting, batch)
+        how = policy, [self.samples[i].text for i in batch], self._tower
         if pruner.inside or self._windows:
             with prune(self.model, pruner, *how) as run:
                 return self.model.generate(**inputs, **decoding)[:, inputs["input_ids"].shape[1] :], run
         short = prune_inputs(self.model, inputs, pruner, *how)
         return self.model.generate(**short, **decoding)[:, short["input_ids"].shape[1] :], short
+
+    def _how(self, setting: Setting, batch: Sequence[int]) -> tuple[Pruner, Policy]:
+        pruner = setting.make_pruner()
+        policy = setting.policy(pruner, self.model.config)
+        if setting.intervention is None:
+            return pruner, policy
+        if setting.intervention not in self._interventions:
+            raise unknown("intervention", setting.intervention, self._interventions)
+        sizes = [self._ready.words[i].size for i in batch]
+        truths = Truths([self.samples[i] for i in batch], sizes, self.grounding.frame)
+        return self._interventions[setting.intervention](pruner, policy, truths)
 
     def _row(self, setting: Setting, index: int, answer: str, kept: int, cells: KeptCells | None) -> dict[str, Any]:
         size = self._ready.words[index].size

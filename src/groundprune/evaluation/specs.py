@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from groundprune.errors import GroundPruneError
@@ -33,12 +33,15 @@ class Setting:
         keep: the pruner's budget as a share, as text in its shortest form; or
         tokens: as a count.
         positions: the position policy.
+        intervention: what a study changes of pruner or policy with the truth in hand, by name, see
+            `groundprune.evaluation.interventions`.
     """
 
     pruner: str | None = None
     keep: str | None = None
     tokens: int | None = None
     positions: str = "preserved"
+    intervention: str | None = None
 
     @staticmethod
     def of(
@@ -81,7 +84,7 @@ class Setting:
             return self
         decimal = f"{float(share):g}"
         keep = decimal if Budget.parse(decimal).share == share else str(share)
-        return Setting(self.pruner, keep, self.tokens, self.positions)
+        return replace(self, keep=keep)
 
     @property
     def budget(self) -> str | None:
@@ -91,22 +94,26 @@ class Setting:
     @property
     def id(self) -> str:
         """Stable over releases: result files are keyed by it."""
-        if self.pruner is None:
-            return "unpruned" if self.positions == "preserved" else f"unpruned/{self.positions}"
         budget = f"keep={self.keep}" if self.tokens is None else f"tokens={self.tokens}"
-        return f"{self.pruner}/{budget}/{self.positions}"
+        parts = ["unpruned", *self._named()] if self.pruner is None else [self.pruner, budget, self.positions]
+        return "/".join([*parts, *filter(None, [self.intervention])])
 
     @property
     def label(self) -> str:
         """For people, see `Spec.short`."""
         if self.pruner is None:
-            return "unpruned" if self.positions == "preserved" else f"unpruned, {self.positions}"
-        return f"{short_name(self.pruner)} {self.budget}, {self.positions}"
+            parts = ["unpruned", *self._named()]
+        else:
+            parts = [f"{short_name(self.pruner)} {self.budget}", self.positions]
+        return ", ".join([*parts, *filter(None, [self.intervention])])
+
+    def _named(self) -> list[str]:
+        return [] if self.positions == "preserved" else [self.positions]
 
     @property
     def plain(self) -> bool:
         """True: the stock model, without any hook."""
-        return self.pruner is None and self.positions == "preserved"
+        return self.pruner is None and self.positions == "preserved" and self.intervention is None
 
     def make_pruner(self) -> Pruner:
         """The pruner to run with; where nothing is dropped, any one that keeps all."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from groundprune.data.samples import KINDS
@@ -163,7 +163,7 @@ def summarize(
 def _differences(settings: Sequence[Setting], of: Mapping[str, list[Row]], seed: int) -> list[Difference]:
     found: list[Difference] = []
     for setting in settings:
-        other = Setting(setting.pruner, setting.keep, setting.tokens, "reassigned").id
+        other = replace(setting, positions="reassigned").id
         if setting.pruner is None or setting.positions != "preserved" or other not in of:
             continue
         against = {row["sample"]: row["correct"] for row in of[other]}

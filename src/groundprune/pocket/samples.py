@@ -26,6 +26,7 @@ class PocketSample:
     text: str
     box: tuple[int, int, int, int] | None  # pixels, right and bottom exclusive
     answer: str | None
+    others: tuple[tuple[int, int, int, int], ...] = ()  # boxes of the objects that it is not about
 
 
 def eval_samples(n_rec: int, n_vqa: int, seed: int = 0, split: str = "held-out") -> Iterator[PocketSample]:
@@ -62,4 +63,5 @@ def _question_type(kind: str, rng, split: str) -> str:
 
 def _as_sample(id: str, scene: Scene, question: Question) -> PocketSample:
     image = Image.fromarray(scene.image)
-    return PocketSample(id, image, question.kind, question.type, question.text, question.box, question.answer)
+    others = tuple(o.box for i, o in enumerate(scene.objects) if i not in question.about)
+    return PocketSample(id, image, question.kind, question.type, question.text, question.box, question.answer, others)

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from fractions import Fraction
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from groundprune.errors import GroundPruneError
+from groundprune.errors import Unservable
 
 if TYPE_CHECKING:
     from groundprune.tokens.positions import Row
@@ -25,7 +26,7 @@ def shifted(by: int, row: Row) -> tuple[Tensor, int]:
     first = row.layout.column[0]
     ids = row.original + by * (row.column >= first)
     if int(ids.min()) < 0:
-        raise GroundPruneError(f"shifted:{by} would make a position id negative ({int(ids.min())})")
+        raise Unservable(f"shifted:{by} would make a position id negative ({int(ids.min())})")
     return ids, by
 
 
@@ -41,24 +42,43 @@ def permuted(seed: int, share: float, row: Row) -> tuple[Tensor, int]:
     return ids, 0
 
 
-RULES = {"shifted": shifted, "permuted": permuted}
+def scaled(factor: Fraction, row: Row) -> tuple[Tensor, int]:
+    """The ids of each image are spread over `factor` times their range, from the first on; what follows keeps its
+    distance to the image's end."""
+    ids, moved = row.original.clone(), 0
+    for image in range(row.layout.n_images):
+        columns = row.layout.column[row.layout.image == image]
+        low, high = row.position[:, columns].aminmax(dim=1, keepdim=True)
+        mine = row.slot[row.layout.image[row.kept] == image]
+        # Whole-number form of floor(factor * distance).
+        spread = low + (row.original[:, mine] - low) * factor.numerator // factor.denominator
+        ids[:, mine] = spread + moved
+        grown = int((high - low).max()) * factor.numerator // factor.denominator - int((high - low).max())
+        ids[:, row.column > columns[-1]] += grown
+        moved += grown
+    return ids, moved
+
+
+RULES = {"shifted": shifted, "permuted": permuted, "scaled": scaled}
 
 
 def misalignment(text: str) -> tuple[str, Callable[[Row], tuple[Tensor, int]], bool] | None:
     """The name of a policy in its shortest form, its rule, and whether its ids are not ascending.
 
-    text: shifted:N or permuted:SEED[:SHARE]. None where the argument is malformed.
+    text: shifted:N, permuted:SEED[:SHARE] or scaled:FACTOR. None where the argument is malformed.
     """
     name, _, argument = text.partition(":")
     try:
         if name == "shifted" and abs(by := int(argument)) < _LIMIT:
             return f"shifted:{by}", functools.partial(shifted, by), False
+        if name == "scaled" and 0 < (factor := Fraction(argument)) <= 64:
+            return f"scaled:{factor}", functools.partial(scaled, factor), factor < 1
         if name == "permuted":
             seed, _, share = argument.partition(":")
             number, part = int(seed), float(share) if share else 1.0
             if 0 <= number < _LIMIT and 0 < part <= 1:
                 short = f"permuted:{number}" + ("" if part == 1 else f":{part:g}")
                 return short, functools.partial(permuted, number, part), True
-    except ValueError:
+    except (ValueError, ZeroDivisionError):
         pass
     return None

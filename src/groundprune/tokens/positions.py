@@ -166,7 +166,7 @@ def _images(row: Row) -> list[tuple[Tensor, Tensor]]:
 
 
 PLAIN: dict[str, Policy] = {p.name: p for p in (Preserved(), Reassigned(), ReassignedImage(), Stretched())}
-FORMS = [*PLAIN, "shifted:N", "permuted:SEED[:SHARE]", "official"]
+FORMS = [*PLAIN, "shifted:N", "permuted:SEED[:SHARE]", "scaled:FACTOR", "official"]
 
 
 def parse_policy(text: str | Policy, official: str = "reassigned") -> Policy:

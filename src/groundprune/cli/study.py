@@ -1,0 +1,85 @@
+"""`study`: the paper's experiments and open questions, one command each."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from groundprune.cli.console import announce, print_json, progress, quieten
+from groundprune.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, TextTowerOption
+from groundprune.errors import GroundPruneError
+
+if TYPE_CHECKING:
+    from groundprune.studies.study import Findings
+
+ALL = "all"
+
+
+def study(
+    name: Annotated[str, typer.Argument(help="A study, all, or list.")],
+    model: ModelOption = "pocket",
+    data: Annotated[str, typer.Option("--data", "-d", help="As in evaluate.")] = "scenes",
+    data_root: Annotated[Path | None, typer.Option("--data-root", help="As in evaluate.")] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer samples and settings: a first look.")] = False,
+    limit: Annotated[
+        int | None, typer.Option("--limit", "-n", min=1, help="So many samples of each kind, not the study's own.")
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", "-o", help="Folder for results; the same call goes on where it stopped.")
+    ] = Path("runs/studies"),
+    seed: Annotated[int, typer.Option("--seed", min=0, help="Which scenes.")] = 0,
+    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts that run together.")] = 64,
+    text_tower: TextTowerOption = None,
+    device: DeviceOption = None,
+    dtype: DtypeOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Ask a question of the paper (GAP, arXiv 2506.21873): rows, one figure and a page with the answer.
+
+    The pocket model is run in both of its trainings, where the package lies in a checkout that holds the second.
+
+    [dim]groundprune study list[/]
+    [dim]groundprune study all --quick[/]
+    [dim]groundprune study sweep --model llava-hf/llava-1.5-7b-hf --data refcoco:val[/]
+    """
+    from groundprune.studies.study import studies, study_of
+
+    if name == "list":
+        for each in studies().values():
+            typer.echo(f"{each.name:14} {each.question}")
+        return
+    chosen = list(studies().values()) if name == ALL else [study_of(name)]
+    announce(model)
+    quieten()
+    from groundprune.studies.running import PAGE, Asked, models_of, run_study
+
+    models = models_of(model)
+    if not as_json and model == "pocket" and len(models) == 1:
+        typer.echo("the pocket's second training is not here (it lies in a checkout): one model is run", err=True)
+    wanted = Asked(models, data, data_root, limit, quick, seed, device, dtype, batch_size, text_tower)
+    found: dict[str, Findings] = {}
+    failed: dict[str, str] = {}
+    for each in chosen:
+        progress(f"study {each.name}")
+        try:
+            found[each.name] = run_study(each, wanted, out)
+        except GroundPruneError as error:
+            if name != ALL:
+                raise
+            failed[each.name] = str(error)  # the others can still be run
+            continue
+        if not as_json:
+            _show(each.name, found[each.name], out / each.name / PAGE)
+    if as_json:
+        print_json({study: findings.to_json() for study, findings in found.items()})
+    if failed:
+        raise GroundPruneError("; ".join(f"{study}: {why}" for study, why in failed.items()))
+
+
+def _show(name: str, findings: Findings, page: Path) -> None:
+    typer.echo(f"\n{name}: {findings.answer}")
+    for claim in findings.claims:
+        typer.echo(f"  {claim.verdict:20} {claim.text}: {claim.measured}")
+    typer.echo(f"  page   {page}")
