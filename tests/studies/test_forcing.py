@@ -73,8 +73,8 @@ def kept(tmp_path, keep, interventions):
     rows = read_rows(tmp_path / "samples.jsonl")
     for setting in settings:
         for sample in asked().samples:
-            (grid,) = kept_grids(rows[setting.id, sample.id]) or ()
-            found[setting.intervention or ""][sample.id] = grid
+            grids = kept_grids(rows[setting.id, sample.id]) or []
+            found[setting.intervention or ""][sample.id] = grids[0]
     return found
 
 

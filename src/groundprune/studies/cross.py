@@ -67,8 +67,9 @@ class Cross(Study):
 
     def findings(self, runs: Sequence[Run]) -> Findings:
         """Claims at the first keep; tables of all."""
-        cells = [Cells.of(run, KEEPS[0]) for run in runs]
-        found, parts = [c.factors() for c in cells], [c.split(HEADLINE) for c in cells]
+        every = {keep: [Cells.of(run, keep) for run in runs] for keep in KEEPS}
+        cells = every[KEEPS[0]]
+        found, parts = [c.factors for c in cells], [c.split(HEADLINE) for c in cells]
         names = [run.model for run in runs]
         lead = _effects(names, [s and s.lead for s in parts])
         gain = _effects(names, [s and s.coverage for s in parts])
@@ -92,7 +93,7 @@ class Cross(Study):
                 f"mean over the selections: {told(stretch)}", negative(stretch),
             ),
         ]  # fmt: skip
-        told_all = [table for keep in KEEPS for table in tables([Cells.of(run, keep) for run in runs])]
+        told_all = [table for of_keep in every.values() for table in tables(of_keep)]
         notes = [
             "Points of right answers split over ids and coverage by Shapley values, against random pruning that "
             "keeps all of the target; the rest is lost with ids preserved and the target whole.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from dataclasses import dataclass
 
@@ -23,7 +24,7 @@ WHOLE = "target-kept"  # the intervention: random, but no token of the target go
 KEEPS = ("0.5", "0.25")
 STEP = "tokens"  # of `Study.measure`
 FEW = 20
-LINES = 200  # resamples of a regression over single answers
+LINES = 100  # resamples of a regression over single answers
 
 
 def texts(selection: str, quick: bool = False) -> tuple[str, ...]:
@@ -76,6 +77,7 @@ class Cells:
         named = self.policies[:2] == list(POLICIES[:2]) and bool(set(self.selections) & set(LOOKING))
         return named and bool(set(self.selections) & set(BLIND)) and len(self.samples) > 1
 
+    @functools.cached_property
     def factors(self) -> Factors | None:
         """None where cells are missing."""
         if not self.enough:

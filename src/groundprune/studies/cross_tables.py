@@ -15,11 +15,11 @@ def tables(cells: Sequence[Cells]) -> list[Table]:
     runs, keep = [c.run for c in cells], cells[0].keep if cells else ""
     if not any(c.samples for c in cells):
         return []
-    named = {s: (lambda p, s=s: Setting.of(s, keep, positions=p)) for s in SELECTIONS}
-    named["target whole"] = lambda p: whole(keep, p)
+    named = {s: [Setting.of(s, keep, positions=policy) for policy in POLICIES] for s in SELECTIONS}
+    named["target whole"] = [whole(keep, policy) for policy in POLICIES]
     accuracy = [
-        [name, *(told_shares([run.share(of(policy), "rec") for run in runs]) for policy in POLICIES)]
-        for name, of in named.items()
+        [name, *(told_shares([run.share(setting, "rec") for run in runs]) for setting in settings)]
+        for name, settings in named.items()
     ]
     found = [Table(f"REC right in percent at keep {keep}, by run", ["selection", *POLICIES], accuracy)]
     found.append(_of_factors(keep, cells))
@@ -36,7 +36,7 @@ def tables(cells: Sequence[Cells]) -> list[Table]:
 def _of_factors(keep: str, cells: Sequence[Cells]) -> Table:
     rows = []
     for c in cells:
-        if f := c.factors():
+        if f := c.factors:
             for name, share, deviance, freedom in zip(
                 ("policy", "selection, after policy", "interaction"),
                 (f.policy, f.selection, f.interaction), f.deviances, f.degrees, strict=True,

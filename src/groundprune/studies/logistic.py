@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 RIDGE = 0.1
-RESAMPLES = 1000
+RESAMPLES = 600
 STEPS = 60
 
 
@@ -63,12 +63,13 @@ def fit(x: np.ndarray, right: np.ndarray, trials: np.ndarray, start: np.ndarray 
         gradient = x.T @ (right - trials * chance) - ridge * beta
         weight = trials * chance * (1 - chance)
         step = np.linalg.solve((x * weight[:, None]).T @ x + np.diag(ridge), gradient)
-        size = 1.0
-        while size > 1e-6 and (new := _loss(x, right, trials, beta + size * step, ridge)) > loss:
-            size /= 2
-        if size <= 1e-6 or gradient @ step < 1e-10:
+        new = _loss(x, right, trials, beta + step, ridge)
+        while new > loss and np.abs(step).max() > 1e-9:  # the whole step may go too far
+            step = step / 2
+            new = _loss(x, right, trials, beta + step, ridge)
+        if new > loss or gradient @ step < 1e-8:
             break
-        beta, loss = beta + size * step, new
+        beta, loss = beta + step, new
     return Fit(beta, 2 * _loss(x, right, trials, beta, 0 * ridge))
 
 
