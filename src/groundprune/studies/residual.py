@@ -36,6 +36,7 @@ from groundprune.studies.residual_tables import by_share, given_back, regression
 from groundprune.studies.study import FAILS, HOLDS, Bench, Claim, Findings, Run, Study
 
 HEADLINE = "cls-visual", KEEPS[0]
+FEW = 5  # a bin of fewer answers is not drawn
 TARGET, BORDER, OUTLINE = "target-kept", "border-kept", "outline-kept"
 OTHERS, NO_CENTRE = "distractors-kept", "centre-dropped"
 SHORT = {
@@ -142,8 +143,8 @@ class Residual(Study):
         figure, axes = panels(3)
         for i, run in enumerate(runs):
             for pruner in PRUNERS:
-                bins = Answers.of(run, pruner, KEEPS[0]).bins()
-                right, label = [100 * share for _, _, share, _ in bins], pruner if i == 0 else None
+                bins = [b for b in Answers.of(run, pruner, KEEPS[0]).bins() if b[1] >= FEW]
+                right, label = [100 * share for _, _, share, _ in bins], pruner if i == 0 and bins else None
                 axes[0].plot([at for at, *_ in bins], right, label=label, **look_of_pruner(pruner, i))
         axes[0].set_xticks(range(len(BINS)), BINS)
         axes[0].set_xlim(-0.3, len(BINS) - 0.7)
@@ -163,13 +164,13 @@ def _answer(
     if not any(effect.n for effect in loss):
         return "Nothing was answered: what is lost although ids are preserved cannot be told here."
 
-    def points(effects: Sequence[Effect], sign: int = 1) -> str:
-        return " / ".join(f"{100 * sign * e.value:+.1f}" if e.n else "-" for e in effects)
+    def points(effects: Sequence[Effect]) -> str:
+        return " / ".join(f"{100 * e.value:+.1f}" if e.n else "-" for e in effects)
 
     why = {
         HOLDS: "what it keeps of the rest costs the points", FAILS: "what it keeps of the rest does not cost them"
     }.get(positive(rest), "whether what it keeps of the rest costs them cannot be told here")  # fmt: skip
     return (
-        f"{here} loses {points(loss, -1)} points with ids preserved, and keeping all of the target gives back "
+        f"{here} costs {points(loss)} points with ids preserved, and keeping all of the target gives back "
         f"{points(back[TARGET])} of them (of random pruning's {points(of_random)}): {why}."
     )
