@@ -6,7 +6,18 @@ import pytest
 from groundprune.evaluation.specs import Setting
 from groundprune.studies.covering import kept_share
 from groundprune.studies.cross import Cross
-from groundprune.studies.cross_cells import KEEPS, POLICIES, SELECTIONS, STEP, UNPRUNED, Cells, coverage, texts, whole
+from groundprune.studies.cross_cells import (
+    KEEPS,
+    POLICIES,
+    SCORED,
+    SELECTIONS,
+    STEP,
+    UNPRUNED,
+    Cells,
+    coverage,
+    texts,
+    whole,
+)
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Run
 from support.study_rows import made_rows, made_run
 
@@ -27,7 +38,8 @@ def run(chance_of, of_whole, unpruned=1.0, keep=KEEPS[0], leave_out=()):
                 if selection not in leave_out and policy not in leave_out:
                     right = drawn(chance_of(p, s), 100 * p + 10 * s + i)
                     rows += made_rows(Setting.of(text, keep, positions=policy), "rec", right)
-        rows += made_rows(whole(keep, policy), "rec", drawn(of_whole[p], 1000 + p))
+        for s, selection in enumerate(SCORED):
+            rows += made_rows(whole(keep, policy, selection), "rec", drawn(of_whole[p], 1000 + 10 * p + s))
     return made_run(rows)
 
 
@@ -54,6 +66,20 @@ def test_a_loss_that_is_all_coverage():
     found = verdicts(made)
     assert found[:2] == [FAILS, HOLDS]
     assert found[3] != HOLDS
+
+
+def test_a_loss_that_a_whole_target_leaves_is_the_rest_s_and_not_coverage():
+    """Of a selection's own: random pruning with a whole target, which loses nothing, is not what it is held to."""
+    made = run(lambda p, s: 0.6 if p == 0 else 0.1, of_whole=[1, 0.1, 0.1, 0.1])
+    own_whole = whole("0.5", "preserved", "cls-visual")
+    rows = [dict(row) for row in made.rows if row["setting"] != own_whole.id]
+    rows += made_rows(own_whole, "rec", drawn(0.6, 0))
+    cells = Cells.of(made_run(rows), "0.5")
+    own, other = cells.split("cls-visual"), cells.split("random")
+    assert own is not None
+    assert other is not None
+    assert (own.rest.value, own.coverage.value) == (pytest.approx(0.4), pytest.approx(0))
+    assert (other.rest.value, other.coverage.value) == (pytest.approx(0), pytest.approx(0.2))
 
 
 def test_additive_chances_do_not_interact_and_planted_ones_do():

@@ -7,11 +7,12 @@ from typing import ClassVar
 
 from matplotlib.figure import Figure
 
-from groundprune.evaluation.specs import Setting
+from groundprune.evaluation.specs import Setting, unique
 from groundprune.studies.covering import look
 from groundprune.studies.cross_cells import (
     KEEPS,
     POLICIES,
+    SCORED,
     SELECTIONS,
     STEP,
     UNPRUNED,
@@ -59,7 +60,8 @@ class Cross(Study):
             for policy in POLICIES:
                 pruners = [text for selection in SELECTIONS for text in texts(selection, quick)]
                 found += [Setting.of(text, keep, positions=policy) for text in pruners] + [whole(keep, policy)]
-        return found
+            found += [whole(keep, policy, selection) for policy in POLICIES[:2] for selection in SCORED]
+        return unique(found)
 
     def measure(self, bench: Bench) -> None:
         """Which tokens are the target's."""
@@ -73,6 +75,7 @@ class Cross(Study):
         names = [run.model for run in runs]
         lead = _effects(names, [s and s.lead for s in parts])
         gain = _effects(names, [s and s.coverage for s in parts])
+        blind = _effects(names, [s and s.coverage for s in (c.split("random") for c in cells)])
         stretch = _effects(names, [c.mean_gain("stretched") for c in cells])
         here = f"{HEADLINE} at keep {KEEPS[0]}"
         claims = [
@@ -85,6 +88,10 @@ class Cross(Study):
                 f"{here}: {told(gain)}", positive(gain),
             ),
             Claim(
+                "of random pruning it does", "not separated",
+                f"random at keep {KEEPS[0]}: {told(blind)}", positive(blind),
+            ),
+            Claim(
                 "ids and selection interact on the logit scale", "not tested",
                 " / ".join(map(_interaction, found)), _meets(found),
             ),
@@ -95,8 +102,9 @@ class Cross(Study):
         ]  # fmt: skip
         told_all = [table for of_keep in every.values() for table in tables(of_keep)]
         notes = [
-            "Points of right answers split over ids and coverage by Shapley values, against random pruning that "
-            "keeps all of the target; the rest is lost with ids preserved and the target whole.",
+            "Points of right answers split over ids and coverage by Shapley values, against the same selection made "
+            "to keep all of the target (of coverage and spatial, which rank no tokens, against random pruning made to); "
+            "the rest is lost with ids preserved and the target whole.",
             "Deviance is that of cells; a ridge of 0.1 on all contrasts keeps cells without a right answer finite. "
             "Intervals resample whole samples. Shares of deviance cannot fall below 0: the p-value, the larger "
             "of the bootstrap's and the likelihood ratio's, judges them.",
@@ -167,9 +175,8 @@ def _answer(here: str, found: Sequence[Factors | None], parts: Sequence[Split | 
     known, factors = [s for s in parts if s], [f for f in found if f]
     if not known or not factors:
         return "Cells of the design were not answered: what ids and coverage cost cannot be told here."
-    ids, covered = (
-        " / ".join(f"{100 * getattr(s, name).value:.0f}%" for s in known)
-        for name in ("share_of_positions", "share_of_coverage")
+    ids, covered, rest = (
+        " / ".join(f"{100 * getattr(s, name).value:.1f}" for s in known) for name in ("positions", "coverage", "rest")
     )
     meet = {HOLDS: "they interact", FAILS: "they do not interact"}.get(_meets(found), "no interaction is sure")
     parts_told = (
@@ -178,6 +185,6 @@ def _answer(here: str, found: Sequence[Factors | None], parts: Sequence[Split | 
     )
     policy, selection, both = parts_told
     return (
-        f"Of what {here} loses with reassigned ids, {ids} is the ids' and {covered} the target's coverage; over all "
-        f"cells policy explains {policy} of the deviance, selection {selection}, the two together {both}: {meet}."
+        f"Of the REC points that {here} loses with reassigned ids, {ids} are the ids', {covered} the target's coverage "
+        f"and {rest} the rest's; over all cells policy explains {policy} of the deviance, selection {selection}, the two together {both}: {meet}."
     )

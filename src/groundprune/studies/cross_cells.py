@@ -20,7 +20,8 @@ POLICIES = ("preserved", "reassigned", "stretched", "reassigned-image")
 LOOKING, BLIND = ("cls-visual", "text-visual", "coverage"), ("random", "spatial")
 SELECTIONS = (*LOOKING, *BLIND)
 SEEDS = ("random", "random:seed=1")
-WHOLE = "target-kept"  # the intervention: random, but no token of the target goes
+WHOLE = "target-kept"  # the intervention: no token of the target goes
+SCORED = ("cls-visual", "text-visual", "random")  # selections that can be told to keep it
 KEEPS = ("0.5", "0.25")
 STEP = "tokens"  # of `Study.measure`
 FEW = 20
@@ -32,9 +33,11 @@ def texts(selection: str, quick: bool = False) -> tuple[str, ...]:
     return SEEDS if selection == "random" and not quick else (selection,)
 
 
-def whole(keep: str, policy: str) -> Setting:
-    """The cell in which the target is covered to its last token."""
-    return Setting("random", keep, positions=policy, intervention=WHOLE)
+def whole(keep: str, policy: str, selection: str = "random") -> Setting:
+    """The cell in which the target is kept to its last token: by the selection itself, or at random where it cannot
+    be told to."""
+    pruner = selection if selection in SCORED else "random"
+    return Setting(pruner, keep, positions=policy, intervention=WHOLE)
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,7 +89,7 @@ class Cells:
 
     def split(self, selection: str) -> Split | None:
         """Of the loss of one selection with reassigned ids."""
-        settings = [UNPRUNED, *(whole(self.keep, p) for p in POLICIES[:2])]
+        settings = [UNPRUNED, *(whole(self.keep, p, selection) for p in POLICIES[:2])]
         of = [_right(self.run, setting) for setting in settings]
         samples = [s for s in self.samples if all(s in right for right in of)]
         if not self.enough or selection not in self.selections or len(samples) < 2:

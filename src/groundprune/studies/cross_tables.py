@@ -16,7 +16,7 @@ def tables(cells: Sequence[Cells]) -> list[Table]:
     if not any(c.samples for c in cells):
         return []
     named = {s: [Setting.of(s, keep, positions=policy) for policy in POLICIES] for s in SELECTIONS}
-    named["target whole"] = [whole(keep, policy) for policy in POLICIES]
+    named["random, target whole"] = [whole(keep, policy) for policy in POLICIES]
     accuracy = [
         [name, *(told_shares([run.share(setting, "rec") for run in runs]) for setting in settings)]
         for name, settings in named.items()

@@ -171,6 +171,6 @@ def _answer(
         HOLDS: "what it keeps of the rest costs the points", FAILS: "what it keeps of the rest does not cost them"
     }.get(positive(rest), "whether what it keeps of the rest costs them cannot be told here")  # fmt: skip
     return (
-        f"{here} costs {points(loss)} points with ids preserved, and keeping all of the target gives back "
+        f"{here} changes REC by {points(loss)} points with ids preserved, and keeping all of the target gives back "
         f"{points(back[TARGET])} of them (of random pruning's {points(of_random)}): {why}."
     )
