@@ -48,7 +48,9 @@ def logistic(logit):
 
 
 def verdicts(*runs):
-    return [claim.verdict for claim in Cross().findings(runs).claims]
+    """Of the claims on ids, coverage, the interaction and stretched ids."""
+    found = [claim.verdict for claim in Cross().findings(runs).claims]
+    return [found[0], found[1], found[3], found[4]]
 
 
 def test_a_loss_that_is_all_ids():

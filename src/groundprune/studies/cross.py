@@ -103,8 +103,8 @@ class Cross(Study):
         told_all = [table for of_keep in every.values() for table in tables(of_keep)]
         notes = [
             "Points of right answers split over ids and coverage by Shapley values, against the same selection made "
-            "to keep all of the target (of coverage and spatial, which rank no tokens, against random pruning made to); "
-            "the rest is lost with ids preserved and the target whole.",
+            "to keep all of the target (of coverage and spatial, which rank no tokens, against random pruning made "
+            "to); the rest is lost with ids preserved and the target whole.",
             "Deviance is that of cells; a ridge of 0.1 on all contrasts keeps cells without a right answer finite. "
             "Intervals resample whole samples. Shares of deviance cannot fall below 0: the p-value, the larger "
             "of the bootstrap's and the likelihood ratio's, judges them.",
@@ -114,9 +114,10 @@ class Cross(Study):
 
     def draw(self, runs: Sequence[Run]) -> Figure:
         """Accuracy by selection and policy at each keep, and the split of the loss."""
-        figure, axes = panels(1 + len(KEEPS))
+        keeps = [k for k in KEEPS if any(run.answers(whole(k, POLICIES[0]), "rec") for run in runs)] or KEEPS[:1]
+        figure, axes = panels(1 + len(keeps))
         names = [*SELECTIONS, "target\nwhole"]
-        for ax, keep in zip(axes, KEEPS, strict=False):
+        for ax, keep in zip(axes, keeps, strict=False):
             for i, run in enumerate(runs):
                 for policy in POLICIES:
                     settings = [Setting.of(s, keep, positions=policy) for s in SELECTIONS] + [whole(keep, policy)]
@@ -139,6 +140,8 @@ class Cross(Study):
         axes[-1].set_xticks(range(len(SELECTIONS)), [name.replace("-", "-\n") for name in SELECTIONS])
         axes[-1].set_ylabel("REC points lost, ids reassigned")
         axes[-1].set_title(f"what is lost, keep {KEEPS[0]}")
+        for ax in axes:
+            ax.tick_params(axis="x", labelsize=7)
         legend(figure, axes)
         return figure
 
@@ -185,6 +188,7 @@ def _answer(here: str, found: Sequence[Factors | None], parts: Sequence[Split | 
     )
     policy, selection, both = parts_told
     return (
-        f"Of the REC points that {here} loses with reassigned ids, {ids} are the ids', {covered} the target's coverage "
-        f"and {rest} the rest's; over all cells policy explains {policy} of the deviance, selection {selection}, the two together {both}: {meet}."
+        f"Of the REC points that {here} loses with reassigned ids, {ids} are the ids', {covered} the target's "
+        f"coverage and {rest} the rest's; over all cells policy explains {policy} of the deviance, selection "
+        f"{selection}, the two together {both}: {meet}."
     )
