@@ -145,6 +145,7 @@ class Study:
         paper: what the paper (GAP, arXiv 2506.21873) says, with number and section.
         samples: expressions, and as many questions, of a whole run and of a quick one.
         kinds: which kinds of samples it asks.
+        columns: of its rows that `findings` and `draw` read beside setting, sample, kind, type, correct, iou, kept.
         interventions: that its settings name.
     """
 
@@ -155,6 +156,7 @@ class Study:
     paper: ClassVar[str]
     samples: ClassVar[tuple[int, int]] = (300, 60)
     kinds: ClassVar[tuple[str, ...]] = ("rec", "vqa")
+    columns: ClassVar[tuple[str, ...]] = ()
     interventions: ClassVar[Mapping[str, Intervention]] = {}
 
     def settings(self, quick: bool) -> list[Setting]:
