@@ -6,13 +6,14 @@ Every sample counts once, however many settings answered it, so that intervals d
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
 
 from groundprune.evaluation.specs import Setting
-from groundprune.report.style import look_of
+from groundprune.report.style import Look, look_of
 from groundprune.studies.effects import Effect
 from groundprune.studies.study import Run
 
@@ -20,6 +21,12 @@ Terms = Mapping[Setting, float]  # weights of settings, each setting's right ans
 Group = tuple[Terms, str, Collection[str] | None]  # what `values` takes
 RESAMPLES = 10_000
 _FADED = 0.55
+
+
+@functools.cache
+def cell(pruner: str, keep: str, positions: str = "preserved") -> Setting:
+    """`Setting.of`, made once: findings ask for the same ones over and over."""
+    return Setting.of(pruner, keep, positions=positions)
 
 
 def mean(settings: Sequence[Setting], weight: float = 1.0) -> Terms:
@@ -67,8 +74,9 @@ def contrast(
     found = values(run, terms, kind, among)
     if not len(found):
         return Effect(run.model, 0, 0.0, -1.0, 1.0)
-    ends = _ends(_resampled(found, seed), level, unseen(found, terms, level))
-    return Effect(run.model, len(found), float(found.mean()), *ends)
+    low, high = _ends(_resampled(found, seed), level, unseen(found, terms, level))
+    least, most = _range(terms)
+    return Effect(run.model, len(found), float(found.mean()), max(low, least), min(high, most))
 
 
 def contrasts(runs: Sequence[Run], terms: Terms, kind: str, level: float = 0.95) -> list[Effect]:
@@ -105,7 +113,7 @@ def unseen(found: np.ndarray, terms: Terms, level: float) -> float:
     if len(np.unique(found.round(9))) > 1:
         return 0.0
     share = 1 - ((1 - level) / 2) ** (1 / len(found))
-    least, most = (sum(w for w in terms.values() if w * sign > 0) for sign in (-1, 1))
+    least, most = _range(terms)
     return share * max(most - found[0], found[0] - least)
 
 
@@ -125,19 +133,38 @@ def points(effects: Sequence[Effect]) -> str:
 
 
 def effect_line(
-    ax: Axes, x: Sequence[float], effects: Sequence[Effect], name: str, run: int = 0, policy: str | None = None
+    ax: Axes,
+    x: Sequence[float],
+    effects: Sequence[Effect],
+    name: str,
+    run: int = 0,
+    look: Look | None = None,
+    joined: bool = True,
 ) -> None:
-    """Like `drawing.line`, of Effects: in percent with their intervals, those of n = 0 left out."""
-    look, shown = look_of(policy or name), [(at, e) for at, e in zip(x, effects, strict=True) if e.n]
+    """Like `drawing.line`, of Effects: in percent with their intervals, those of n = 0 left out.
+
+    look: None = that of the policy of this name. joined: whether a line goes through the points, and
+    a legend names them."""
+    shown = [(at, e) for at, e in zip(x, effects, strict=True) if e.n]
+    if not shown:
+        return
+    look = look or look_of(name)
+    through = look.line if joined else "none"
     ax.errorbar(
         [at for at, _ in shown], [100 * e.value for _, e in shown],
         yerr=[
             [max(0.0, 100 * (e.value - e.low)) for _, e in shown],
             [max(0.0, 100 * (e.high - e.value)) for _, e in shown],
         ],
-        color=look.colour, marker=look.marker, linestyle=look.line, label=name if run == 0 else None,
+        color=look.colour, marker=look.marker, linestyle=through, label=None if run or not joined else name,
         elinewidth=0.8, capsize=2, alpha=_FADED if run else 1.0, markerfacecolor="white" if run else look.colour,
     )  # fmt: skip
+
+
+def _range(terms: Terms) -> tuple[float, float]:
+    """What a weighted sum can be at least and at most."""
+    weights = terms.values()
+    return sum(w for w in weights if w < 0), sum(w for w in weights if w > 0)
 
 
 def _resampled(found: np.ndarray, seed: int) -> np.ndarray:

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.contrasts import answered, contrasts, mean, percents, points, total
+from groundprune.studies.contrasts import answered, cell, contrasts, mean, percents, points, total
 from groundprune.studies.drawing import legend, line, panels, percent_axis
 from groundprune.studies.effects import Effect, negative, no_difference, positive, told, told_share
 from groundprune.studies.renumbering import renumbered
@@ -38,7 +38,7 @@ class OnePercent(Study):
         "As reported, MiniGPT-v2 collapses on RefCOCO already at 1% pruned with ids reassigned, while GQA hardly "
         "moves; with ids preserved GQA loses less than 1 point."
     )
-    samples = (400, 150)
+    samples = (400, 120)
     interventions: ClassVar[Mapping[str, Intervention]] = {"renumbered": renumbered}
 
     def settings(self, quick: bool) -> list[Setting]:
@@ -107,8 +107,8 @@ class OnePercent(Study):
 def arm(pruner: str, keep: str, way: str) -> Setting:
     """way: "preserved", "reassigned", or "renumbered": nothing is dropped, and ids are as reassigned gives them."""
     if way != "renumbered":
-        return Setting.of(pruner, keep, positions=way)
-    return replace(Setting.of(pruner, keep, positions="reassigned"), intervention=way)
+        return cell(pruner, keep, way)
+    return replace(cell(pruner, keep, "reassigned"), intervention=way)
 
 
 def _dropped(keep: str) -> float:
