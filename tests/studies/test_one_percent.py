@@ -88,6 +88,14 @@ def test_verdicts_follow_the_rows(dropped, moved, verdicts):
     assert [claim.verdict for claim in found.claims] == verdicts
 
 
+def test_the_answer_says_from_where_on_grounding_has_collapsed():
+    fallen, standing = run(500, 500), run(100, 0)
+    at_one = [row for row in standing.rows if "keep=0.99" in row["setting"]]
+    later = [row for row in fallen.rows if "keep=0.99" not in row["setting"]]
+    assert "has collapsed from 2% on" in OnePercent().findings([made_run(at_one + later)]).answer
+    assert "is not seen to collapse" in OnePercent().findings([standing]).answer
+
+
 def test_a_pruner_that_one_run_lacks_is_left_out_of_the_means():
     whole, other = run(500, 500), run(500, 500)
     fewer = made_run([row for row in other.rows if not row["setting"].startswith("random")])

@@ -75,7 +75,9 @@ class OnePercent(Study):
             Claim("moved ids cost REC as much with the tokens still there as without them", "not tested",
                   f"dropped less still there: {told(rest)}", no_difference(rest)),
         ]  # fmt: skip
-        fallen = [keep for keep in KEEPS if negative(collapsed[keep], 0) == HOLDS]
+        measured = [keep for keep in KEEPS if all(e.n for e in collapsed[keep])]
+        stands = [keep for keep in measured if negative(collapsed[keep], 0) != HOLDS]
+        fallen = measured[measured.index(stands[-1]) + 1 :] if stands else measured
         notes = [
             "Nothing dropped, ids as reassigned: the pruner says which tokens it would drop, and none is; what would "
             "have stayed, the text too, carries the id that it would have had, and a token that would have gone "
