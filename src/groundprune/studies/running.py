@@ -134,7 +134,7 @@ def _data(study: Study, wanted: Asked) -> DataSet:
     samples = [sample for sample in found.samples if sample.kind in study.kinds]
     if not samples:
         raise GroundPruneError(f"the study {study.name} asks {' and '.join(study.kinds)}; {wanted.data} holds none")
-    return DataSet(found.name, found.split, found.source, samples)
+    return study.asked(DataSet(found.name, found.split, found.source, samples))
 
 
 def _run_model(

@@ -163,6 +163,10 @@ class Study:
         """What the model answers under; nothing by default."""
         return []
 
+    def asked(self, data: DataSet) -> DataSet:
+        """What is asked of the data that were opened; by default all of it, as it is."""
+        return data
+
     def measure(self, bench: Bench) -> None:
         """What is measured beside answers, step by step (`Bench.step`); nothing by default."""
 
