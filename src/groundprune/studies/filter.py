@@ -52,7 +52,7 @@ class Filter(Study):
         "At 75 to 90% of the tokens dropped, GAP is sometimes above the unpruned model (as reported). Readers ask "
         "whether pruning acts as a spatial noise filter."
     )
-    samples = (800, 100)
+    samples = (600, 80)
     kinds = ("rec",)
     interventions: ClassVar[Mapping[str, Intervention]] = {
         **{f"equal-{region}": dropping(region, like=EQUAL) for region in EQUAL},

@@ -38,7 +38,7 @@ class OnePercent(Study):
         "As reported, MiniGPT-v2 collapses on RefCOCO already at 1% pruned with ids reassigned, while GQA hardly "
         "moves; with ids preserved GQA loses less than 1 point."
     )
-    samples = (400, 120)
+    samples = (300, 80)
     interventions: ClassVar[Mapping[str, Intervention]] = {"renumbered": renumbered}
 
     def settings(self, quick: bool) -> list[Setting]:

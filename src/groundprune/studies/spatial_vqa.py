@@ -51,7 +51,7 @@ class SpatialVqa(Study):
         "Not tested apart: GQA as a whole hardly moves, and loses less than 1 point with ids preserved. Whether that "
         "holds for GQA's spatial questions is what readers ask next."
     )
-    samples = (850, 300)
+    samples = (500, 150)
     kinds = ("vqa",)
 
     def settings(self, quick: bool) -> list[Setting]:
