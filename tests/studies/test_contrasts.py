@@ -56,3 +56,12 @@ def test_what_is_missing_is_not_measured():
     assert contrast(run, {}, "rec").n == 0
     assert between(run, {A: 1.0}, "rec", [], ["rec-0001"]).n == 0
     assert answered([run, made_run(made_rows(B, "rec", [True]))], [A, B], "rec") == []
+
+
+def test_an_interval_that_touches_zero_does_not_exclude_it():
+    three = [Setting.of("random", 0.5), Setting.of("spatial", 0.5), Setting.of("cls-visual", 0.5)]
+    rows = [row for each in three for row in made_rows(each, "rec", [True] * 3 + [False] * 47)]
+    rows += made_rows(UNPRUNED, "rec", [False] * 50)
+    found = contrast(made_run(rows), total(mean(three), {UNPRUNED: -1.0}), "rec")
+    assert found.value > 0
+    assert found.low == 0.0

@@ -176,4 +176,5 @@ def _resampled(found: np.ndarray, seed: int) -> np.ndarray:
 
 def _ends(draws: np.ndarray, level: float, slack: float) -> tuple[float, float]:
     low, high = np.quantile(draws, [(1 - level) / 2, (1 + level) / 2])
-    return float(low) - slack, float(high) + slack
+    # Sums of thirds leave 1e-17 where there is 0, which must not count as above it.
+    return round(float(low) - slack, 9), round(float(high) + slack, 9)
