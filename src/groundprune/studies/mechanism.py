@@ -54,7 +54,7 @@ class Mechanism(Study):
         "Grounding breaks because retained tokens get new ids: both the order and the values of the ids are said to "
         "matter (as reported). Which ids carry the coordinates, and how many may be wrong, is not said."
     )
-    samples = (400, 60)
+    samples = (300, 60)
     kinds = ("rec",)
     columns = ("box",)
     interventions: ClassVar[Mapping[str, Intervention]] = {
