@@ -6,15 +6,17 @@ import torch
 from PIL import Image
 
 from groundprune.boxes import Box
+from groundprune.checkpoints.load import load
+from groundprune.data import open_data
 from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation.interventions import Truths
 from groundprune.pruners.spatial import Spatial
-from groundprune.studies.following import CELLS, half_lost, mean
+from groundprune.studies.following import CELLS, half_lost, mean, measure_cells
 from groundprune.studies.mechanism import Mechanism
 from groundprune.studies.mechanism_moves import COUNTS, STEPS, UNPRUNED, WAYS, astray, curve, movement, shift
 from groundprune.studies.moving import AXES, PARTS, moved, wrong
-from groundprune.studies.study import FAILS, HOLDS, UNTOLD
+from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.positions import Row, parse_policy
 from support.study_rows import made_rows, made_run
@@ -140,6 +142,16 @@ def test_several_grids_and_single_lines_are_refused():
         change(moved("grid", "row", 1), Row(row().position, line.column, line, CELL[:SIDE]))
 
 
+def test_cells_are_measured_in_pixels_of_the_image():
+    data = open_data("scenes", scenes=2, seed=3)
+    bench = Bench(*load("pocket"), data, quick=True)
+    measure_cells(bench)
+    found = bench.steps[CELLS]
+    assert list(found) == [sample.id for sample in data.samples if sample.kind == "rec"]
+    for sample in data.samples[:2]:
+        assert found[sample.id] == {"grid": [12, 12], "cell": [12.0, 12.0], "box": list(sample.box or ())}
+
+
 BOX = [48.0, 48.0, 72.0, 72.0]
 SAMPLES = 60
 
@@ -209,7 +221,7 @@ def test_half_is_lost_where_it_was_planted():
     assert found.value == pytest.approx(8 * 2**0.5)
     assert found.low == found.high == pytest.approx(found.value)
     never = planted({}, wrong_from=500)
-    rows = [made | {"correct": True} for made in never.rows]
+    rows = [dict(made) | {"correct": True} for made in never.rows]
     assert half_lost(made_run(rows), UNPRUNED, curve(never, "displaced")).value == float("inf")
 
 
@@ -222,7 +234,7 @@ def test_the_interval_of_a_mean_holds_it():
 def test_what_was_not_run_cannot_be_told():
     empty = made_run([])
     assert {claim.verdict for claim in Mechanism().findings([empty]).claims} == {UNTOLD}
-    bare = made_run(planted({"target": 1.0}).rows)  # no cells were measured
+    bare = made_run([dict(made) for made in planted({"target": 1.0}).rows])  # no cells were measured
     assert set(verdicts(bare).values()) <= {UNTOLD, HOLDS}
     for runs in ([empty], [bare], [planted({"target": 1.0})]):
         Mechanism().draw(runs)

@@ -93,8 +93,8 @@ def ratio(model: str, above: Sequence[float], below: Sequence[float], seed: int 
     if not n:
         return Effect(model, 0, 0.0, -np.inf, np.inf)
     x, y = np.asarray(above, float), np.asarray(below, float)
-    counts = np.random.default_rng(seed).multinomial(n, [1 / n] * n, RESAMPLES)
-    low, high = np.quantile(counts @ x / (counts @ y), [0.025, 0.975])
+    drawn = np.random.default_rng(seed).integers(n, size=(RESAMPLES, n))
+    low, high = np.quantile(x[drawn].sum(1) / y[drawn].sum(1), [0.025, 0.975])
     return Effect(model, n, float(x.sum() / y.sum()), float(low), float(high))
 
 
@@ -117,20 +117,25 @@ def half_lost(run: Run, base: Setting, settings: Mapping[int, Setting], seed: in
         return Effect(run.model, 0, 0.0, -np.inf, np.inf)
     table = np.array([[first[s], *(right[k][s] for k in counts)] for s in both], float)
     drawn = np.random.default_rng(seed).multinomial(len(both), [1 / len(both)] * len(both), RESAMPLES) @ table
-    # The ends are counts of wrong ids that were met, so that no infinity is interpolated.
-    ends = np.quantile([_crossing(counts, curve) for curve in drawn], [0.025, 0.975], method="inverted_cdf")
-    return Effect(run.model, len(both), _crossing(counts, table.sum(0)), float(ends[0]), float(ends[1]))
+    found = _crossings(counts, np.vstack([table.sum(0), drawn]))
+    # The ends are crossings that were met, so that no infinity is interpolated.
+    low, high = np.quantile(found[1:], [0.025, 0.975], method="inverted_cdf")
+    return Effect(run.model, len(both), float(found[0]), float(low), float(high))
 
 
-def _crossing(counts: Sequence[int], curve: np.ndarray) -> float:
-    """curve: right answers without a wrong id, then at each count."""
-    goal = curve[0] / 2
-    steps = [0.0, *(np.log2(k) for k in counts)]
-    for i in range(1, len(curve)):
-        if curve[i] <= goal:
-            part = (curve[i - 1] - goal) / max(curve[i - 1] - curve[i], 1e-12) if curve[i - 1] > goal else 0.0
-            return float(2 ** (steps[i - 1] + part * (steps[i] - steps[i - 1])))
-    return float("inf")
+def _crossings(counts: Sequence[int], curves: np.ndarray) -> np.ndarray:
+    """Float[R], where each of R curves first falls to half of its beginning.
+
+    curves: Float[R, 1 + counts], right answers without a wrong id, then at each count.
+    """
+    goal, every = curves[:, 0] / 2, np.arange(len(curves))
+    fallen = curves[:, 1:] <= goal[:, None]
+    after = fallen.argmax(1) + 1
+    above, below = curves[every, after - 1], curves[every, after]
+    part = (above - goal) / np.maximum(above - below, 1e-12)
+    steps = np.log2([1, *counts])  # none wrong stands where one is: there is no logarithm of none
+    found = 2 ** (steps[after - 1] + part * (steps[after] - steps[after - 1]))
+    return np.where(fallen.any(1), found, np.inf)
 
 
 def told_cells(effects: Sequence[Effect], unit: str = "cells") -> str:
