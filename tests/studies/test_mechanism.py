@@ -92,7 +92,9 @@ def test_with_three_axes_rows_are_heights_and_columns_widths():
         assert torch.equal(found[:, BEFORE:], torch.full((3, LENGTH - BEFORE), 2))
 
 
-@pytest.mark.parametrize(("part", "among"), [("one", MOVED["target"]), ("another", MOVED["rest"])])
+@pytest.mark.parametrize(
+    ("part", "among"), [("one of the target", MOVED["target"]), ("one of the rest", MOVED["rest"])]
+)
 def test_one_token_moves_alone_and_is_of_its_part(part, among):
     found, _ = change(moved(part, "row", 1), row())
     assert found.nonzero()[:, 1].tolist()[0] in among
@@ -193,7 +195,9 @@ def test_planted_movements_are_found():
         assert movement(run, "target", axis, 2).value == pytest.approx(2, abs=0.05)
     found = list(verdicts(run, run).values())
     assert found == [HOLDS, HOLDS, HOLDS, FAILS, HOLDS, HOLDS, HOLDS, HOLDS, HOLDS, HOLDS]
-    other = planted({"target": 0.0, "rest": -1.0, "all": 1.0, "first row": 1.0, "one": 1.0}, wrong_from=128)
+    other = planted(
+        {"target": 0.0, "rest": -1.0, "all": 1.0, "first row": 1.0, "one of the target": 1.0}, wrong_from=128
+    )
     found = list(verdicts(other, other).values())
     assert found == [FAILS, FAILS, FAILS, HOLDS, FAILS, FAILS, FAILS, FAILS, HOLDS, FAILS]
 

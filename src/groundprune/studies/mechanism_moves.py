@@ -39,7 +39,7 @@ def movement(run: Run, part: str, axis: str, by: int = 1) -> Effect:
 
     Of boxes that would leave the image with what is moved nothing is counted: ids would go on in the next row.
     """
-    room = {"target": by, "grid": by, "one": by, "text": -by}.get(part, 0)
+    room = {"target": by, "grid": by, "one of the target": by, "text": -by}.get(part, 0)
     return mean(run.model, list(displacements(run, UNPRUNED, shift(part, axis, by), axis, room).values()))
 
 

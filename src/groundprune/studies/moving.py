@@ -22,9 +22,11 @@ from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.positions import Policy, Row
 
 AXES = {"row": (1, 0), "column": (0, 1)}  # the cell that lies one step from the first, as row and column
-# "one" and "another": a random token of the target, and of the rest. "text": what follows the image. "all": image
-# and text, which is the common shift of `shifted:N`.
-PARTS = ("target", "rest", "first row", "last row", "grid", "one", "another", "text", "all")
+# "one of the ...": a random token of it. "text": what follows the image. "all": image and text, which is the common
+# shift of `shifted:N`.
+PARTS = (
+    "target", "rest", "first row", "last row", "grid", "one of the target", "one of the rest", "text", "all",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -132,7 +134,7 @@ def part_of(part: str, truths: Truths, layout: VisualLayout) -> Tensor:
         row = 0 if part == "first row" else int(layout.row.max())
         return layout.is_patch & (layout.row == row)
     target = regions_of(truths, layout)["target"]
-    mine = target if part in ("target", "one") else layout.is_patch & ~target
+    mine = target if part in ("target", "one of the target") else layout.is_patch & ~target
     if part in ("target", "rest") or not bool(mine.any()):
         return mine
     among = mine.nonzero().squeeze(1)
