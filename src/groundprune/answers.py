@@ -21,7 +21,7 @@ from groundprune.families.base import Grounding, family_of
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.context import prune
 from groundprune.signals import TextEmbedder
-from groundprune.tokens.positions import Policy
+from groundprune.tokens.policy import Policy
 
 MAX_NEW_TOKENS = 64  # where the checkpoint has no limit of its own; LLaVA spends 30 on a box
 

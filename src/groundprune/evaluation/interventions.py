@@ -13,7 +13,7 @@ from groundprune.data.samples import Sample
 from groundprune.errors import Unservable
 from groundprune.pruners import Pruner
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.positions import Policy
+from groundprune.tokens.policy import Policy
 
 
 class Truths:

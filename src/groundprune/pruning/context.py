@@ -18,7 +18,7 @@ from groundprune.pruning.layers import Layers
 from groundprune.pruning.plan import WINDOWS, Plan, Text, TextTower
 from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.positions import Policy
+from groundprune.tokens.policy import Policy
 
 
 class Run:

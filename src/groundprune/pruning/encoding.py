@@ -32,7 +32,7 @@ class Encoded:
         self._outputs = outputs
         self._tokens = {m: token for m, token in family.token_ids(config).items() if outputs.get(m) is not None}
         records = {modality: record_of(outputs[modality]) for modality in self._tokens}
-        self.record = TowerRecord.join(list(records.values()))
+        self.record = next(iter(records.values())) if len(records) == 1 else TowerRecord.join(list(records.values()))
         units = {modality: record.units for modality, record in records.items()}
         # Without images a placeholder is a word like any other: a model may say one.
         said = ids if self._tokens else torch.full_like(ids, -1)

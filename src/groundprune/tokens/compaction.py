@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.positions import Policy, Row
+from groundprune.tokens.policy import Policy, Row
 
 
 @dataclass(frozen=True, eq=False)
