@@ -17,7 +17,7 @@ from groundprune.pruners.registry import refusal
 from groundprune.pruning.embedder import embedder_for
 from groundprune.pruning.wrapped import unwrapped
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TextEmbedder
-from groundprune.tokens.policy import PRESERVED, Policy
+from groundprune.tokens.compaction import PRESERVED, Policy
 from groundprune.tokens.positions import parse_policy
 
 Text = Sequence[str] | None

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable, unknown
+from groundprune.signals.contracts import undeclared
 from groundprune.tokens.layout import VisualLayout
 
 if TYPE_CHECKING:
@@ -132,16 +133,8 @@ class ModelSignals:
 
     def _values(self, need: Need) -> Tensor:
         if need not in self._record.values:
-            raise undeclared(need)
+            raise undeclared(str(need))
         return torch.cat([self._record.values[need][unit] for unit in self.layout.unit]).float()
 
     def _of_left(self, value: Tensor) -> Tensor:
         return value if self._left is None else value[self._left]
-
-
-def undeclared(need: Need) -> Unservable:
-    """The error for a signal that nobody said would be read."""
-    return Unservable(
-        f"the signal '{need}' was not recorded when the images were encoded: declare it in the pruner's `needs`, "
-        "and encode the images inside gp.prune(...) or with gp.encode(..., pruners=[...])"
-    )

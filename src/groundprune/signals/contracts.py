@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from groundprune.errors import Unservable
+
 
 class TextEmbedder:
     """What `Signals` asks of a CLIP text tower (see `groundprune.probes.clip_text`)."""
@@ -27,3 +29,11 @@ class LLMStates:
     def read(self, layer: int, kind: str, rows: Tensor | None, rope: bool) -> Tensor:
         """See `Signals.llm`."""
         raise NotImplementedError
+
+
+def undeclared(signal: str) -> Unservable:
+    """The error for a signal that nobody said would be read."""
+    return Unservable(
+        f"the signal '{signal}' was not recorded when the images were encoded: declare it in the pruner's `needs`, "
+        "and encode the images inside gp.prune(...) or with gp.encode(..., pruners=[...])"
+    )

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import Unservable
-from groundprune.signals.base import FINGERPRINT, ModelSignals, undeclared
-from groundprune.signals.contracts import TextEmbedder
+from groundprune.signals.base import ModelSignals
+from groundprune.signals.contracts import TextEmbedder, undeclared
 
 
 class Signals(ModelSignals):
@@ -59,7 +59,7 @@ class Signals(ModelSignals):
     def fingerprint(self) -> list[int]:
         """One number per image of the row, a function of its pixels alone."""
         if not self._record.fingerprint:
-            raise undeclared(FINGERPRINT)
+            raise undeclared("fingerprint")
         found = [0] * self.layout.n_images
         image = self.layout.image.tolist()
         start = 0

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError, unknown
-from groundprune.tokens.policy import PRESERVED, Policy, Preserved, Row
+from groundprune.tokens.compaction import PRESERVED, Policy, Preserved, Row
 
 __all__ = [
     "FORMS", "PLAIN", "Misaligned", "Policy", "Preserved", "Reassigned", "ReassignedImage", "Row", "Stretched",
