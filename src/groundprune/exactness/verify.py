@@ -24,7 +24,7 @@ from groundprune.exactness.replay import entering, joining, merged_states, readi
 from groundprune.pruners.base import Pruner
 from groundprune.pruners.spec import spec_of
 from groundprune.pruning.context import Run, prune
-from groundprune.pruning.plan import unwrapped
+from groundprune.pruning.wrapped import unwrapped
 from groundprune.signals import TextEmbedder
 
 TOLERANCE = 1e-5  # relative, fp32
