@@ -32,6 +32,7 @@ LANGUAGES = {"python", "bash", "json", "text"}  # of fenced blocks; text is no p
 CHEAPER: dict[str, tuple[list[str], list[str]]] = {
     "groundprune compare": (["--pruner", "random", "--keep", "0.5"], ["--scenes", "2"]),
     "groundprune verify": (["--pruner", "random"], []),
+    "groundprune study": ([], ["--quick", "--limit", "1"]),
     "python -m tools.pocket_training": ([], ["--quick", "--processes", "1", "--work", "work"]),
 }
 # What is not run at all: how far it is checked.
@@ -39,6 +40,8 @@ NOT_RUN = {
     "make": "its target exists in the Makefile",
     "pip install .": "it would change the environment",
     "pre-commit install": "it would change the checkout",
+    "groundprune study all": "an hour of work; each study has tests of its own",
+    "python -m tools.docs.studies": "its run is not there; tests/studies packs one",
 }
 FROM_THE_HUB = "# from the Hub"
 PROGRAMS = ("groundprune", "make", "pip", "pre-commit", "python", "git", "mkdocs", "pytest")

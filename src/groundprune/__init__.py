@@ -21,8 +21,8 @@ if TYPE_CHECKING:
     from groundprune.pruning.encode_once import EncodedImages, encode
     from groundprune.pruning.inputs import PrunedInputs, prune_inputs
     from groundprune.signals import Need, Signals
+    from groundprune.tokens.compaction import Policy
     from groundprune.tokens.layout import VisualLayout
-    from groundprune.tokens.positions import Policy
 
 # Imported when first asked for: torch and transformers take seconds, and `groundprune --help` needs neither.
 _MODULES = {
@@ -32,7 +32,7 @@ _MODULES = {
     "integrations.vllm": ("vllm_overrides",),
     "tokens.layout": ("VisualLayout",),
     "checkpoints.load": ("load",),
-    "tokens.positions": ("Policy",),
+    "tokens.compaction": ("Policy",),
     "pruners": ("Merge", "Pruner", "Selection", "Stage", "make_pruner", "pruner_names", "register"),
     "pruning.context": ("Run", "prune"),
     "pruning.encode_once": ("EncodedImages", "encode"),

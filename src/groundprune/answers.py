@@ -17,11 +17,12 @@ from groundprune.boxes import Box, BoxCodec, Frame, make_frame
 from groundprune.checkpoints.load import grounding_of
 from groundprune.checkpoints.prompts import box_codec, model_inputs, prompt_for
 from groundprune.errors import GroundPruneError
-from groundprune.families.base import Grounding, family_of
+from groundprune.families.base import family_of
+from groundprune.families.grounding import Grounding
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.context import prune
 from groundprune.signals import TextEmbedder
-from groundprune.tokens.positions import Policy
+from groundprune.tokens.compaction import Policy
 
 MAX_NEW_TOKENS = 64  # where the checkpoint has no limit of its own; LLaVA spends 30 on a box
 

@@ -17,7 +17,7 @@ from groundprune.checkpoints import processor as processing
 from groundprune.checkpoints.processor import load_processor, resized_size
 from groundprune.checkpoints.prompts import chat_prompt, model_inputs
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 from support.layouts import LAYOUTS
 
 SIZES = [(60, 35), (24, 24), (17, 70)]

@@ -11,7 +11,7 @@ from PIL import Image
 from groundprune.checkpoints.processor import load_processor
 from groundprune.checkpoints.prompts import framed
 from groundprune.families import families
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 from support.checkpoints import SERVED
 from support.layouts import LAYOUTS
 

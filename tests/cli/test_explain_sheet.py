@@ -37,6 +37,13 @@ def test_the_named_pruner_and_policy_lead(capsys, monkeypatch):
     assert {s.label for s in found.scored} | set(found.refused) == set(gp.pruner_names())
 
 
+def test_all_pruners_share_the_budget_that_stands_in_the_text_of_one(monkeypatch):
+    seen = []
+    monkeypatch.setattr("groundprune.report.sheet.write_sheet", lambda found, path: seen.append(found))
+    assert main(["ground", "scene.png", TEXT, "--explain", "sheet.png", "--pruner", "random:tokens=40"]) in (0, 1)
+    assert {s.kept_tokens for s in seen[0].scored if s.label in ("random", "cls-visual", "spatial")} == {40}
+
+
 def test_unknown_words_are_said_once(capsys):
     main(["ground", "scene.png", "the mug", "--explain", "sheet.png"])
     assert capsys.readouterr().err.count("does not know") == 1

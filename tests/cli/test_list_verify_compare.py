@@ -88,6 +88,11 @@ def test_verify_json(said):
     assert (code, result["passed"], result["kept"]) == (0, True, [[9, 36]])
 
 
+def test_verify_names_options(said):
+    _, out, _ = said("verify", "--family", "llava", "--pruner", "random:seed=1,random:seed=2", "--json")
+    assert [found["pruner"] for found in json.loads(out)] == ["random:seed=1", "random:seed=2"]
+
+
 def test_verify_failure(said, monkeypatch):
     """An inexact answer; a weak control alone is inconclusive."""
     monkeypatch.setattr("groundprune.exactness.verify.relative_difference", lambda *_: 0.5)

@@ -108,8 +108,12 @@ class TestTerminals:
 
     @pytest.mark.parametrize("after", [0.0, 0.05, 0.2])
     def test_ctrl_c_while_it_starts(self, after):
-        # Python itself, before any program's first line, is not ours: the clock starts there.
-        traced = "import sys; from groundprune.__main__ import run; print('on', flush=True); sys.exit(run())"
+        # What Python does before the program's own first import is not ours: the clock starts there.
+        traced = (
+            "import sys; from groundprune.__main__ import run\n"
+            "sys.addaudithook(lambda e, a: e == 'import' and a[0] == 'groundprune.cli' and print('on', flush=True))\n"
+            "sys.exit(run())"
+        )
         started = subprocess.Popen(
             [sys.executable, "-c", traced, "compare"], env=environment(), text=True,
             stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -23,7 +23,7 @@ from groundprune.evaluation.driver import windows
 from groundprune.evaluation.protocols import Protocol
 from groundprune.evaluation.scoring import Scorer
 from groundprune.families import families
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 from support.checkpoints import save_tiny
 from support.official import write_gqa, write_images, write_refcoco
 

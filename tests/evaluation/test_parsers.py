@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from groundprune.boxes import CODECS, Box, make_codec
 from groundprune.evaluation.protocols import Protocol
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 
 SIZES = {"bbox-2d-pixels": {"width": 644, "height": 476}}
 PIECES = [

@@ -7,7 +7,7 @@ from groundprune.data import Sample, scene_samples
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import Setting, compare_settings, paired_difference, wilson
 from groundprune.evaluation.scoring import Scorer, same_words
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 
 GROUNDING = Grounding("locate {expression}", "{question}", codec="llava", frame="padded")
 

@@ -9,13 +9,13 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from groundprune.probes import attention
+from groundprune.probes import attention, readers
 from groundprune.probes.attention import probe
 from groundprune.signals import Need
 from support.generating import GREEDY
 from support.inside import LastRow
 
-KEYS = {"keys": attention.keys}
+KEYS = {"keys": readers.keys}
 RECEIVED = gp.Need("tower_attention", None, "received")
 
 

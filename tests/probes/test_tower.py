@@ -7,7 +7,8 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import family_of
-from groundprune.probes import attention
+from groundprune.probes import attention, readers
+from groundprune.probes.calls import sequences
 from groundprune.probes.tower import encode, record_of, recordable
 from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need
 from support.closeness import assert_near
@@ -121,15 +122,15 @@ def test_eager_attention_gives_the_same_scores_and_leaves_no_trace(model, pixels
 def test_a_packed_flash_call_is_read_sequence_by_sequence():
     """Two sequences in one call, as flash attention gets them, score as each would alone."""
     query, key, value = torch.randn(3, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0))
-    ends = {"cu_seq_lens_q": torch.tensor([0, 5, 9], dtype=torch.int32)}
-    parts = attention._sequences(attention.AttentionCall(query, key, value), ends)
-    got = torch.cat([attention.received(part) for part in parts], dim=1)
+    ends = torch.tensor([0, 5, 9], dtype=torch.int32)
+    parts = sequences(attention.AttentionCall(query, key, value), ends)
+    got = torch.cat([readers.received(part) for part in parts], dim=1)
     weights = (query[:, :, 5:] @ key[:, :, 5:].transpose(-1, -2) / 2).softmax(-1).mean(2)
     assert_near(got[:, 5:].transpose(1, 2), weights)
     mask = torch.block_diag(torch.ones(5, 5), torch.ones(4, 4)).bool()[None, None]
-    assert_near(attention.received(attention.AttentionCall(query, key, value, mask=mask)), got)
+    assert_near(readers.received(attention.AttentionCall(query, key, value, mask=mask)), got)
 
 
 def test_attention_received_does_not_depend_on_the_size_of_the_chunks():
     call = attention.AttentionCall(*torch.randn(3, 1, 2, 9, 4, generator=torch.Generator().manual_seed(0)))
-    assert_near(attention.received(call, chunk=2), attention.received(call))
+    assert_near(readers.received(call, chunk=2), readers.received(call))

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from groundprune.probes.attention import AttentionCall, cls_row_joint
+from groundprune.probes.attention import AttentionCall
+from groundprune.probes.readers import cls_row_joint
 from groundprune.pruners.cdpruner import relevance, select_cdpruner
 from groundprune.pruners.divprune import select_divprune
 from groundprune.pruners.fastervlm import select_fastervlm

@@ -12,6 +12,7 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families
+from groundprune.pruning.beams import repeated
 from support.families import PROMPTS, model_of
 from support.generating import CONTROL, MODES, PRUNER, TOLERANCE, generate, snapshot
 from support.versions import needs_chunks
@@ -48,7 +49,7 @@ def test_stock_generate_gives_what_the_oracle_and_the_context_give(name, policy,
         context = generate(model, inputs, **options)
     assert short.restore(out.sequences).equal(context.sequences)
     oracle = {} if mode in ("static", "drafts") else options  # it needs dynamic masks; the answers are the same
-    with hide(model, hidden_columns(short.prompt.repeated(COPIES.get(mode, 1)))):
+    with hide(model, hidden_columns(repeated(short.prompt, COPIES.get(mode, 1)))):
         wanted = generate(model, inputs, **oracle)
     if policy == "preserved":
         assert short.restore(out.sequences).equal(wanted.sequences)

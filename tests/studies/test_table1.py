@@ -1,4 +1,4 @@
-"""`paper table1`, and a model in the shape of LLaVA-1.5."""
+"""`study table1`, and a model in the shape of LLaVA-1.5."""
 
 import json
 import shutil
@@ -68,17 +68,17 @@ class TestPlan:
         assert cells["shikra", "gqa:testdev", "unpruned"] is None
 
     def test_on_the_command_line(self, tmp_path, capsys):
-        assert main(["paper", "table1", "--plan", "--data-root", str(tmp_path), "--model", "shikra"]) == 0
+        assert main(["study", "table1", "--plan", "--data-root", str(tmp_path), "--model", "shikra"]) == 0
         out = capsys.readouterr().out
         assert "shikra          0 of 117" in out
         assert "  117  a checkpoint of shikra in the TOML file" in out
-        assert main(["paper", "table1", "--plan", "--data-root", str(tmp_path)]) == 0
+        assert main(["study", "table1", "--plan", "--data-root", str(tmp_path)]) == 0
         whole = capsys.readouterr().out
         assert "585 cells, 0 ready; " in whole
         assert whole.count("\n") <= 40, "one screen"
         assert "117 cells, 0 ready; " in out
         assert "estimate, nothing was measured" in out
-        assert main(["paper", "table1"]) == 2
+        assert main(["study", "table1"]) == 2
         assert "--checkpoints" in capsys.readouterr().err
 
 
@@ -90,7 +90,7 @@ def test_a_checkpoint_that_is_not_what_its_name_says_is_warned_of(root, tmp_path
     places = '["llava-1.5-7b"]\ncheckpoint = "small"\n["llava-1.5-13b"]\ncheckpoint = "narrow"\n'
     places += '[llava-next]\ncheckpoint = "small"\n[shikra]\ncheckpoint = "empty"\n'
     (tmp_path / "c.toml").write_text(places)
-    words = ["paper", "table1", "--plan", "--data-root", str(root), "--data", "refcoco:val", "--checkpoints"]
+    words = ["study", "table1", "--plan", "--data-root", str(root), "--data", "refcoco:val", "--checkpoints"]
     assert main([*words, str(tmp_path / "c.toml")]) == 0
     out, err = capsys.readouterr()
     assert "the checkpoint of llava-1.5-7b is not what its name says: 144 patches of an image, not 576" in err
@@ -126,7 +126,7 @@ def test_mistakes_in_the_file_are_named(tmp_path, content, message):
 def test_what_can_be_run_is_run_and_stands_beside_the_published(root, tmp_path, capsys, monkeypatch):
     save_tiny("llava", tmp_path / "tiny")
     (tmp_path / "c.toml").write_text('["llava-1.5-7b"]\ncheckpoint = "tiny"\n')
-    words = ["paper", "table1", "--checkpoints", str(tmp_path / "c.toml"), "--data-root", str(root), "--out"]
+    words = ["study", "table1", "--checkpoints", str(tmp_path / "c.toml"), "--data-root", str(root), "--out"]
     words += [str(tmp_path / "out"), "--model", "llava-1.5-7b", "--data", "refcoco:val,gqa:testdev", "--limit", "2"]
     assert main([*words, "--json"]) == 0
     cells = json.loads(capsys.readouterr().out)
@@ -136,7 +136,7 @@ def test_what_can_be_run_is_run_and_stands_beside_the_published(root, tmp_path, 
     assert {c["samples"] for c in ran.values()} == {2}
     assert ran["unpruned"]["difference"] == round(ran["unpruned"]["ours"] - 56.14, 2)
     assert ran["random/keep=0.5/preserved"]["difference"] is None
-    summary = read_summary(tmp_path / "out" / "llava-1.5-7b" / "refcoco-val")
+    summary = read_summary(tmp_path / "out" / "table1" / "llava-1.5-7b" / "refcoco-val")
     assert (summary.run["protocol"], summary.complete) == ("paper", True)
     monkeypatch.setattr(Runner, "prepare", lambda *given: pytest.fail("nothing was missing"))
     assert main(words) == 0

@@ -3,6 +3,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from groundprune.tokens.compaction import compact, emitted
+from groundprune.tokens.growth import grown_mask
+from groundprune.tokens.masks import places_in
 
 
 @st.composite
@@ -37,9 +39,9 @@ def test_emitted_columns_stand_in_their_order_and_take_the_places_of_the_kept(ke
         assert compaction.place[b, mine].tolist() == sorted(shuffled[b])
         # Either way each column is found in its slot, and each place in the slot that had it.
         kept = keep[b].nonzero().squeeze(1)
-        assert compaction.index[b, compaction.slots_of(b, kept)].equal(kept)
-        assert raster.index[b, compaction.slots_in(raster)[b, mine]].tolist() == shuffled[b]
-        assert compaction.places_in(raster)[b, mine].equal(torch.arange(compaction.slots)[mine])
+        assert compaction.index[b, compaction.slots_of(kept, b)].equal(kept)
+        assert raster.index[b, raster.slots_of(compaction.index)[b, mine]].tolist() == shuffled[b]
+        assert places_in(compaction, raster)[b, mine].equal(torch.arange(compaction.slots)[mine])
 
 
 @given(keep_masks())
@@ -56,6 +58,6 @@ def test_gather_takes_any_leading_dimensions_and_fills_padding(keep):
 def test_the_grown_mask_takes_the_tail_from_the_unpruned_mask():
     keep = torch.tensor([[True, False, True, True], [False, False, True, True]])
     compaction = compact(keep)
-    grown = compaction.grown_mask(torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]), tail=2)
+    grown = grown_mask(compaction, torch.tensor([[1, 1, 1, 1, 1, 0], [0, 1, 1, 1, 1, 1]]), tail=2)
     assert grown.tolist() == [[True, True, True, True, False], [False, True, True, True, True]]
-    assert compaction.grown_mask(None, tail=1).tolist() == [[True] * 4, [False, True, True, True]]
+    assert grown_mask(compaction, None, tail=1).tolist() == [[True] * 4, [False, True, True, True]]

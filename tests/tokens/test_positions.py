@@ -172,8 +172,24 @@ def test_permuted_depends_on_its_seed_alone():
 
 
 @pytest.mark.parametrize(
+    ("policy", "expected", "shift"),
+    [
+        ("scaled:2", [0, 1, 2, 4, 6, 8, 9, 10, 12, 14, 15, 16], 5),
+        ("scaled:1/2", [0, 1, 2, 2, 3, 3, 4, 5, 5, 6, 7, 8], -3),
+        ("scaled:1", list(range(LENGTH)), 0),
+    ],
+)
+def test_scaled_spreads_each_image_and_text_follows_its_end(policy, expected, shift):
+    new, moved = parse_policy(policy)(make_row(list(range(7))))
+    assert (new[0].tolist(), moved) == (expected, shift)
+
+
+@pytest.mark.parametrize(
     "text",
     [
+        "scaled:0",
+        "scaled:1/0",
+        "scaled:x",
         "shifted",
         "shifted:x",
         "permuted",

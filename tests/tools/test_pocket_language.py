@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from groundprune.evaluation.scoring import Scorer
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 from groundprune.pocket.questions import draw_question
 from groundprune.pocket.samples import SPLITS, eval_samples
 from groundprune.pocket.scenes import IMAGE_SIZE, make_scene

@@ -22,6 +22,7 @@ from tools.docs.benchmarks import coverage_table, prefill_table, selection_table
 from tools.docs.catalogue import catalogue_file, families_table, methods_reference, pruners_table, served_table
 from tools.docs.deviations import deviations_list
 from tools.docs.pictures import PICTURES, picture_svg
+from tools.docs.studies import study_pages
 
 RESULTS = Path("results") / "compare"
 ALL_PRUNERS = Path("results") / "compare-all"
@@ -102,6 +103,7 @@ def generated_files(root: Path) -> dict[Path, str]:
     texts = {page: page.read_text(encoding="utf-8") for page in pages}
     found = {page: regenerate(text, root) for page, text in texts.items() if _BEGIN.search(text)}
     found[root / CATALOGUE] = catalogue_file()
+    found |= study_pages(root)
     return found | {root / PICTURE_FOLDER / f"{name}.svg": picture_svg(name) for name in PICTURES}
 
 

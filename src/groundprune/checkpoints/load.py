@@ -16,7 +16,8 @@ from transformers.utils import cached_file
 from groundprune.checkpoints.hub import POCKET, asking_once, refuse_unreachable, source_of
 from groundprune.checkpoints.processor import load_processor
 from groundprune.errors import GroundPruneError, first_line, unknown
-from groundprune.families.base import Grounding, family_of
+from groundprune.families.base import family_of
+from groundprune.families.grounding import Grounding
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
 

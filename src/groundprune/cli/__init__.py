@@ -21,7 +21,6 @@ from groundprune.cli import (
     evaluate,
     ground,
     listing,
-    paper,
     pocket,
     report,
     scene,
@@ -59,7 +58,6 @@ app.command("list")(listing.list_pruners)
 app.add_typer(pocket.app, name="pocket")
 app.add_typer(convert.app, name="convert")
 app.add_typer(data.app, name="data")
-app.add_typer(paper.app, name="paper")
 
 
 @app.callback(invoke_without_command=True)

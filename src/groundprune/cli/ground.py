@@ -111,6 +111,8 @@ def _explain(path: Path, reply: Reply, keep: str | None, tokens: str | None, pos
 
     named, policy = reply.pruning.pruner, positions or MAIN_POSITIONS[0]
     others = sorted(pruner_names(), key=lambda name: name != DETAILED[0])
+    # Of a named pruner, whose budget may stand in its own text.
+    budget = (keep, tokens) if named is None else (named.keep, named.tokens)
     found = explain(
         reply.model,
         reply.processor,
@@ -118,8 +120,8 @@ def _explain(path: Path, reply: Reply, keep: str | None, tokens: str | None, pos
         reply.request.text,
         others if named is None else [named, *(name for name in others if name != named.label)],
         dict.fromkeys((*MAIN_POSITIONS, policy)),
-        DEFAULT_KEEP if keep is None and tokens is None else keep,
-        tokens,
+        DEFAULT_KEEP if budget == (None, None) else budget[0],
+        budget[1],
         reply.request.text_tower,
         known={"unpruned" if named is None else policy: reply.said},
     )

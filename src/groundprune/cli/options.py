@@ -12,7 +12,7 @@ from groundprune.errors import GroundPruneError
 
 if TYPE_CHECKING:
     from groundprune.pruners import Pruner
-    from groundprune.tokens.positions import Policy
+    from groundprune.tokens.compaction import Policy
 
 DEFAULT_KEEP = "0.5"
 

@@ -8,19 +8,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from groundprune.cli.console import announce, print_json, progress, quieten
-from groundprune.cli.options import DeviceOption, DtypeOption, JsonOption, ModelOption, TextTowerOption
+from groundprune.cli.options import DeviceOption, DtypeOption, JsonOption, TextTowerOption
 from groundprune.errors import GroundPruneError
 
 if TYPE_CHECKING:
     from groundprune.studies.study import Findings
 
-ALL = "all"
+ALL, TABLE1 = "all", "table1"
 
 
 def study(
     name: Annotated[str, typer.Argument(help="A study, all, or list.")],
-    model: ModelOption = "pocket",
-    data: Annotated[str, typer.Option("--data", "-d", help="As in evaluate.")] = "scenes",
+    model: Annotated[
+        str | None, typer.Option("--model", "-m", help="As in evaluate (default: pocket); of table1 names, or all.")
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option("--data", "-d", help="As in evaluate (default: scenes); of table1 names, or all.")
+    ] = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="As in evaluate.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer samples and settings: a first look.")] = False,
     limit: Annotated[
@@ -34,6 +38,12 @@ def study(
     text_tower: TextTowerOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
+    checkpoints: Annotated[
+        Path | None, typer.Option("--checkpoints", "-c", help="table1: TOML file that says where each model is.")
+    ] = None,
+    plan: Annotated[
+        bool, typer.Option("--plan", help="table1: count what is ready and missing; run nothing.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Ask a question of the paper (GAP, arXiv 2506.21873): rows, one figure and a page with the answer.
@@ -43,12 +53,23 @@ def study(
     [dim]groundprune study list[/]
     [dim]groundprune study all --quick[/]
     [dim]groundprune study sweep --model llava-hf/llava-1.5-7b-hf --data refcoco:val[/]
+    [dim]groundprune study table1 --plan[/]
     """
+    if name == TABLE1:
+        from groundprune.cli.table1 import run_table1
+
+        root = data_root or Path("data")
+        run_table1(checkpoints, root, plan, model, data, limit, out, batch_size, device, dtype, as_json)
+        return
+    if plan or checkpoints is not None:
+        raise GroundPruneError(f"--{'plan' if plan else 'checkpoints'} belongs to the study {TABLE1}")
+    model, data = model or "pocket", data or "scenes"
     from groundprune.studies.study import studies, study_of
 
     if name == "list":
         for each in studies().values():
             typer.echo(f"{each.name:14} {each.question}")
+        typer.echo(f"{TABLE1:14} What do five models lose on RefCOCO and GQA? (needs checkpoints and data)")
         return
     chosen = list(studies().values()) if name == ALL else [study_of(name)]
     announce(model)

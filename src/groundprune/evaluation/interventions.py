@@ -12,8 +12,8 @@ from groundprune.boxes.frames import FRAMES
 from groundprune.data.samples import Sample
 from groundprune.errors import Unservable
 from groundprune.pruners import Pruner
+from groundprune.tokens.compaction import Policy
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.positions import Policy
 
 
 class Truths:

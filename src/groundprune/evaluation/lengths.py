@@ -8,7 +8,7 @@ from typing import Any
 from groundprune.boxes import Box
 from groundprune.checkpoints.prompts import box_codec
 from groundprune.evaluation.protocols import PAPER_TOKENS
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 
 VQA_TOKENS = 16  # new tokens, as GQA is evaluated
 BOX_MARGIN = 4  # new tokens beyond those of a box: the end of the answer, and a blank or two before the box

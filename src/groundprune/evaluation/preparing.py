@@ -15,7 +15,8 @@ from groundprune.boxes.images import ImageError
 from groundprune.checkpoints.prompts import model_inputs, prompt_for
 from groundprune.data.samples import KINDS, Sample
 from groundprune.evaluation.memory import halving
-from groundprune.families.base import Grounding, family_of
+from groundprune.families.base import family_of
+from groundprune.families.grounding import Grounding
 from groundprune.pruners import Pruner
 from groundprune.pruning.encode_once import EncodedImages, encode
 

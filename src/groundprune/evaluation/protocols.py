@@ -18,7 +18,7 @@ from typing import Any
 from groundprune.boxes import Box, make_frame
 from groundprune.checkpoints.prompts import box_codec
 from groundprune.errors import unknown
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 from groundprune.families.llava import LLAVA_GROUNDING
 
 PROTOCOLS = ("native", "paper")

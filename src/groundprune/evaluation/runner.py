@@ -24,7 +24,7 @@ from groundprune.pruners import Pruner
 from groundprune.pruning.context import Run, prune
 from groundprune.pruning.inputs import PrunedInputs, prune_inputs
 from groundprune.signals import TextEmbedder
-from groundprune.tokens.positions import Policy
+from groundprune.tokens.compaction import Policy
 
 Answer = tuple[str, int, KeptCells | None]  # the text, and how many visual tokens the LLM read and which
 

@@ -12,7 +12,7 @@ from groundprune.data.samples import Sample
 from groundprune.evaluation.protocols import Protocol
 from groundprune.evaluation.rows import KeptCells
 from groundprune.evaluation.specs import Setting
-from groundprune.families.base import Grounding
+from groundprune.families.grounding import Grounding
 
 _NO_PUNCTUATION = str.maketrans("", "", string.punctuation)
 

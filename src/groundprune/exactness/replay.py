@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor
 
 from groundprune.families.base import family_of
-from groundprune.probes.patching import outermost, replaced
+from groundprune.probes.patching import replaced
 from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
 
 
@@ -48,7 +49,28 @@ def _with_features(
         output.pooler_output = flat.view_as(given) if torch.is_tensor(given) else list(parts)
         return output
 
-    return outermost(encode, encoder, running)
+    return _outermost(encode, encoder, running)
+
+
+def _outermost(function: Callable[..., Any], original: Callable[..., Any], running: set[int]) -> Callable[..., Any]:
+    """`function`, but `original` while another that shares `running` is under way in the same thread.
+
+    Qwen3-VL's encoder of videos calls that of images, and only the call from outside is to be changed. What is
+    returned has the signature of `original`: `generate` reads it to know which of its arguments go to the encoder.
+    """
+
+    @functools.wraps(original)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        thread = threading.get_ident()
+        if thread in running:
+            return original(*args, **kwargs)
+        running.add(thread)
+        try:
+            return function(*args, **kwargs)
+        finally:
+            running.discard(thread)
+
+    return call
 
 
 @contextlib.contextmanager
@@ -69,7 +91,7 @@ def merged_states(
     found = []
     for previous, segment in zip(prompt.segments, prompt.segments[1:], strict=False):
         if segment.merged:
-            take = segment.compaction.slots_in(previous.compaction)[..., None]
+            take = previous.compaction.slots_of(segment.compaction.index)[..., None]
             before, after = entered[segment.layer], left[segment.layer]
             row, slot = (after != before.gather(1, take.expand_as(after))).any(-1).nonzero(as_tuple=True)
             found.append((segment.layer, row, segment.compaction.index[row, slot], after[row, slot]))

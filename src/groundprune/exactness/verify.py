@@ -18,12 +18,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from groundprune.errors import Unproven
+from groundprune.errors import GroundPruneError, Unproven
 from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.replay import entering, joining, merged_states, reading
 from groundprune.pruners.base import Pruner
+from groundprune.pruners.spec import spec_of
 from groundprune.pruning.context import Run, prune
-from groundprune.pruning.plan import unwrapped
+from groundprune.pruning.wrapped import unwrapped
 from groundprune.signals import TextEmbedder
 
 TOLERANCE = 1e-5  # relative, fp32
@@ -35,7 +36,7 @@ class Verification:
     """What `verify` measured. Differences are of logits, the largest over all steps, relative to the oracle's.
 
     Attributes:
-        pruner: its name.
+        pruner: its name, with the options that were given.
         layers: where tokens were dropped, 0 = before the LLM.
         kept: per row how many visual tokens stayed to the end, and of how many.
         steps: greedy tokens beyond the prefill.
@@ -149,7 +150,7 @@ def _verify(
     with prune(model, pruner, "reassigned", **texts):
         control = _decode(model, inputs, steps)
     return Verification(
-        pruner=pruner.label,
+        pruner=_named(pruner),
         layers=_dropping(run),
         kept=[(len(kept), len(row.layout)) for kept, row in zip(run.kept, prompt.rows, strict=True)],
         steps=steps,
@@ -200,3 +201,11 @@ def _decode(model: Any, inputs: dict[str, Any], steps: int) -> Any:
         return_dict_in_generate=True,
         output_logits=True,
     )
+
+
+def _named(pruner: Pruner) -> str:
+    """With its options, which tell two of one class apart; a class that no text names goes by its own name."""
+    try:
+        return spec_of(pruner).short
+    except GroundPruneError:
+        return pruner.label

@@ -1,31 +1,26 @@
-"""What a model family tells the rest: where visual tokens lie, how tower scores map to them, how it says boxes."""
+"""What a model family tells the rest: where visual tokens lie, and how tower scores map to them."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from types import SimpleNamespace
 from typing import Any, ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from groundprune.errors import Unservable, unknown
-from groundprune.families.grounding import Grounding
-from groundprune.families.tiny_parts import TinyVisuals
+from groundprune.families.described import Described
 from groundprune.families.towers import TOWERS, Tower
 from groundprune.signals import PROJECTOR, Need
 from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
 
 
-class Family:
+class Family(Described):
     """Base of all families: one short subclass per model type, stateless.
 
     The defaults describe a model whose tower sees each image as one square crop, one token a patch.
     """
 
-    name: ClassVar[str]
-    model_types: ClassVar[tuple[str, ...]]
-    grounding: ClassVar[Grounding]
     tower_path: ClassVar[str] = "vision_tower"  # of the tower in the base model
     position_axes: ClassVar[int] = 1  # of a token's position id: 3 for M-RoPE (time, height, width)
     unit_is_crop: ClassVar[bool] = False  # True: an image is a unit per crop, the last of which shows the whole
@@ -48,14 +43,6 @@ class Family:
         if given is None:
             given = torch.arange(ids.shape[1], device=ids.device)[None] + self.first_position
         return given.expand(ids.shape[0], -1)[None]
-
-    def grid_columns(self, config: Any, inputs: dict[str, Any]) -> int | None:
-        """How many placeholders the images have whose grids are among the inputs; None where ids need no grids."""
-        return None
-
-    def weightless(self, config: Any) -> Any:
-        """What stands in for a base model of this config where only `units` and `to_tokens` are called."""
-        return SimpleNamespace(config=config)
 
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         """What the encoder makes of `arguments` (those of get_image_features or get_video_features), in order."""
@@ -149,22 +136,6 @@ class Family:
                 f"vision_feature_select_strategy {strategy!r} is not supported with a {kind!r} tower "
                 f"(allowed: {'default' if tower.cls else 'full'!r}, which keeps the patches and nothing else)"
             )
-
-    # How it is fed
-
-    def prepare_processor(self, processor: Any) -> Any:
-        """The checkpoint's processor with the preprocessing that `grounding.frame` describes."""
-        return processor
-
-    # A tiny model of it, for proofs without a download
-
-    def tiny_config(self, layers: int = 4, **options: Any) -> Any:
-        """Of the real config class. layers: of the LLM; options: the family's own."""
-        raise NotImplementedError
-
-    def tiny_visuals(self, config: Any) -> TinyVisuals:
-        """What may stand in a prompt of a model of this (tiny) config."""
-        raise NotImplementedError
 
 
 FamilyType = TypeVar("FamilyType", bound=Family)

@@ -7,18 +7,16 @@ hands over, only the asked-for rows of the attention matrix are computed. The fu
 from __future__ import annotations
 
 import contextlib
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from groundprune.errors import Unservable
-from groundprune.tokens.masks import allowed_by
+from groundprune.probes.calls import eager, sequences
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,12 +48,6 @@ class AttentionCall:
             logits = logits.masked_fill(~mask, float("-inf")) if mask.dtype == torch.bool else logits + mask.float()
         return logits.softmax(-1).nan_to_num()  # a row that may see nothing is NaN
 
-    def seen(self) -> Tensor | int:
-        """How many queries may see each key: [B or 1, 1, L], or a number where it is all of them."""
-        if self.mask is None:
-            return self.query.shape[2]
-        return allowed_by(self.mask).sum(2).clamp(min=1)
-
 
 Reader = Callable[[AttentionCall], Any]  # what is kept of one call
 
@@ -63,25 +55,6 @@ Reader = Callable[[AttentionCall], Any]  # what is kept of one call
 def cls_row(call: AttentionCall) -> Tensor:
     """[B, L, H]: attention of query 0 over all keys."""
     return call.rows(slice(0, 1))[:, :, 0].transpose(1, 2)
-
-
-def cls_row_joint(call: AttentionCall) -> Tensor:
-    """[B, L, 1]: as `cls_row`, with the heads side by side as one; scaled by the root of the joint width."""
-    query, key = (x.transpose(1, 2).flatten(2)[:, None] for x in (call.query[:, :, :1], call.key))
-    return cls_row(AttentionCall(query, key, key))
-
-
-def received(call: AttentionCall, chunk: int = 256) -> Tensor:
-    """[B, L, H]: attention that each key receives, mean over the queries that may see it; `chunk` at a time."""
-    total = torch.zeros(*call.query.shape[:2], call.key.shape[2], device=call.query.device)
-    for start in range(0, call.query.shape[2], chunk):
-        total += call.rows(slice(start, start + chunk)).sum(2)
-    return (total / call.seen()).transpose(1, 2)
-
-
-def keys(call: AttentionCall) -> Tensor:
-    """[B, L, H, C]."""
-    return call.key.transpose(1, 2)
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,7 +83,8 @@ def probe(targets: dict[nn.Module, dict[Any, Reader]]) -> Iterator[dict[Any, lis
     """
     found: dict[Any, list[Tensor]] = {key: [] for readers in targets.values() for key in readers}
     mine = {module: _Listener(readers, found, threading.get_ident()) for module, readers in targets.items()}
-    names = {_implementation(module) for module in targets}
+    configs: list[Any] = [module.config for module in targets]
+    names = {config._attn_implementation for config in configs}
     with _LOCK:
         for name in names:
             _wrap(name)
@@ -134,7 +108,7 @@ def _wrap(name: str) -> None:
         count, wrapper, before = _wrapped[name]
     else:
         before = ALL_ATTENTION_FUNCTIONS._local_mapping.get(name)
-        count, wrapper = 0, _reading(_eager if name == "eager" and before is None else ALL_ATTENTION_FUNCTIONS[name])
+        count, wrapper = 0, _reading(eager if name == "eager" and before is None else ALL_ATTENTION_FUNCTIONS[name])
         ALL_ATTENTION_FUNCTIONS[name] = wrapper
     _wrapped[name] = count + 1, wrapper, before
 
@@ -159,7 +133,8 @@ def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
         mine = [each for each in _listeners.get(module, ()) if each.thread == threading.get_ident()]
         if mine:
             given = kwargs.get("scaling"), attention_mask, kwargs.get("softcap")
-            calls = _sequences(AttentionCall(query, key, value, *given), kwargs)
+            call, ends = AttentionCall(query, key, value, *given), kwargs.get("cu_seq_lens_q")
+            calls = [call] if ends is None else sequences(call, ends)
             with torch.no_grad():
                 for listener in mine:
                     for call in calls:
@@ -168,27 +143,3 @@ def _reading(function: Callable[..., Any]) -> Callable[..., Any]:
         return function(module, query, key, value, attention_mask, **kwargs)
 
     return read
-
-
-def _sequences(call: AttentionCall, kwargs: dict[str, Any]) -> list[AttentionCall]:
-    """A packed call of variable-length flash attention, taken apart."""
-    ends = kwargs.get("cu_seq_lens_q")
-    if ends is None:
-        return [call]
-    lengths = ends.diff().tolist()
-    parts = zip(*(x.split(lengths, dim=2) for x in (call.query, call.key, call.value)), strict=True)
-    return [replace(call, query=query, key=key, value=value, mask=None) for query, key, value in parts]
-
-
-def _eager(module: nn.Module, *args: Any, **kwargs: Any) -> Any:
-    """What a model under eager attention calls: a function of its own modelling file."""
-    for cls in type(module).__mro__:
-        function = getattr(sys.modules[cls.__module__], "eager_attention_forward", None)
-        if function is not None:
-            return function(module, *args, **kwargs)
-    raise Unservable(f"{type(module).__name__} has no eager attention function to read from")
-
-
-def _implementation(module: nn.Module) -> str:
-    config: Any = module.config
-    return config._attn_implementation

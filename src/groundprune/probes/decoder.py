@@ -1,7 +1,7 @@
 """What a pruner may read of the decoder layers during a prefill: states, queries, keys, values, attention rows.
 
 Nothing is computed twice: a layer's queries and keys are kept as it hands them to its attention function, and only
-the rows that are asked for become attention. Of the stage's own layer they are computed ahead, up to its attention.
+the rows that are asked for become attention. For the stage's own layer see `groundprune.probes.look_ahead`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from groundprune.signals import LLMStates
 from groundprune.tokens.compaction import Compaction
 from groundprune.tokens.masks import allowed_by
 
-_BEFORE_ROPE = {"q": ("q_norm", "q_proj"), "k": ("k_norm", "k_proj")}  # the last module before the rotary embedding
+BEFORE_ROPE = {"q": ("q_norm", "q_proj"), "k": ("k_norm", "k_proj")}  # the last module before the rotary embedding
 
 
 @dataclass(eq=False)
@@ -31,10 +31,6 @@ class LayerRecord:
     hidden: Tensor
     call: AttentionCall | None = None
     before_rope: dict[str, Tensor] = field(default_factory=dict)
-
-
-class _Enough(Exception):
-    """Raised from within a layer once its queries and keys are known."""
 
 
 @contextlib.contextmanager
@@ -49,29 +45,11 @@ def record_layers(records: dict[int, LayerRecord], layers: dict[int, nn.Module])
                 records[index].call = call
 
             targets[attention] = {index: keep}
-            for name in _BEFORE_ROPE:
-                hook = _keep_output(records, index, name)
-                stack.callback(_last_before_rope(attention, name).register_forward_hook(hook).remove)
+            for name in BEFORE_ROPE:
+                hook = keep_output(records, index, name)
+                stack.callback(last_before_rope(attention, name).register_forward_hook(hook).remove)
         stack.enter_context(probe(targets))
         yield
-
-
-def look_ahead(layer: nn.Module, record: LayerRecord, kwargs: dict[str, Any]) -> None:
-    """Run a layer up to its attention, for the queries, keys and values that it will use; its cache stays."""
-
-    def stop(call: AttentionCall) -> NoReturn:
-        record.call = call
-        raise _Enough
-
-    attention = layer.get_submodule("self_attn")
-    with contextlib.ExitStack() as stack:
-        for name in _BEFORE_ROPE:
-            hook = _keep_output({0: record}, 0, name)
-            stack.callback(_last_before_rope(attention, name).register_forward_hook(hook).remove)
-        stack.enter_context(contextlib.suppress(_Enough))
-        stack.enter_context(probe({attention: {"call": stop}}))
-        # forward(), not the call: our own hooks stand on the call.
-        layer.forward(record.hidden, **{**kwargs, "past_key_values": None, "use_cache": False})
 
 
 class RowStates(LLMStates):
@@ -111,7 +89,7 @@ class RowStates(LLMStates):
         if kind == "attention":
             queries = self._slots(record, self._last) if rows is None else where
             return self._attention(record, call, queries)[:, :, self._slots(record, self._columns)]
-        if not rope and kind in _BEFORE_ROPE:
+        if not rope and kind in BEFORE_ROPE:
             value, wanted = record.before_rope[kind], call.query if kind == "q" else call.key
             if value.ndim == 3:
                 value = value.unflatten(-1, (-1, wanted.shape[-1]))
@@ -134,18 +112,21 @@ class RowStates(LLMStates):
         return part.rows(slice(None))[0]
 
     def _slots(self, record: LayerRecord, columns: Tensor) -> Tensor:
-        return record.compaction.slots_of(self._row, columns)
+        return record.compaction.slots_of(columns, self._row)
 
 
-def _last_before_rope(attention: nn.Module, name: str) -> nn.Module:
-    for path in _BEFORE_ROPE[name]:
+def last_before_rope(attention: nn.Module, name: str) -> nn.Module:
+    """The module whose output is "q" or "k" before the rotary embedding."""
+    for path in BEFORE_ROPE[name]:
         module = getattr(attention, path, None)
         if isinstance(module, nn.Module):
             return module
-    raise Unservable(f"{type(attention).__name__} has no {' or '.join(_BEFORE_ROPE[name])} to read from")
+    raise Unservable(f"{type(attention).__name__} has no {' or '.join(BEFORE_ROPE[name])} to read from")
 
 
-def _keep_output(records: dict[int, LayerRecord], index: int, name: str) -> Any:
+def keep_output(records: dict[int, LayerRecord], index: int, name: str) -> Any:
+    """A hook behind that module."""
+
     def hook(module: nn.Module, args: Any, output: Tensor) -> None:
         records[index].before_rope[name] = output
 

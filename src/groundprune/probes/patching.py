@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 
@@ -22,24 +20,3 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
             delattr(owner, name)
         else:
             setattr(owner, name, before)
-
-
-def outermost(function: Callable[..., Any], original: Callable[..., Any], running: set[int]) -> Callable[..., Any]:
-    """`function`, but `original` while another that shares `running` is under way in the same thread.
-
-    Qwen3-VL's encoder of videos calls that of images, and only the call from outside is to be changed. What is
-    returned has the signature of `original`: `generate` reads it to know which of its arguments go to the encoder.
-    """
-
-    @functools.wraps(original)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        thread = threading.get_ident()
-        if thread in running:
-            return original(*args, **kwargs)
-        running.add(thread)
-        try:
-            return function(*args, **kwargs)
-        finally:
-            running.discard(thread)
-
-    return call

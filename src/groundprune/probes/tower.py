@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import hashlib
-import math
 import threading
 import weakref
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from fractions import Fraction
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +14,8 @@ import torch
 from torch import Tensor, nn
 
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.probes import attention
+from groundprune.probes import attention, readers
+from groundprune.probes.states import block_at, fingerprint, keep_output
 from groundprune.signals import CLIP_PATCHES, FINGERPRINT, TOWER_HIDDEN, Need, TowerRecord
 
 if TYPE_CHECKING:
@@ -97,9 +96,9 @@ def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need,
     targets: dict[nn.Module, dict[Any, attention.Reader]] = {}
     with contextlib.ExitStack() as stack:
         for need in needs - {FINGERPRINT}:
-            block = _block(blocks, family, base.config, need)
+            block = blocks[block_index(family, base.config, need, len(blocks))]
             if need.signal == "tower_hidden":
-                keep = functools.partial(_keep_output, raw, need, kind.packed)
+                keep = functools.partial(keep_output, raw, need, kind.packed)
                 stack.callback(block.register_forward_hook(keep).remove)
             else:
                 targets.setdefault(block.get_submodule(kind.attention), {})[need] = reader_of(need, kind)
@@ -114,39 +113,21 @@ def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need,
 def reader_of(need: Need, kind: Tower) -> attention.Reader:
     """What is kept of the attention of a tower of this kind, for a need of its attention or keys."""
     if need.signal == "tower_keys":
-        return attention.keys
+        return readers.keys
     if need.kind == "cls-joint":
-        return attention.cls_row_joint
+        return readers.cls_row_joint
     by_cls = need.kind == "cls" or (need.kind == "salient" and kind.cls)
-    return attention.cls_row if by_cls else attention.received
-
-
-def _block(blocks: Sequence[nn.Module], family: Family, config: Any, need: Need) -> nn.Module:
-    return blocks[block_index(family, config, need, len(blocks))]
+    return attention.cls_row if by_cls else readers.received
 
 
 def block_index(family: Family, config: Any, need: Need, count: int) -> int:
-    """Which of the tower's `count` blocks a need names.
-
-    A depth that falls on a block that attends within windows means the nearest one that attends to all: what a patch
-    receives says little of the image else. Of two the deeper one, as in HiPrune's code for Qwen2.5-VL.
-    """
+    """Which of the tower's `count` blocks a need names."""
     index = family.feature_layer(config) if need.layer is None else need.layer
     if isinstance(index, Fraction):
-        index = max(1, math.floor(index * count + Fraction(1, 2))) - 1
-        whole = getattr(config.vision_config, "fullatt_block_indexes", None)
-        if whole and need.signal == "tower_attention":
-            index = min(whole, key=lambda block: (abs(block - index), -block))
+        index = block_at(index, config, need, count)
     if not -count <= index < count:
         raise GroundPruneError(f"the tower has {count} layers; the pruner asks for '{need}'")
     return index
-
-
-def _keep_output(
-    raw: dict[Need, Tensor], need: Need, packed: bool, module: nn.Module, args: Any, output: Any
-) -> None:
-    value = (output[0] if isinstance(output, tuple) else output).detach()
-    raw[need] = value.reshape(-1, value.shape[-1]) if packed else value
 
 
 def _of_units(family: Family, base: Any, need: Need, value: Tensor, units: int, modality: str, arguments: Any) -> Any:
@@ -156,9 +137,3 @@ def _of_units(family: Family, base: Any, need: Need, value: Tensor, units: int, 
     if len(value) != units:
         raise Unservable(f"'{need}' is served where the tower sees each image once; this one saw {len(value)} crops")
     return list(value[:, :1].clone())
-
-
-def fingerprint(pixels: Tensor) -> int:
-    """A number that depends on the pixels alone: not on the batch, nor on whether they came in half precision."""
-    content = pixels.detach().to(torch.bfloat16).cpu().contiguous().view(torch.int16).numpy().tobytes()
-    return int.from_bytes(hashlib.blake2b(content, digest_size=7).digest(), "big")

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
-from groundprune.pruners.invariants import checked_scores, checked_selection
+from groundprune.pruners.invariants import check_merge, ordered
 from groundprune.pruners.merging import Merged, joined
-from groundprune.pruners.ranking import top
 from groundprune.signals import TOWER_CLS, Need, Signals
 from groundprune.tokens.budget import Budget, allot
 from groundprune.tokens.layout import VisualLayout
@@ -86,8 +85,12 @@ class Pruner:
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         """How a pool of tokens is cut down to a count: by default to the largest scores."""
-        score = checked_scores(self.label, self.score(signals, layout, stage), layout)
-        return lambda pool, count: top(score[pool], count)
+        score = _checked_scores(self.label, self.score(signals, layout, stage), layout).float()
+
+        def top(pool: Tensor, count: int) -> Tensor:  # ties go to the earlier token, on every device
+            return score[pool].sort(descending=True, stable=True).indices[:count].sort().values
+
+        return top
 
     def pools(self, layout: VisualLayout, stage: Stage) -> list[Tensor]:
         """The pools of patches, each Long[n], indices into the row's columns; together all of them."""
@@ -123,8 +126,49 @@ class Pruner:
             selection = self.select(signals, layout, stage)
         except SystemExit as error:  # a script of one's own must not end the program without a word
             raise GroundPruneError(f"{self.label} called exit({error.code!r}) while it chose tokens") from error
-        return checked_selection(self.label, selection, layout, stage, count)
+        return _checked_selection(self.label, selection, layout, stage, count)
 
     @property
     def label(self) -> str:
         return self.name or type(self).__name__
+
+
+def _checked_scores(label: str, given: object, layout: VisualLayout) -> Tensor:
+    """The scores as a tensor. Raises GroundPruneError unless they are Float[N], finite at the patches."""
+    try:
+        score = torch.as_tensor(given, device=layout.column.device)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise GroundPruneError(f"{label}.score must give a tensor of numbers (got {_told(given)})") from error
+    if score.shape != (len(layout),):
+        raise GroundPruneError(
+            f"{label}.score must give one value per visual token: expected {(len(layout),)}, got {tuple(score.shape)}"
+        )
+    if score.is_complex():
+        raise GroundPruneError(f"{label}.score must give real numbers (got {score.dtype})")
+    odd = int((~score[layout.is_patch].isfinite()).sum())
+    if odd:
+        raise GroundPruneError(
+            f"{label}.score must give finite numbers: {odd} of {len(layout.patches)} are NaN or infinite"
+        )
+    return score
+
+
+def _checked_selection(label: str, given: object, layout: VisualLayout, stage: Stage, count: int) -> Selection:
+    """The selection. Raises GroundPruneError unless it is ascending, unique, in range, and of `count` patches."""
+    if not isinstance(given, Selection) or not isinstance(given.kept, Tensor):
+        raise GroundPruneError(f"{label}.select must give a Selection of a tensor (got {_told(given)})")
+    kept = given.kept.to(layout.column.device)
+    if kept.ndim != 1 or kept.dtype not in (torch.int64, torch.int32):
+        raise GroundPruneError(f"{label}: kept must be a row of indices (got {tuple(kept.shape)} of {kept.dtype})")
+    if not bool((kept[1:] > kept[:-1]).all() and ((kept >= 0) & (kept < len(layout))).all()):
+        raise GroundPruneError(f"{label}: kept tokens must be ascending, unique and in range")
+    patches = int(layout.is_patch[kept].sum())
+    if patches != count and not stage.adaptive:
+        raise GroundPruneError(f"{label} kept {patches} patches where {count} of {len(layout.patches)} are asked for")
+    if given.merge is not None:
+        check_merge(label, given.merge, stage)
+    return given if given.order is None else ordered(label, given, layout)
+
+
+def _told(value: object) -> str:
+    return "None" if value is None else f"a {type(value).__name__}"

@@ -17,8 +17,8 @@ from groundprune.pruning.generation import Calls
 from groundprune.pruning.layers import Layers
 from groundprune.pruning.plan import WINDOWS, Plan, Text, TextTower
 from groundprune.pruning.prompt import PrunedPrompt, PrunedRow
+from groundprune.tokens.compaction import Policy
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.positions import Policy
 
 
 class Run:

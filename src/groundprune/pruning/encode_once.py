@@ -14,7 +14,7 @@ from groundprune.families.base import family_of
 from groundprune.probes.tower import RECORD_ATTRIBUTE, recordable
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.encoding import Encoded, encode_inputs
-from groundprune.pruning.plan import unwrapped
+from groundprune.pruning.wrapped import unwrapped
 from groundprune.signals import TowerRecord
 
 

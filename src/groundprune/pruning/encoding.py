@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -32,7 +31,7 @@ class Encoded:
         self._outputs = outputs
         self._tokens = {m: token for m, token in family.token_ids(config).items() if outputs.get(m) is not None}
         records = {modality: record_of(outputs[modality]) for modality in self._tokens}
-        self.record = TowerRecord.join(list(records.values()))
+        self.record = next(iter(records.values())) if len(records) == 1 else TowerRecord.join(list(records.values()))
         units = {modality: record.units for modality, record in records.items()}
         # Without images a placeholder is a word like any other: a model may say one.
         said = ids if self._tokens else torch.full_like(ids, -1)
@@ -52,21 +51,6 @@ class Encoded:
     def features(self) -> list[Tensor]:
         return list(self._features.split([len(layout) for layout in self.layouts]))
 
-    def since(self, column: int) -> Encoded:
-        """Of the columns from `column` on alone, which no image straddles; they are counted from there."""
-        new = object.__new__(Encoded)
-        vars(new).update(vars(self))
-        later = torch.cat([layout.column for layout in self.layouts]) >= column
-        lengths = [len(unit) for unit in self.record.units]
-        new.layouts = [_since(layout, column, lengths) for layout in self.layouts]
-        new._row, new._said, new._features = self._row[later], self._said[later], self._features[later]
-        new._outputs = {}
-        for modality, token in self._tokens.items():
-            index = later[self._columns_of(modality)].nonzero().squeeze(1)
-            mine = self._features[later & (self._said == token)]
-            new._outputs[modality] = _rebuilt(self._outputs[modality], [mine], index, [len(index)])
-        return new
-
     def pruned(self, rows: Sequence[PrunedRow], sequences: Sequence[Tensor]) -> dict[str, Any]:
         """New outputs that hold only what each row keeps, an entry per row. The given ones are never changed.
 
@@ -85,24 +69,12 @@ class Encoded:
             sizes = [n for n in torch.bincount(self._row[index[mine]], minlength=len(rows)).tolist() if n]
             rank = (self._said == token).cumsum(0) - 1
             new = list(values[mine].split(sizes))
-            outputs[modality] = _rebuilt(self._outputs[modality], new, rank[index[mine]], sizes)
+            outputs[modality] = rebuilt(self._outputs[modality], new, rank[index[mine]], sizes)
         return outputs
 
     def _columns_of(self, modality: str) -> Tensor:
         """Long: which of the visual columns of all rows belong to the modality."""
         return (self._said == self._tokens[modality]).nonzero().squeeze(1)
-
-
-def _since(layout: VisualLayout, column: int, lengths: Sequence[int]) -> VisualLayout:
-    """Of the columns from `column` on, counted from there; images too. lengths: tokens of each unit."""
-    kept = (layout.column >= column).nonzero().squeeze(1)
-    new = layout.subset(kept)
-    unit = list(layout.unit)
-    while unit and sum(lengths[i] for i in unit) > len(kept):
-        del unit[0]
-    first = int(new.image.min()) if len(kept) else 0
-    moved = {"column": new.column - column, "image": new.image - first, "length": layout.length - column}
-    return replace(new, **moved, unit=tuple(unit))
 
 
 def encode_inputs(base: Any, family: Family, inputs: dict[str, Any], needs: frozenset[Need]) -> dict[str, Any]:
@@ -132,13 +104,11 @@ def _flat(features: Any) -> Tensor:
     return features.flatten(0, -2) if torch.is_tensor(features) else torch.cat(list(features))
 
 
-def _rebuilt(output: Any, features: list[Tensor], index: Tensor, sizes: list[int]) -> Any:
+def rebuilt(output: Any, features: list[Tensor], index: Tensor, sizes: list[int]) -> Any:
     """An output like `output` with these features; of each deepstack level (Qwen3-VL) the rows of `index`."""
-    if torch.is_tensor(output.pooler_output):
-        # One token an entry: SmolVLM (before 5.23) wants the placeholders of a row to be whole entries.
-        new = type(output)(pooler_output=torch.cat(features)[:, None])
-    else:
-        new = type(output)(pooler_output=features)
+    # One token an entry: SmolVLM (before 5.23) wants the placeholders of a row to be whole entries.
+    stacked = torch.is_tensor(output.pooler_output)
+    new = type(output)(pooler_output=torch.cat(features)[:, None] if stacked else features)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
         new.deepstack_features = [list(_flat(level)[index].split(sizes)) for level in levels]

@@ -20,7 +20,7 @@ def evict(segments: list[Segment], segment: Segment, cache: Any) -> None:
     if cache is None:
         return
     for i, earlier in enumerate(segments):
-        take = segment.compaction.slots_in(earlier.compaction)
+        take = earlier.compaction.slots_of(segment.compaction.index)
         end = segments[i + 1].layer if i + 1 < len(segments) else segment.layer
         for index in range(earlier.layer, end):
             _shorten(cache.layers[index], take, earlier.compaction.slots)

@@ -23,10 +23,12 @@ from transformers.utils import ModelOutput
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.patching import replaced
 from groundprune.probes.tower import MODALITIES, RECORD_ATTRIBUTE, encode, is_encoding, record_of, recordable
+from groundprune.pruning.beams import repeated
 from groundprune.pruning.encoding import has_visual
+from groundprune.pruning.forwards import after_forward, before_forward, compiled_passed_over
 from groundprune.pruning.layers import Layers
 from groundprune.pruning.plan import Plan
-from groundprune.pruning.prefill import Prefill, PrunedInputs, checked_ids, encoded_prefill, shortened
+from groundprune.pruning.prefill import Prefill, PrunedInputs, encoded_prefill, shortened
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn, unpruned_prompt
 from groundprune.signals import TowerRecord
@@ -70,7 +72,7 @@ class Calls:
         self._run: _Generation | None = None
         self._generates = False
         self._lock = threading.RLock()
-        self._signature = inspect.signature(plan.model.forward)
+        self.signature = inspect.signature(plan.model.forward)
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
@@ -113,7 +115,7 @@ class Calls:
                 if short is None:
                     return output
                 caches = [given.get("past_key_values"), getattr(output, "past_key_values", None)]
-                self._remember(prompt or short.prompt, caches)
+                self.remember(prompt or short.prompt, caches)
                 if not isinstance(output, ModelOutput):
                     return short.restore(output)
                 output["sequences"] = short.restore(output["sequences"])
@@ -125,20 +127,19 @@ class Calls:
         """The pruned arguments of `generate`; None where there is nothing to prune."""
         if given.get("input_ids") is None and given.get("inputs") is not None:
             given["input_ids"] = given.pop("inputs")
-        state = self._recall(given)
+        state = self.recall(given)
         if not has_visual(given) and state is None:
             return None
         config = given.get("generation_config") or self.plan.model.generation_config
         chunk = given.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
-        whole = self.layers.hooked or self.plan.family.bidirectional or not CUTS_IMAGES
-        if chunk is not None and whole:
+        if chunk is not None and (self.layers.hooked or self.plan.family.bidirectional or not CUTS_IMAGES):
             raise Unservable(
                 "this model, pruner or transformers needs prompts in one piece: leave prefill_chunk_size unset"
             )
         mask = given.get("attention_mask")
         if state is None and mask is not None and mask.ndim == 2 and not bool(mask[:, -1].all()):
             raise Unservable("generate with pruning needs left padding: set tokenizer.padding_side = 'left'")
-        short, prefill = self._shorten(given, state)
+        short, prefill = self.shorten(given, state)
         for name in ("max_length", "min_length"):  # which count the prompt
             length = given.get(name) or getattr(given.get("generation_config"), name, None)
             if length:
@@ -164,7 +165,7 @@ class Calls:
                 return prepared
             if past:
                 new, ids = prepared["input_ids"].shape[1], prepared.get("position_ids")
-                self.layers.step(_held(run.short.prompt, past), kwargs["attention_mask"], new, cache, ids)
+                self.layers.step(run.short.prompt.held_by(past), kwargs["attention_mask"], new, cache, ids)
             elif run.prefill is not None:
                 # Where ids start at 1 `generate` hands out those from 0 on, and the model's own code adds the 1.
                 offset = self.plan.family.first_position
@@ -177,13 +178,14 @@ class Calls:
         """What became of the prompt since the last forward, and of its rows, which `generate` repeats for beams."""
         run.short.prompt = self.layers.finish() or run.short.prompt
         if rows > len(run.short.prompt.rows):
-            run.short.prompt = run.short.prompt.repeated(rows // len(run.short.prompt.rows))
+            run.short.prompt = repeated(run.short.prompt, rows // len(run.short.prompt.rows))
 
     def _forwarding(self, original: Callable[..., Any]) -> Callable[..., Any]:
         # A user's torch.compile takes what `original` runs, not the bookkeeping around it.
         uncompiled: Any = torch.compiler.disable  # its types know no method
-        before, after = uncompiled(self._before_forward), uncompiled(self._after_forward)
-        eager = uncompiled(self._eager)
+        before = uncompiled(lambda args, kwargs: before_forward(self, args, kwargs))
+        after = uncompiled(lambda short, output: after_forward(self, short, output))
+        eager = uncompiled(lambda: compiled_passed_over(self))
 
         def pruning(*args: Any, **kwargs: Any) -> Any:
             with self._lock:
@@ -202,41 +204,7 @@ class Calls:
 
         return forward
 
-    def _eager(self) -> contextlib.AbstractContextManager[Any]:
-        """What was compiled before knows no hook on a layer, and is passed over where the layers are to prune."""
-        return torch.compiler.set_stance("force_eager") if self.layers.staged else contextlib.nullcontext()
-
-    def _before_forward(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
-        inputs = {**self._signature.bind_partial(*args).arguments, **kwargs}
-        state = self._recall(inputs)
-        cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
-        past = 0 if cache is None else int(cache.get_seq_length())
-        if not past:
-            checked_ids(inputs)
-        if not has_visual(inputs) and state is None:
-            return inputs
-        counts = not past and ids is not None and inputs.get("position_ids") is None
-        if counts and self.plan.family.position_axes == 1:
-            # A plain forward counts columns, those of padding included, and goes on from the largest id.
-            inputs["position_ids"] = self.plan.family.positions(self.plan.model.base_model, inputs)[0]
-        short, prefill = self._shorten(inputs, state)
-        if counts and prefill is not None:
-            short.prompt = replace(short.prompt, next_position=prefill.position.amax((0, 2)) + 1)
-        if prefill is not None:
-            self.layers.begin(short.prompt, prefill, short["input_ids"].shape[1])
-        elif state is not None:
-            new, ids = short["input_ids"].shape[1], short["position_ids"]
-            self.layers.step(_held(short.prompt, past), short["attention_mask"], new, cache, ids)
-        return short
-
-    def _after_forward(self, short: dict[str, Any], output: Any) -> None:
-        """output: None after an exception."""
-        prompt = self.layers.finish(ran=output is not None)
-        if isinstance(short, PrunedInputs) and output is not None:
-            found = output if isinstance(output, tuple) else [getattr(output, "past_key_values", None)]
-            self._remember(prompt or short.prompt, found)
-
-    def _shorten(self, inputs: dict[str, Any], state: PrunedPrompt | None) -> tuple[PrunedInputs, Prefill | None]:
+    def shorten(self, inputs: dict[str, Any], state: PrunedPrompt | None) -> tuple[PrunedInputs, Prefill | None]:
         """The inputs, pruned; of a first turn also what it was, for stages between layers."""
         cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
         past = 0 if cache is None else int(cache.get_seq_length())
@@ -259,7 +227,7 @@ class Calls:
             self.layers.check_later_image(short.prompt.compaction.length, several)
         return short, None
 
-    def _recall(self, inputs: dict[str, Any]) -> PrunedPrompt | None:
+    def recall(self, inputs: dict[str, Any]) -> PrunedPrompt | None:
         """What became of the prompt that filled the cache among the inputs; None where nothing was pruned."""
         cache = inputs.get("past_key_values")
         state: PrunedPrompt | None = getattr(cache, _STATE, None)
@@ -268,7 +236,7 @@ class Calls:
             return None
         return state
 
-    def _remember(self, prompt: PrunedPrompt, caches: Any) -> None:
+    def remember(self, prompt: PrunedPrompt, caches: Any) -> None:
         """Keep what became of a prompt with the cache that holds its keys and values; copies carry it too."""
         if any(len(row.layout) for row in prompt.rows):
             self.last = prompt
@@ -293,8 +261,3 @@ class Calls:
             return output
 
         return get_features
-
-
-def _held(prompt: PrunedPrompt, past: int) -> PrunedPrompt:
-    """What a cache of `past` columns holds of it: all, or the turns before."""
-    return _held(prompt.earlier, past) if prompt.earlier and past < prompt.compaction.slots else prompt

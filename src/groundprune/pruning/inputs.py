@@ -14,7 +14,7 @@ from groundprune.pruning.plan import WINDOWS, Plan, Text, TextTower
 from groundprune.pruning.prefill import PrunedInputs, encoded_prefill, shortened
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn
-from groundprune.tokens.positions import Policy
+from groundprune.tokens.compaction import Policy
 
 __all__ = ["PrunedInputs", "prune_inputs"]
 

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from groundprune.pruning.prompt import Segment
 from groundprune.tokens.compaction import Compaction
-from groundprune.tokens.masks import as_given, decode_mask, prefill_mask
+from groundprune.tokens.growth import with_later
+from groundprune.tokens.masks import as_given, decode_mask, places_in, prefill_mask
 
 
 class LayerInputs:
@@ -68,19 +69,23 @@ class LayerInputs:
         given = stock if stock is not None and stock.ndim == 4 else None
         if given is None and window is None and columns == compaction.slots and whole:
             return None  # stock code left it to the kernel, which is causal by itself
-        take = None if compaction is entered else compaction.places_in(entered)
+        take = None if compaction is entered else places_in(compaction, entered)
         allowed = prefill_mask(compaction, given, take, columns, window, self.exact_windows)
         return as_given(allowed, self.implementation, self._decoder.dtype)
 
     def decode(
-        self, compaction: Compaction, new: int, columns: int, offset: int, window: int | None
+        self, before: Compaction, later: Tensor, new: int, columns: int, offset: int, window: int | None
     ) -> Tensor | None:
-        """See `decode_mask`."""
+        """See `decode_mask`. before: of the prompt; later: Bool[B, T], the mask over what came after it."""
+        whole, slots = bool(before.mask.all() and later.all()), before.slots + later.shape[1]
+        if whole and ("flash" in self.implementation or (new == 1 and window is None and offset + columns <= slots)):
+            return None  # what stock code gives for one token that sees all, and faster kernels take
+        compaction = with_later(before, later)
         if "flash" in self.implementation:
-            return None if bool(compaction.mask.all()) else compaction.mask.long()
+            return compaction.mask.long()
         allowed = decode_mask(compaction, new, columns, offset, window, self.exact_windows)
         if new == 1 and bool(allowed.all()):
-            return None  # what stock code gives then, and faster kernels take
+            return None
         return as_given(allowed, self.implementation, self._decoder.dtype)
 
     def steps(
@@ -106,7 +111,7 @@ class LayerInputs:
             columns, offset = (int(x) for x in cache.get_mask_sizes(new, index))
             key = (at, columns, offset, window)
             if key not in memo:
-                memo[key] = self.decode(mine.with_later(later), new, columns, offset, window)
+                memo[key] = self.decode(mine, later, new, columns, offset, window)
             kind = self.kind(index)
             shift = segments[at].shift - first.shift
             moved = at > 0 and bool(shift.any())

@@ -20,6 +20,7 @@ from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.decoder import record_layers
 from groundprune.probes.patching import replaced
 from groundprune.pruning.layer_inputs import LayerInputs
+from groundprune.pruning.left import deepstack, labels_left
 from groundprune.pruning.passage import Passage
 from groundprune.pruning.plan import Plan
 from groundprune.pruning.prefill import Prefill
@@ -72,7 +73,7 @@ class Layers:
                 model, decoder = self._plan.model, self._decoder
                 stack.enter_context(replaced(model, "_loss_function", self._loss(model.loss_function)))
                 if hasattr(decoder, "_deepstack_process"):
-                    process = self._deepstack(decoder._deepstack_process)
+                    process = deepstack(decoder._deepstack_process, lambda: self._passage)
                     stack.enter_context(replaced(decoder, "_deepstack_process", process))
             stack.callback(self._clear)
             yield
@@ -174,17 +175,7 @@ class Layers:
     def _loss(self, original: Callable[..., Any]) -> Callable[..., Any]:
         @functools.wraps(original)
         def loss(logits: Tensor, labels: Tensor, *args: Any, **kwargs: Any) -> Any:
-            labels = labels if self._passage is None else self._passage.labels(labels)
+            labels = labels if self._passage is None else labels_left(self._passage, labels)
             return original(logits, labels, *args, **kwargs)
 
         return loss
-
-    def _deepstack(self, original: Callable[..., Any]) -> Callable[..., Any]:
-        """Qwen3-VL adds features to visual states between its first layers, by a mask over what entered the LLM."""
-
-        def process(states: Tensor, mask: Tensor, features: Tensor) -> Tensor:
-            if self._passage is not None:
-                mask, features = self._passage.visual(mask, features)
-            return original(states, mask, features)
-
-        return process

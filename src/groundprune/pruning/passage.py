@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from groundprune.probes.decoder import LayerRecord, RowStates, look_ahead
+from groundprune.probes.decoder import LayerRecord, RowStates
+from groundprune.probes.look_ahead import look_ahead
 from groundprune.pruners.base import Stage
 from groundprune.pruning.eviction import evict
 from groundprune.pruning.layer_inputs import LayerInputs
@@ -20,11 +21,16 @@ from groundprune.pruning.prompt import PrunedPrompt, Segment
 from groundprune.signals import Signals
 from groundprune.tokens.budget import Budget
 from groundprune.tokens.compaction import placed
+from groundprune.tokens.growth import with_later
 from groundprune.tokens.selection import Selection
 
 
 class Passage:
-    """See `Layers.begin`. records: what layers that a later stage reads were given, and made of it."""
+    """See `Layers.begin`.
+
+    records: what layers that a later stage reads were given, and made of it. prompt: what became of it so far, what
+    came behind it included. entered: the columns that the LLM was given.
+    """
 
     def __init__(
         self, plan: Plan, inputs: LayerInputs, prompt: PrunedPrompt, prefill: Prefill, columns: int, offset: int
@@ -50,11 +56,11 @@ class Passage:
             position, valid = torch.cat([position, ids], dim=2), torch.cat([valid, more], dim=1)
             first, shift = prompt.segments[0], prompt.shift[:, None]
             entered = torch.cat([first.position, ids + shift], dim=2)
-            first = replace(first, compaction=first.compaction.with_later(more), position=entered)
+            first = replace(first, compaction=with_later(first.compaction, more), position=entered)
             prompt = replace(prompt, segments=[first])
         # `_position`: Long[A, B, L], `_valid`: Bool[B, L], of the unpruned columns.
-        self._prompt = replace(prompt, segments=list(prompt.segments))
-        self._position, self._valid, self._entered = position, valid, prompt.compaction
+        self.prompt = replace(prompt, segments=list(prompt.segments))
+        self._position, self._valid, self.entered = position, valid, prompt.compaction
 
     @property
     def missed(self) -> bool:
@@ -64,14 +70,14 @@ class Passage:
     @property
     def result(self) -> PrunedPrompt:
         """What became of the prompt, without what came behind it."""
-        segments = [x.without_last(self._later) if self._later else x for x in self._prompt.segments]
-        return replace(self._prompt, segments=segments)
+        segments = [x.without_last(self._later) if self._later else x for x in self.prompt.segments]
+        return replace(self.prompt, segments=segments)
 
     def enter(
         self, index: int, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]
     ) -> tuple[Tensor, dict[str, Any]]:
         """The states that a layer gets, and its arguments, fitted to the slots that are left."""
-        segments = self._prompt.segments
+        segments = self.prompt.segments
         if index in self._read or index in self._stages:
             self.records[index] = LayerRecord(segments[-1].compaction, states)
         if index in self._stages:
@@ -80,28 +86,9 @@ class Passage:
             self.records[index] = LayerRecord(segments[-1].compaction, states)  # what a later stage may read
         return states, self._fitted(index, kwargs)
 
-    def labels(self, labels: Tensor) -> Tensor:
-        """Those of the slots that are left in the last layer."""
-        # Not by the number of columns: a long row that loses nothing keeps it while others move.
-        if len(self._prompt.segments) == 1:
-            return labels
-        last = self._prompt.segments[-1].compaction
-        labels = torch.gather(labels, 1, last.slots_in(self._entered).to(labels.device))
-        return labels.masked_fill(~last.mask.to(labels.device), -100)
-
-    def visual(self, mask: Tensor, features: Tensor) -> tuple[Tensor, Tensor]:
-        """Bool[B, S] of the visual ones of what entered, and their features, for the slots that are left."""
-        if len(self._prompt.segments) == 1:
-            return mask, features
-        left = self._prompt.segments[-1].compaction
-        take = left.slots_in(self._entered)
-        index = (mask.flatten().cumsum(0) - 1).view_as(mask).gather(1, take)
-        mask = torch.gather(mask, 1, take) & left.mask
-        return mask, features[index[mask]]
-
     def _fitted(self, index: int, kwargs: dict[str, Any]) -> dict[str, Any]:
-        segment, whole = self._prompt.segments[-1], len(self._prompt.segments) == 1
-        window = self._inputs.window(index, self._valid.shape[1], self._entered.slots)
+        segment, whole = self.prompt.segments[-1], len(self.prompt.segments) == 1
+        window = self._inputs.window(index, self._valid.shape[1], self.entered.slots)
         if whole and (window is None or not self._inputs.exact_windows):
             return kwargs
         stock = kwargs.get("attention_mask")
@@ -111,7 +98,7 @@ class Passage:
             columns = max(columns, int(cache.get_mask_sizes(columns, index)[0]))
         key = (segment.layer, id(stock), columns, window)
         if key not in self._masks:
-            self._masks[key] = self._inputs.prefill(segment.compaction, self._entered, stock, columns, window)
+            self._masks[key] = self._inputs.prefill(segment.compaction, self.entered, stock, columns, window)
         new = {**kwargs, "attention_mask": self._masks[key], "position_ids": None}
         if not whole:
             kind = self._inputs.kind(index)
@@ -125,21 +112,21 @@ class Passage:
     def _prune(self, stage: Stage, layer: nn.Module, states: Tensor, kwargs: dict[str, Any]) -> Tensor:
         """The states of what a stage leaves; the prompt gets one more segment."""
         assert stage.layer is not None
-        segments = self._prompt.segments
+        segments = self.prompt.segments
         previous = segments[-1]
         chosen = self._select(stage, layer, kwargs)
         if all(s is None for s in chosen):
             return states
         left = [before if s is None else before[s.kept] for s, before in zip(chosen, previous.kept, strict=True)]
-        layouts = [row.layout for row in self._prompt.rows]
+        layouts = [row.layout for row in self.prompt.rows]
         orders = [None if s is None else s.order for s in chosen]
         segment = Segment(stage.layer, *placed(self._plan.policy, self._position, self._valid, layouts, left, orders))
-        take = segment.compaction.slots_in(previous.compaction)
+        take = previous.compaction.slots_of(segment.compaction.index)
         merged = [self._merged(s, b, states) for b, s in enumerate(chosen)]
         states = torch.gather(states, 1, take[..., None].expand(-1, -1, states.shape[-1]))
         for b, new in enumerate(merged):
             if new is not None:
-                states[b, segment.compaction.slots_of(b, layouts[b].column[left[b]])] = new.to(states.dtype)
+                states[b, segment.compaction.slots_of(layouts[b].column[left[b]], b)] = new.to(states.dtype)
         segment = replace(segment, merged=any(new is not None for new in merged))
         if stage.evict_earlier:
             evict(segments, segment, kwargs.get("past_key_values"))
@@ -149,11 +136,11 @@ class Passage:
     def _select(self, stage: Stage, layer: nn.Module, kwargs: dict[str, Any]) -> list[Selection | None]:
         """Per row what the pruner chooses among the tokens that are left; None = all of them stay."""
         assert stage.layer is not None
-        previous = self._prompt.segments[-1]
+        previous = self.prompt.segments[-1]
         # Rotary embedding and mask as the previous segment has them: the stage's layer is looked at before it prunes.
         complete = functools.partial(look_ahead, layer, self.records[stage.layer], self._fitted(stage.layer, kwargs))
         chosen: list[Selection | None] = []
-        for b, row in enumerate(self._prompt.rows):
+        for b, row in enumerate(self.prompt.rows):
             if b % self._copies:
                 chosen.append(chosen[-1])  # beams of one prompt keep the same: `generate` mixes their caches
                 continue
@@ -185,6 +172,6 @@ class Passage:
     def _merged(self, selection: Selection | None, row: int, states: Tensor) -> Tensor | None:
         if selection is None or selection.merge is None:
             return None
-        previous = self._prompt.segments[-1]
-        column = self._prompt.rows[row].layout.column[previous.kept[row]]
-        return selection.merge.weight @ states[row, previous.compaction.slots_of(row, column)].float()
+        previous = self.prompt.segments[-1]
+        column = self.prompt.rows[row].layout.column[previous.kept[row]]
+        return selection.merge.weight @ states[row, previous.compaction.slots_of(column, row)].float()

@@ -12,6 +12,7 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import Encoded, encode_inputs
+from groundprune.pruning.merged import merged
 from groundprune.pruning.plan import Plan
 from groundprune.pruning.prompt import PrunedPrompt, PrunedRow, Segment
 from groundprune.signals import Signals
@@ -139,22 +140,9 @@ def _select(plan: Plan, encoded: Encoded) -> list[tuple[Selection, Tensor]]:
         signals = Signals(layout, features.detach(), encoded.record, prompt, plan.embedder)
         with torch.no_grad():
             selection = plan.pruner(signals, layout, plan.before)
-        chosen.append((selection, _kept_features(plan, features, selection, signals)))
+        kept = features[selection.kept] if selection.merge is None else merged(plan, features, selection, signals)
+        chosen.append((selection, kept))
     return chosen
-
-
-def _kept_features(plan: Plan, features: Tensor, selection: Selection, signals: Signals) -> Tensor:
-    merge = selection.merge
-    if merge is None:
-        return features[selection.kept]
-    if merge.space == "tower":
-        mixed = merge.weight @ signals.tower_hidden()
-        new = plan.family.project(plan.model.base_model, mixed.to(features.dtype))
-    else:
-        new = (merge.weight @ features.float()).to(features.dtype)
-    # Newlines have no place in the tower: they stay what they are.
-    is_patch = signals.layout.is_patch[selection.kept, None]
-    return torch.where(is_patch, new, features[selection.kept])
 
 
 def _compacted(

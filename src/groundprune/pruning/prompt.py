@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor
 
 from groundprune.tokens.compaction import Compaction
+from groundprune.tokens.growth import without_last
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.selection import Selection
 
@@ -46,18 +46,8 @@ class Segment:
 
     def without_last(self, count: int) -> Segment:
         """As if the prompt had been shorter by its last `count` columns, all of them text."""
-        short = self.compaction.without_last(count)
+        short = without_last(self.compaction, count)
         return replace(self, compaction=short, position=self.position[..., : short.slots])
-
-    def repeated(self, copies: int) -> Segment:
-        """Each row `copies` times, as `generate` repeats the rows of a batch."""
-        return replace(
-            self,
-            compaction=self.compaction.repeated(copies),
-            position=self.position.repeat_interleave(copies, dim=1),
-            shift=self.shift.repeat_interleave(copies),
-            kept=[kept for kept in self.kept for _ in range(copies)],
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,46 +83,6 @@ class PrunedPrompt:
     def shift(self) -> Tensor:
         return self.segments[0].shift
 
-    def ends_in_words(self, count: int) -> bool:
-        """Whether the last `count` slots of every row are text."""
-        first = self.compaction.index[:, -count].tolist()
-        return count < self.compaction.slots and all(
-            not len(row.layout) or column > self.offset + int(row.layout.column[-1])
-            for row, column in zip(self.rows, first, strict=True)
-        )
-
-    def without_last(self, count: int) -> PrunedPrompt:
-        """As if the prompt had been shorter by its last `count` columns, all of them text."""
-        segments = [segment.without_last(count) for segment in self.segments]
-        ids = None if self.ids is None else self.ids[:, : segments[0].compaction.length]
-        return replace(self, segments=segments, next_position=self.next_position - count, ids=ids)
-
-    def repeated(self, copies: int) -> PrunedPrompt:
-        """See `Segment.repeated`."""
-        rows = [row for row in self.rows for _ in range(copies)]
-        segments = [segment.repeated(copies) for segment in self.segments]
-        return replace(
-            self,
-            rows=rows,
-            segments=segments,
-            next_position=self.next_position.repeat_interleave(copies),
-            ids=None if self.ids is None else self.ids.repeat_interleave(copies, dim=0),
-            earlier=self.earlier and self.earlier.repeated(copies),
-        )
-
-    def behind(self, earlier: PrunedPrompt, held: Tensor, ids: Tensor) -> PrunedPrompt:
-        """This turn's prompt on the cache of `earlier` ones.
-
-        held: Bool[B, S], the mask over that cache. ids: Long[B, L], of all columns or of the new ones alone.
-        """
-        before, first = earlier.compaction, self.segments[0]
-        offset = before.length + held.shape[1] - before.slots
-        later = torch.arange(before.length, offset, device=held.device).expand(len(held), -1)
-        now = first.compaction
-        index = torch.cat([before.index, later, now.index + offset], dim=1)
-        place = torch.cat([before.place, later, now.place + offset], dim=1)
-        mask = torch.cat([held, now.mask], dim=1)
-        compaction = Compaction(index, mask, offset + now.length, None if place.equal(index) else place)
-        joined = replace(first, compaction=compaction, shift=first.shift + earlier.shift)
-        known = ids if ids.shape[1] == compaction.length else earlier.ids
-        return replace(self, segments=[joined], ids=known, earlier=earlier, offset=offset)
+    def held_by(self, past: int) -> PrunedPrompt:
+        """What a cache of `past` columns holds of it: all, or the turns before."""
+        return self.earlier.held_by(past) if self.earlier and past < self.compaction.slots else self

@@ -5,6 +5,7 @@ The caller counts columns as if nothing had been pruned; the cache holds fewer.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -16,7 +17,9 @@ from groundprune.pruning.encoding import Encoded, encode_inputs, has_visual
 from groundprune.pruning.plan import Plan
 from groundprune.pruning.prefill import Prefill, PrunedInputs, checked_ids, shortened
 from groundprune.pruning.prompt import PrunedPrompt, Segment
+from groundprune.pruning.since import Since
 from groundprune.tokens.compaction import Compaction
+from groundprune.tokens.growth import grown_mask
 
 _BY_COLUMN = ("token_type_ids", "mm_token_type_ids", "labels")
 
@@ -36,7 +39,7 @@ def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: 
         mask = torch.cat([mask.new_ones(len(mask), before.length), mask[:, before.slots :]], dim=1)
     new, mask = _new_columns(ids, mask, known, earlier.ids)
     valid = torch.ones(len(ids), new, dtype=torch.bool, device=ids.device) if mask is None else mask[:, known:].bool()
-    held = before.grown_mask(mask, tail)
+    held = grown_mask(before, mask, tail)
     first = earlier.next_position.to(ids.device) + held[:, before.slots :].sum(1)
 
     rest = {name: value for name, value in inputs.items() if name not in ("attention_mask", "past_key_values")}
@@ -51,7 +54,7 @@ def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: 
         torch.nn.functional.pad(position, (ids.shape[1] - new, 0)) if every else position,
     )
     if every:
-        encoded = encoded.since(ids.shape[1] - new)
+        encoded = Since(encoded, ids.shape[1] - new)
     for name in ("input_ids", *_BY_COLUMN):
         if rest.get(name) is not None:
             rest[name] = rest[name][:, -new:]
@@ -66,14 +69,27 @@ def as_held(earlier: PrunedPrompt, cache: Any, rows: int) -> PrunedPrompt:
     its columns are which can then no longer be told.
     """
     past, slots = int(cache.get_seq_length()), earlier.compaction.slots
-    if past < slots and not (past and earlier.ends_in_words(slots - past)):
+    if past < slots and not (past and _ends_in_words(earlier, slots - past)):
         raise Unservable(
             f"this cache was cropped to {past} columns, inside of its pruned prompt of {slots}: start from an empty "
             "cache"
         )
     if rows != (filled := len(earlier.compaction.mask)):
         raise Unservable(f"this cache was filled by {filled} pruned rows, and is used with {rows}")
-    return earlier.without_last(slots - past) if past < slots else earlier
+    if past >= slots:
+        return earlier
+    segments = [segment.without_last(slots - past) for segment in earlier.segments]
+    ids = None if earlier.ids is None else earlier.ids[:, : segments[0].compaction.length]
+    return replace(earlier, segments=segments, next_position=earlier.next_position - (slots - past), ids=ids)
+
+
+def _ends_in_words(prompt: PrunedPrompt, count: int) -> bool:
+    """Whether the last `count` slots of every row are text."""
+    first = prompt.compaction.index[:, -count].tolist()
+    return count < prompt.compaction.slots and all(
+        not len(row.layout) or column > prompt.offset + int(row.layout.column[-1])
+        for row, column in zip(prompt.rows, first, strict=True)
+    )
 
 
 def unpruned_prompt(rows: int, past: int, mask: Tensor | None, device: torch.device) -> PrunedPrompt:
@@ -150,5 +166,23 @@ def _on_cache(short: PrunedInputs, earlier: PrunedPrompt, held: Tensor, cache: A
         # Masks that see images in both directions are looked up by column from the first on; what is before is past.
         new["token_type_ids"] = torch.nn.functional.pad(short["token_type_ids"], (held.shape[1], 0))
     # Behind layers that hold different numbers of tokens only words can follow, which all of them keep.
-    prompt = earlier if len(earlier.segments) > 1 else turn.behind(earlier, held, ids)
+    prompt = earlier if len(earlier.segments) > 1 else _behind(turn, earlier, held, ids)
     return PrunedInputs(new, prompt, short.positions, ids)
+
+
+def _behind(turn: PrunedPrompt, earlier: PrunedPrompt, held: Tensor, ids: Tensor) -> PrunedPrompt:
+    """A turn's prompt on the cache of `earlier` ones.
+
+    held: Bool[B, S], the mask over that cache. ids: Long[B, L], of all columns or of the new ones alone.
+    """
+    before, first = earlier.compaction, turn.segments[0]
+    offset = before.length + held.shape[1] - before.slots
+    later = torch.arange(before.length, offset, device=held.device).expand(len(held), -1)
+    now = first.compaction
+    index = torch.cat([before.index, later, now.index + offset], dim=1)
+    place = torch.cat([before.place, later, now.place + offset], dim=1)
+    mask = torch.cat([held, now.mask], dim=1)
+    compaction = Compaction(index, mask, offset + now.length, None if place.equal(index) else place)
+    joined = replace(first, compaction=compaction, shift=first.shift + earlier.shift)
+    known = ids if ids.shape[1] == compaction.length else earlier.ids
+    return replace(turn, segments=[joined], ids=known, earlier=earlier, offset=offset)

@@ -49,7 +49,7 @@ class Cross(Study):
         "The loss comes from ids that are reassigned (abstract). Six selections are run under both policies; how "
         "much of the loss is the selection's is not separated."
     )
-    samples = (600, 60)
+    samples = (300, 60)
     kinds = ("rec",)
     interventions: ClassVar = {WHOLE: forced(keep="target")}
 

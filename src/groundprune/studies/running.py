@@ -87,20 +87,29 @@ def conclude(study: Study, folder: Path, models: Sequence[str] | None = None) ->
 
     models: which of its runs; None = all. Raises GroundPruneError where there is none.
     """
-    names = models or sorted(path.parent.name for path in folder.glob(f"*/{SUMMARY_FILE}"))
-    if not names:
-        raise GroundPruneError(f"{folder} holds no run of the study {study.name}")
-    runs = [read_run(folder / name) for name in names]
-    findings = study.findings(runs)
-    about = {name: _about(folder / name) for name in names}
+    names = models or models_in(folder)
+    stored = conclusion(study, folder, names)
     with writing(folder):
-        stored = {"study": study.name, "runs": about, **findings.to_json()}
         replace(folder / FINDINGS, json.dumps(stored, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        figure = drawn(study, runs)
+        figure = drawn(study, [read_run(folder / name) for name in names])
         for file in (folder / FIGURE, (folder / FIGURE).with_suffix(".png")):
             save_figure(figure, file)
         replace(folder / PAGE, page(study, stored, FIGURE))
-    return findings
+    return Findings.from_json(stored)
+
+
+def conclusion(study: Study, folder: Path, models: Sequence[str] | None = None) -> dict[str, Any]:
+    """What findings.json holds, made anew of the runs; see `conclude`."""
+    names = models or models_in(folder)
+    if not names:
+        raise GroundPruneError(f"{folder} holds no run of the study {study.name}")
+    findings = study.findings([read_run(folder / name) for name in names])
+    return {"study": study.name, "runs": {name: _about(folder / name) for name in names}, **findings.to_json()}
+
+
+def models_in(folder: Path) -> list[str]:
+    """The models that a study's folder holds runs of."""
+    return sorted(path.parent.name for path in folder.glob(f"*/{SUMMARY_FILE}"))
 
 
 def read_run(folder: Path) -> Run:
@@ -125,7 +134,7 @@ def _data(study: Study, wanted: Asked) -> DataSet:
     samples = [sample for sample in found.samples if sample.kind in study.kinds]
     if not samples:
         raise GroundPruneError(f"the study {study.name} asks {' and '.join(study.kinds)}; {wanted.data} holds none")
-    return DataSet(found.name, found.split, found.source, samples)
+    return study.asked(DataSet(found.name, found.split, found.source, samples))
 
 
 def _run_model(

@@ -145,6 +145,7 @@ class Study:
         paper: what the paper (GAP, arXiv 2506.21873) says, with number and section.
         samples: expressions, and as many questions, of a whole run and of a quick one.
         kinds: which kinds of samples it asks.
+        columns: of its rows that `findings` and `draw` read beside setting, sample, kind, type, correct, iou, kept.
         interventions: that its settings name.
     """
 
@@ -155,11 +156,16 @@ class Study:
     paper: ClassVar[str]
     samples: ClassVar[tuple[int, int]] = (300, 60)
     kinds: ClassVar[tuple[str, ...]] = ("rec", "vqa")
+    columns: ClassVar[tuple[str, ...]] = ()
     interventions: ClassVar[Mapping[str, Intervention]] = {}
 
     def settings(self, quick: bool) -> list[Setting]:
         """What the model answers under; nothing by default."""
         return []
+
+    def asked(self, data: DataSet) -> DataSet:
+        """What is asked of the data that were opened; by default all of it, as it is."""
+        return data
 
     def measure(self, bench: Bench) -> None:
         """What is measured beside answers, step by step (`Bench.step`); nothing by default."""

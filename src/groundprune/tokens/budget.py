@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from groundprune.errors import GroundPruneError
+from groundprune.tokens.numbers import share, whole
 
 
 @dataclass(frozen=True)
@@ -39,8 +40,8 @@ class Budget:
             given = "neither" if keep is None else "both"
             raise GroundPruneError(f"give either keep= or tokens= (got {given})")
         if tokens is not None:
-            return Budget(tokens=_whole(tokens))
-        return Budget(share=_share(keep))
+            return Budget(tokens=whole(tokens))
+        return Budget(share=share(keep))
 
     def count(self, patches: int, images: int = 1) -> int:
         """How many of a prompt's patches stay.
@@ -83,24 +84,3 @@ def allot(total: int, sizes: Sequence[int]) -> list[int]:
     for i in by_remainder[: total - sum(shares)]:
         shares[i] += 1
     return shares
-
-
-def _share(keep: float | str | Fraction | None) -> Fraction:
-    try:
-        # str() first: 0.1 means one tenth, not the binary fraction nearest to it.
-        share = Fraction(str(keep).strip())
-    except (ValueError, ZeroDivisionError, OverflowError):
-        share = Fraction(0)
-    if not 0 < share <= 1:
-        raise GroundPruneError(f"keep must be a number above 0 and at most 1 (got {keep!r})")
-    return share
-
-
-def _whole(tokens: int | str) -> int:
-    try:
-        count = int(str(tokens).strip())
-    except ValueError:
-        count = 0
-    if count < 1:
-        raise GroundPruneError(f"tokens must be a whole number of at least 1 (got {tokens!r})")
-    return count

@@ -1,15 +1,19 @@
-"""From a keep mask to shorter rows: gather index, masks. Pure tensor arithmetic, no model."""
+"""From what is kept to shorter rows: which column stands in each slot, and with which position id.
+
+A position policy says the ids, and by how much those of what follows move; it is a pure function of one row's
+unpruned ids and of what was kept. `Preserved` is the remedy of GAP (arXiv 2506.21873): ids stay as they were, and
+what follows continues from the unpruned length. Pure tensor arithmetic, no model.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.positions import Policy, Row
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,47 +52,13 @@ class Compaction:
         """Long[B, S]: what causal masks and windows go by; `index`, unless slots were reordered."""
         return self.index if self.reordered is None else self.reordered
 
-    def without_last(self, count: int) -> Compaction:
-        """As if the unpruned batch had been shorter by its last `count` columns, all of which stayed."""
-        held = None if self.reordered is None else self.reordered[:, :-count]
-        return Compaction(self.index[:, :-count], self.mask[:, :-count], self.length - count, held)
-
-    def with_later(self, later: Tensor) -> Compaction:
-        """With columns behind the batch that all stay. later: Bool[B, T], False = padding."""
-        new = torch.arange(self.length, self.length + later.shape[1], device=self.index.device)
-        new = new.expand(len(self.index), -1)
-        held = None if self.reordered is None else torch.cat([self.reordered, new], dim=1)
-        mask = torch.cat([self.mask, later], dim=1)
-        return Compaction(torch.cat([self.index, new], dim=1), mask, self.length + later.shape[1], held)
-
-    def repeated(self, copies: int) -> Compaction:
-        """Each row `copies` times, as `generate` repeats the rows of a batch."""
-        held = None if self.reordered is None else self.reordered.repeat_interleave(copies, dim=0)
-        index, mask = (x.repeat_interleave(copies, dim=0) for x in (self.index, self.mask))
-        return Compaction(index, mask, self.length, held)
-
-    def slots_of(self, row: int, columns: Tensor) -> Tensor:
-        """Long[C]: the slots of a row that stand for these columns, all of them kept."""
-        return _slots_of(self.index[row : row + 1], self.length, columns[None])[0]
-
-    def slots_in(self, earlier: Compaction) -> Tensor:
-        """Long[B, S]: where each slot's column stands among the slots of an earlier, longer compaction."""
-        return _slots_of(earlier.index, self.length, self.index)
-
-    def places_in(self, earlier: Compaction) -> Tensor:
-        """Long[B, S]: which slot of an earlier compaction stood in each slot's place: its mask is now this one's."""
-        return _slots_of(earlier.place, self.length, self.place)
-
-    def grown_mask(self, mask: Tensor | None, tail: int) -> Tensor:
-        """Bool[B, S + tail]: the mask over the compact columns and `tail` columns that came after them.
-
-        mask: [B, L + tail] over the unpruned columns, as `generate` grows it, or None (no padding).
-        """
-        if mask is None:
-            newer = self.mask.new_ones(self.mask.shape[0], tail)
-        else:
-            newer = mask[:, self.length : self.length + tail].bool().to(self.mask.device)
-        return torch.cat([self.mask, newer], dim=1)
+    def slots_of(self, columns: Tensor, row: int | None = None) -> Tensor:
+        """Long[B, C]: the slots that stand for these columns, all of them kept; Long[C] of one `row`."""
+        if row is not None:
+            return replace(self, index=self.index[row : row + 1]).slots_of(columns[None])[0]
+        slots = torch.arange(self.slots, device=columns.device).expand_as(self.index)
+        # Slots of padding name columns that were dropped, so no kept column is written twice.
+        return self.index.new_zeros(len(self.index), self.length).scatter(1, self.index, slots).gather(1, columns)
 
 
 def compact(keep: Tensor, place: Tensor | None = None) -> Compaction:
@@ -105,6 +75,84 @@ def compact(keep: Tensor, place: Tensor | None = None) -> Compaction:
     index = order[:, length - slots :]
     reordered = None if place is None or place.equal(own) else torch.gather(place, 1, index)
     return Compaction(index, torch.gather(keep, 1, index), length, reordered)
+
+
+@dataclass(frozen=True, eq=False)
+class Row:
+    """One prompt row after selection.
+
+    position: Long[A, L], the unpruned ids of all columns. column: Long[S], the columns that stay, in sequence.
+    kept: Long[K], which of the layout's N tokens stay, in sequence. Both ascend, unless the policy is `in_order`.
+    """
+
+    position: Tensor
+    column: Tensor
+    layout: VisualLayout
+    kept: Tensor
+
+    @property
+    def original(self) -> Tensor:
+        """Long[A, S]: the unpruned ids of the columns that stay."""
+        return self.position[:, self.column]
+
+    @property
+    def slot(self) -> Tensor:
+        """Long[K]: where the kept tokens stand among the columns that stay."""
+        ascending, slot = self.column.sort()
+        return slot[torch.searchsorted(ascending, self.layout.column[self.kept])]
+
+    @property
+    def whole(self) -> bool:
+        """Whether nothing was dropped."""
+        return len(self.kept) == len(self.layout)
+
+
+class Policy:
+    """Base of all policies; one of your own writes `ids`.
+
+    Attributes:
+        name: what results call it.
+        changes_whole_rows: False: a row that loses nothing keeps its ids, so that keep=1 is the stock model.
+        splits_flash_sequences: True: ids do not ascend, which flash kernels read as packed sequences.
+        in_order: True: kept tokens stand in the sequence in which the method's own code emits them.
+    """
+
+    name: str
+    changes_whole_rows = False
+    splits_flash_sequences = False
+    in_order = False
+
+    def __call__(self, row: Row) -> tuple[Tensor, int]:
+        if not len(row.layout) or (row.whole and not self.changes_whole_rows):
+            return row.original, 0
+        return self.ids(row)
+
+    def ids(self, row: Row) -> tuple[Tensor, int]:
+        """The ids of one row.
+
+        Args:
+            row: what stays of it.
+
+        Returns:
+            Long[A, S], the ids of the columns that stay, and by how much the ids of generated tokens move.
+        """
+        raise NotImplementedError
+
+    def __str__(self) -> str:
+        return self.name
+
+
+@dataclass(frozen=True)
+class Preserved(Policy):
+    """GAP: original ids; text and generated tokens continue from the unpruned length."""
+
+    name = "preserved"
+
+    def ids(self, row: Row) -> tuple[Tensor, int]:
+        return row.original, 0
+
+
+PRESERVED = Preserved()
 
 
 def emitted(columns: Tensor, length: int) -> Tensor:
@@ -150,10 +198,3 @@ def placed(
         new[:, b, mine], shift = policy(Row(position[:, b], compaction.index[b, mine], layout, left))
         shifts.append(shift)
     return compaction, new, torch.tensor(shifts, device=position.device), list(kept)
-
-
-def _slots_of(held: Tensor, length: int, columns: Tensor) -> Tensor:
-    """Long[B, S] columns of slots, Long[B, C] columns -> Long[B, C] slots."""
-    slots = torch.arange(held.shape[1], device=held.device).expand_as(held)
-    # Slots of padding name columns that were dropped, so no kept column is written twice.
-    return held.new_zeros(len(held), length).scatter(1, held, slots).gather(1, columns)

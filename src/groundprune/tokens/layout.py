@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
+from groundprune.tokens.views import LayoutViews
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +43,7 @@ class VisualUnit:
 
 
 @dataclass(frozen=True, eq=False)
-class VisualLayout:
+class VisualLayout(LayoutViews):
     """The N visual columns of one prompt row, all images, in sequence order.
 
     Attributes:
@@ -93,39 +95,11 @@ class VisualLayout:
         key = self.image if of == "image" else self.image * (int(self.tile.max()) + 1) + self.tile
         return [(self.is_patch & (key == k)).nonzero().squeeze(1) for k in key[self.is_patch].unique().tolist()]
 
-    def crops(self, image: int) -> list[Tensor]:
-        """One Long tensor of patch indices (into N) per crop of an image; empty where none of its patches is left."""
-        mine = self.is_patch & (self.image == image)
-        count = int(self.crop[mine].max()) + 1 if bool(mine.any()) else 0
-        return [(mine & (self.crop == k)).nonzero().squeeze(1) for k in range(count)]
-
-    def grid(self, group: Tensor) -> tuple[int, int]:
-        """Rows and columns of the patch grid that `group` (one of `groups()`) covers."""
-        return int(self.row[group].max()) + 1, int(self.col[group].max()) + 1
-
     def subset(self, kept: Tensor) -> VisualLayout:
         """Of the tokens that are left: Long[K], in sequence. `unit` goes on naming the whole row's."""
         names = ("column", "image", "tile", "row", "col", "is_patch", "crop", "overview")
         every = {name: getattr(self, name)[kept] for name in names}
         return replace(self, **every, position=self.position[:, kept])
-
-    def mask(self, kept: Tensor) -> Tensor | None:
-        """Which patches of the image are kept, as a picture of it.
-
-        Args:
-            kept: Long[K], indices into the N tokens.
-
-        Returns:
-            Bool[rows, cols] on the CPU; None where the row holds no image, or more than one grid of patches.
-        """
-        groups = self.groups()
-        if len(groups) != 1:
-            return None
-        kept = kept.to(self.column.device)
-        patches = kept[self.is_patch[kept]]
-        mask = torch.zeros(self.grid(groups[0]), dtype=torch.bool)
-        mask[self.row[patches].cpu(), self.col[patches].cpu()] = True
-        return mask
 
     def to(self, device: torch.device | str) -> VisualLayout:
         moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
@@ -146,10 +120,8 @@ def place_units(
     placeholder; images_of, unit_is_crop: see `Family`. Raises GroundPruneError where they do not fit together.
     """
     joint = [unit for modality in tokens for unit in units.get(modality, [])]
-    waiting = {}
-    for modality in tokens:  # indices into `joint`, next to be handed out last
-        before = sum(map(len, waiting.values()))
-        waiting[modality] = list(range(before, before + len(units.get(modality, []))))[::-1]
+    number = iter(range(len(joint)))
+    waiting = {modality: deque(next(number) for _ in units.get(modality, [])) for modality in tokens}
     rows = []
     for b, row in enumerate(ids):
         found = _handed_out(row, joint, waiting, tokens)
@@ -163,48 +135,38 @@ def place_units(
 
 
 def _handed_out(
-    ids: Tensor, joint: list[VisualUnit], waiting: dict[str, list[int]], tokens: dict[str, int]
+    ids: Tensor, joint: list[VisualUnit], waiting: dict[str, deque[int]], tokens: dict[str, int]
 ) -> dict[int, Tensor]:
-    """The units of one row, in sequence order, and the columns of each."""
+    """The units of one row, in sequence order, and the columns of each. waiting: indices into `joint`."""
     found: dict[int, Tensor] = {}
     for modality, token in tokens.items():
-        column, start = (ids == token).nonzero().squeeze(1), 0
-        while start < len(column):
-            size = len(joint[waiting[modality][-1]]) if waiting[modality] else 0
-            if not 0 < size <= len(column) - start:
+        column = (ids == token).nonzero().squeeze(1)
+        total = len(column)
+        while len(column):
+            size = len(joint[waiting[modality][0]]) if waiting[modality] else 0
+            if not 0 < size <= len(column):
                 raise GroundPruneError(
-                    f"a prompt row holds {len(column)} {modality} placeholders, which no whole number of images "
-                    f"fills: {len(column) - start} are left for {size} features"
+                    f"a prompt row holds {total} {modality} placeholders, which no whole number of images "
+                    f"fills: {len(column)} are left for {size} features"
                 )
-            found[waiting[modality].pop()] = column[start : start + size]
-            start += size
+            found[waiting[modality].popleft()], column = column[:size], column[size:]
     return dict(sorted(found.items(), key=lambda pair: int(pair[1][0])))
 
 
 def _placed(
     ids: Tensor, position: Tensor, joint: list[VisualUnit], found: dict[int, Tensor], images: list[int], crops: bool
 ) -> VisualLayout:
-    mine, columns = [joint[i] for i in found], list(found.values())
-    # Tiles and crops count on through the units of one image.
-    before = [[mine[k] for k in range(i) if images[k] == images[i]] for i in range(len(mine))]
-    tile = [unit.tile + sum(int(u.tile.max()) + 1 for u in units) for unit, units in zip(mine, before, strict=True)]
-    crop = [unit.crop + sum(int(u.crop.max()) + 1 for u in units) for unit, units in zip(mine, before, strict=True)]
-    whole = [unit.overview & (not crops or images[i] not in images[i + 1 :]) for i, unit in enumerate(mine)]
-
-    def joined(pieces: Sequence[Tensor]) -> Tensor:
-        return torch.cat([ids.new_empty(0), *(piece.to(ids.device) for piece in pieces)])
-
-    column, is_patch = joined(columns), joined([unit.is_patch for unit in mine]).bool()
+    pieces, tiles_before, crops_before = [ids.new_empty(8, 0)], Counter[int](), Counter[int]()
+    for i, ((index, column), image) in enumerate(zip(found.items(), images, strict=True)):
+        unit = joint[index]
+        tile, crop = unit.tile + tiles_before[image], unit.crop + crops_before[image]
+        # Tiles and crops count on through the units of one image.
+        tiles_before[image], crops_before[image] = int(tile.max()) + 1, int(crop.max()) + 1
+        whole = unit.overview & (not crops or image not in images[i + 1 :])
+        piece = (column, torch.full_like(column, image), tile, unit.row, unit.col, unit.is_patch, crop, whole)
+        pieces.append(torch.stack([each.to(column) for each in piece]))
+    column, image, tile, row, col, patch, crop, overview = torch.cat(pieces, dim=1)
+    crop, patch = crop.where(patch > 0, -1), patch > 0
     return VisualLayout(
-        column=column,
-        image=joined([torch.full_like(c, image) for c, image in zip(columns, images, strict=True)]),
-        tile=joined(tile),
-        row=joined([unit.row for unit in mine]),
-        col=joined([unit.col for unit in mine]),
-        is_patch=is_patch,
-        crop=joined(crop).where(is_patch, -1),
-        overview=joined(whole).bool(),
-        position=position[:, column],
-        length=len(ids),
-        unit=tuple(found),
+        column, image, tile, row, col, patch, crop, overview > 0, position[:, column], len(ids), tuple(found)
     )

@@ -7,6 +7,8 @@ counts slots, the tokens that are left in a layer, as stock code does, and reach
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import torch
 from torch import Tensor
 
@@ -43,6 +45,11 @@ def prefill_mask(
     # A slot of padding sees itself: a row that sees nothing would be NaN.
     allowed = allowed | torch.eye(slots, dtype=torch.bool, device=device)
     return torch.nn.functional.pad(allowed, (0, columns - slots))
+
+
+def places_in(compaction: Compaction, earlier: Compaction) -> Tensor:
+    """Long[B, S]: which slot of an earlier compaction stood in each slot's place: its mask is now this one's."""
+    return replace(earlier, index=earlier.place).slots_of(compaction.place)
 
 
 def decode_mask(

@@ -1,6 +1,6 @@
 """Ids that no model was trained with: what studies move to see what a model makes of it.
 
-A rule is a pure function of a `groundprune.tokens.positions.Row`, as policies are.
+A rule is a pure function of a `groundprune.tokens.compaction.Row`, as policies are.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor
 from groundprune.errors import Unservable
 
 if TYPE_CHECKING:
-    from groundprune.tokens.positions import Row
+    from groundprune.tokens.compaction import Row
 
 _LIMIT = 2**31  # of shifts and seeds
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from groundprune.errors import Unservable
 from groundprune.families.base import family_of
 from groundprune.integrations.vllm.settings import Settings
-from groundprune.probes.tower import fingerprint
+from groundprune.probes.states import fingerprint
 from groundprune.pruners.spatial import Spatial
 from groundprune.signals import FINGERPRINT, Need, Signals, TowerRecord
 from groundprune.tokens.layout import VisualLayout, VisualUnit

@@ -1,56 +1,40 @@
-"""`paper table1`: the paper's main table, from local checkpoints and data."""
+"""`study table1`: the paper's main table, from local checkpoints and data."""
 
 from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
 import typer
 
 from groundprune.cli.console import complain, print_json, progress, quieten
-from groundprune.cli.options import DeviceOption, DtypeOption, JsonOption, comma_separated
+from groundprune.cli.options import comma_separated
 from groundprune.errors import GroundPruneError
 
 if TYPE_CHECKING:
     from groundprune.studies.requirements import Checkpoint
     from groundprune.studies.table1 import Cell
 
-app = typer.Typer(help="The tables of the paper (GAP, arXiv 2506.21873), run again.")
 
-
-@app.callback()
-def paper() -> None:
-    """The tables of the paper (GAP, arXiv 2506.21873), run again."""
-
-
-@app.command()
-def table1(
-    checkpoints: Annotated[
-        Path | None, typer.Option("--checkpoints", "-c", help="TOML file that says where each model's checkpoint is.")
-    ] = None,
-    data_root: Annotated[Path, typer.Option("--data-root", help="Folder of the benchmarks.")] = Path("data"),
-    plan: Annotated[
-        bool,
-        typer.Option("--plan", help="Count what is ready and missing (--json: by cell); run nothing."),
-    ] = False,
-    model: Annotated[str | None, typer.Option("--model", "-m", help="Only these, separated by commas.")] = None,
-    data: Annotated[str | None, typer.Option("--data", "-d", help="Only these, separated by commas.")] = None,
-    limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the first so many samples each.")] = None,
-    out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for results; the same call goes on where it stopped.")
-    ] = None,
-    batch_size: Annotated[int, typer.Option("--batch-size", "-b", help="Prompts that run together.")] = 64,
-    device: DeviceOption = None,
-    dtype: DtypeOption = "auto",
-    as_json: JsonOption = False,
+def run_table1(
+    checkpoints: Path | None,
+    data_root: Path,
+    plan: bool,
+    model: str | None,
+    data: str | None,
+    limit: int | None,
+    out: Path,
+    batch_size: int,
+    device: str | None,
+    dtype: str,
+    as_json: bool,
 ) -> None:
     """Five models, six pruners, both position policies, on RefCOCO, RefCOCO+, RefCOCOg and GQA: ours and published.
 
-    [dim]groundprune paper table1 --plan[/]
-    [dim]groundprune paper table1 --checkpoints checkpoints.toml --model llava-1.5-7b --data refcoco:val
-    --out runs/table1[/]
+    The arguments are options of `study`. Raises GroundPruneError where there is neither a plan to make nor a
+    checkpoint to run.
     """
     progress("reading checkpoints and data")
     quieten()
@@ -60,13 +44,21 @@ def table1(
     places = {} if checkpoints is None else read_checkpoints(checkpoints)
     models = list(study.MODELS) if model is None else comma_separated(model)
     specs = list(study.DATA) if data is None else comma_separated(data)
-    if not plan and (checkpoints is None or out is None):
-        raise GroundPruneError("give --checkpoints FILE.toml and --out FOLDER, or --plan to see what is needed")
+    if not plan and checkpoints is None:
+        raise GroundPruneError("give --checkpoints FILE.toml, or --plan to see what is needed")
     cells = study.plan(places, data_root, models, specs)
     _warn(cells)  # before hours of work
-    if not plan and out is not None:
+    if not plan:
         cells = study.table1(
-            places, data_root, out, models, specs, limit=limit, batch_size=batch_size, device=device, dtype=dtype
+            places,
+            data_root,
+            out / "table1",
+            models,
+            specs,
+            limit=limit,
+            batch_size=batch_size,
+            device=device,
+            dtype=dtype,
         )
     if as_json:
         print_json([{**asdict(cell), "missing": cell.missing, "difference": cell.difference} for cell in cells])

@@ -1,0 +1,24 @@
+"""Features of methods that merge tokens before the LLM."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from groundprune.pruning.plan import Plan
+from groundprune.signals import Signals
+from groundprune.tokens.selection import Selection
+
+
+def merged(plan: Plan, features: Tensor, selection: Selection, signals: Signals) -> Tensor:
+    """[K, D]: what the LLM reads in the kept slots. features: [N, D], of all tokens."""
+    merge = selection.merge
+    assert merge is not None
+    if merge.space == "tower":
+        mixed = merge.weight @ signals.tower_hidden()
+        new = plan.family.project(plan.model.base_model, mixed.to(features.dtype))
+    else:
+        new = (merge.weight @ features.float()).to(features.dtype)
+    # Newlines have no place in the tower: they stay what they are.
+    is_patch = signals.layout.is_patch[selection.kept, None]
+    return torch.where(is_patch, new, features[selection.kept])

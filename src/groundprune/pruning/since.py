@@ -1,0 +1,39 @@
+"""The encoded images of what is new in a conversation, where those of all its turns are given."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import torch
+
+from groundprune.pruning.encoding import Encoded, rebuilt
+from groundprune.tokens.layout import VisualLayout
+
+
+class Since(Encoded):
+    """Of the columns from `column` on alone, which no image straddles; they are counted from there."""
+
+    def __init__(self, whole: Encoded, column: int):
+        vars(self).update(vars(whole))
+        later = torch.cat([layout.column for layout in whole.layouts]) >= column
+        lengths = [len(unit) for unit in whole.record.units]
+        self.layouts = [_since(layout, column, lengths) for layout in whole.layouts]
+        self._row, self._said, self._features = whole._row[later], whole._said[later], whole._features[later]
+        self._outputs = {}
+        for modality, token in whole._tokens.items():
+            index = later[whole._columns_of(modality)].nonzero().squeeze(1)
+            mine = whole._features[later & (whole._said == token)]
+            self._outputs[modality] = rebuilt(whole._outputs[modality], [mine], index, [len(index)])
+
+
+def _since(layout: VisualLayout, column: int, lengths: Sequence[int]) -> VisualLayout:
+    """Of the columns from `column` on, counted from there; images too. lengths: tokens of each unit."""
+    kept = (layout.column >= column).nonzero().squeeze(1)
+    new = layout.subset(kept)
+    unit = list(layout.unit)
+    while unit and sum(lengths[i] for i in unit) > len(kept):
+        del unit[0]
+    first = int(new.image.min()) if len(kept) else 0
+    moved = {"column": new.column - column, "image": new.image - first, "length": layout.length - column}
+    return replace(new, **moved, unit=tuple(unit))
