@@ -85,7 +85,7 @@ class Pruner:
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
         """How a pool of tokens is cut down to a count: by default to the largest scores."""
-        score = _checked_scores(self.label, self.score(signals, layout, stage), layout).float()
+        score = checked_scores(self.label, self.score(signals, layout, stage), layout).float()
 
         def top(pool: Tensor, count: int) -> Tensor:  # ties go to the earlier token, on every device
             return score[pool].sort(descending=True, stable=True).indices[:count].sort().values
@@ -133,7 +133,7 @@ class Pruner:
         return self.name or type(self).__name__
 
 
-def _checked_scores(label: str, given: object, layout: VisualLayout) -> Tensor:
+def checked_scores(label: str, given: object, layout: VisualLayout) -> Tensor:
     """The scores as a tensor. Raises GroundPruneError unless they are Float[N], finite at the patches."""
     try:
         score = torch.as_tensor(given, device=layout.column.device)

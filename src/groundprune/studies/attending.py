@@ -96,7 +96,7 @@ def attention_over_image(bench: Bench, asked: Asked, short: PrunedInputs) -> lis
     lengths = (torch.isin(said, ends).cumsum(1) == 0).sum(1).clamp(min=1)
     found = []
     for row, (layout, kept) in enumerate(zip(short.layout, short.kept, strict=True)):
-        slots = short.prompt.segments[0].compaction.slots_of(row, layout.column[kept])
+        slots = short.prompt.segments[0].compaction.slots_of(layout.column[kept], row)
         steps = range(int(lengths[row]))
         mine = torch.stack([torch.stack([calls[i][t][row, slots] for t in steps]) for i in range(len(layers))])
         attention = torch.zeros(len(layout), device=mine.device, dtype=mine.dtype)

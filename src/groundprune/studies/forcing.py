@@ -15,8 +15,7 @@ from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.evaluation.interventions import Intervention, Truths
-from groundprune.pruners.base import Pruner, Rule
-from groundprune.pruners.invariants import checked_scores
+from groundprune.pruners.base import Pruner, Rule, checked_scores
 from groundprune.pruners.ranking import others, top_by_tier
 from groundprune.signals import Signals
 from groundprune.tokens.layout import VisualLayout
