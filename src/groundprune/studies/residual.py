@@ -56,7 +56,7 @@ class Residual(Study):
         "With ids preserved LLaVA-v1.5 keeps 51.42 of 56.14 on RefCOCO val with half of the tokens pruned (as "
         "reported); where the rest goes is not said."
     )
-    samples = (600, 60)
+    samples = (300, 60)
     kinds = ("rec",)
     interventions: ClassVar = {
         TARGET: forced(keep="target"), BORDER: forced(keep="border"), OUTLINE: forced(keep="outline"),
