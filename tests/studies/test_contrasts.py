@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.contrasts import answered, between, contrast, mean, total
-from groundprune.studies.effects import difference
+from groundprune.studies.parts.contrasts import answered, between, contrast, mean, total
+from groundprune.studies.parts.effects import difference
 from support.study_rows import made_rows, made_run
 
 A, B = Setting.of("random", 0.5), Setting.of("spatial", 0.5)

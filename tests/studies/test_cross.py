@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.covering import kept_share
 from groundprune.studies.cross import Cross
-from groundprune.studies.cross_cells import (
+from groundprune.studies.parts.covering import kept_share
+from groundprune.studies.parts.cross_cells import (
     KEEPS,
     POLICIES,
     SCORED,

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from groundprune.studies.crossing import factors, split
-from groundprune.studies.logistic import RIDGE, chance_of, effects, estimates, fit, grouped, weights
+from groundprune.studies.parts.crossing import factors, split
+from groundprune.studies.parts.logistic import RIDGE, chance_of, effects, estimates, fit, grouped, weights
 
 POLICY, SELECTION = np.array([1.2, -1.2, -0.2, 0.2]), np.array([0.9, 0.5, 0.0, -0.6, -0.8])
 

@@ -14,11 +14,11 @@ from groundprune.evaluation.rows import kept_grids, read_rows
 from groundprune.pruners.spatial import Spatial
 from groundprune.pruning.inputs import prune_inputs
 from groundprune.studies import running
-from groundprune.studies.asking import batches
-from groundprune.studies.attending import ATTENTION, attention_over_image, looks
 from groundprune.studies.filter import Filter
-from groundprune.studies.filter_drops import EQUAL, KEEPS, PRUNERS, SHARES, UNPRUNED, equal, much
-from groundprune.studies.noise import STRENGTH, noisy_data
+from groundprune.studies.parts.asking import batches
+from groundprune.studies.parts.attending import ATTENTION, attention_over_image, looks
+from groundprune.studies.parts.filter_drops import EQUAL, KEEPS, PRUNERS, SHARES, UNPRUNED, equal, much
+from groundprune.studies.parts.noise import STRENGTH, noisy_data
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, Setting
 from support.closeness import assert_near
 from support.study_rows import made_rows, made_run

@@ -12,7 +12,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.evaluation.driver import answer_settings
 from groundprune.evaluation.rows import kept_grids, read_rows
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.forcing import REGIONS, dropping, forced, regions
+from groundprune.studies.parts.forcing import REGIONS, dropping, forced, regions
 
 LINE = torch.arange(36)
 ROW, COL, EVERY = LINE // 6, LINE % 6, torch.ones(36, dtype=torch.bool)

@@ -12,10 +12,10 @@ from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation.interventions import Truths
 from groundprune.pruners.spatial import Spatial
-from groundprune.studies.following import CELLS, half_lost, mean, measure_cells
 from groundprune.studies.mechanism import Mechanism
-from groundprune.studies.mechanism_moves import COUNTS, STEPS, UNPRUNED, WAYS, astray, curve, movement, shift
-from groundprune.studies.moving import AXES, PARTS, moved, wrong
+from groundprune.studies.parts.following import CELLS, half_lost, mean, measure_cells
+from groundprune.studies.parts.mechanism_moves import COUNTS, STEPS, UNPRUNED, WAYS, astray, curve, movement, shift
+from groundprune.studies.parts.moving import AXES, PARTS, moved, wrong
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.positions import Row, parse_policy

@@ -9,7 +9,7 @@ from groundprune.evaluation.interventions import Truths
 from groundprune.pruners import FastV, Random
 from groundprune.pruning.inputs import prune_inputs
 from groundprune.studies.one_percent import KEEPS, PRUNERS, UNPRUNED, WAYS, OnePercent, arm
-from groundprune.studies.renumbering import Renumbered, renumbered
+from groundprune.studies.parts.renumbering import Renumbered, renumbered
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.positions import PLAIN, Row

@@ -5,7 +5,8 @@ import pytest
 import torch
 
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from groundprune.studies.costs import (
+from groundprune.studies.overhead import GIVEN, Overhead
+from groundprune.studies.parts.costs import (
     AGAIN,
     CHOOSE,
     DECODE,
@@ -22,10 +23,9 @@ from groundprune.studies.costs import (
     Bill,
     cell,
 )
-from groundprune.studies.meters import peak
-from groundprune.studies.overhead import GIVEN, Overhead
-from groundprune.studies.ratios import ENOUGH, Costs, costs_of, median_ratio
-from groundprune.studies.sizes import QUICK_SIZES, SIDE, SIZES
+from groundprune.studies.parts.meters import peak
+from groundprune.studies.parts.ratios import ENOUGH, Costs, costs_of, median_ratio
+from groundprune.studies.parts.sizes import QUICK_SIZES, SIDE, SIZES
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Run
 
 CPU = torch.device("cpu")

@@ -5,10 +5,19 @@ import torch
 
 from groundprune.errors import Unservable
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from groundprune.studies.depth import ABOUT
+from groundprune.studies.parts.depth import ABOUT
+from groundprune.studies.parts.probing import (
+    LINEAR,
+    MLP,
+    SHUFFLED,
+    Effort,
+    Split,
+    cells,
+    read_positions,
+    standardised,
+)
+from groundprune.studies.parts.states import LLM, PROJECTOR, TOWER, Place, feeding, places, position_table, states
 from groundprune.studies.probe import Probe
-from groundprune.studies.probing import LINEAR, MLP, SHUFFLED, Effort, Split, cells, read_positions, standardised
-from groundprune.studies.states import LLM, PROJECTOR, TOWER, Place, feeding, places, position_table, states
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Run
 
 SIDE, IMAGES = 4, 24

@@ -6,9 +6,9 @@ import pytest
 from groundprune.checkpoints.load import load
 from groundprune.data import DataSet, open_data
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.covering import density, kept_share, look
+from groundprune.studies.parts.covering import density, kept_share, look
+from groundprune.studies.parts.residual_rows import STEP, UNPRUNED, Answers, changed, plain
 from groundprune.studies.residual import BORDER, NO_CENTRE, OTHERS, OUTLINE, TARGET, Residual
-from groundprune.studies.residual_rows import STEP, UNPRUNED, Answers, changed, plain
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, Run
 from support.study_rows import made_rows
 

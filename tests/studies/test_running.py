@@ -10,7 +10,7 @@ from groundprune.cli import main
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.runner import Runner
 from groundprune.studies import running
-from groundprune.studies.effects import Effect, negative, no_difference, positive
+from groundprune.studies.parts.effects import Effect, negative, no_difference, positive
 from groundprune.studies.running import Asked, conclude, models_of, read_run, run_study
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, studies, study_of
 from tools.docs.studies import pack

@@ -1,4 +1,4 @@
-"""What the repository keeps of the studies: findings follow from the rows beside them, the index from the findings."""
+"""What the repository keeps of the studies: findings follow from the stored rows, the index from the findings."""
 
 import json
 from pathlib import Path

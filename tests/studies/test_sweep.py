@@ -4,10 +4,10 @@ import numpy as np
 import pytest
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.effects import differences, positive
+from groundprune.studies.parts.effects import differences, positive
+from groundprune.studies.parts.sweep_settings import OURS, UNPRUNED, above_unpruned, best_rival
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD
 from groundprune.studies.sweep import Sweep
-from groundprune.studies.sweep_settings import OURS, UNPRUNED, above_unpruned, best_rival
 from support.study_rows import made_rows, made_run
 
 N = 400

@@ -12,7 +12,7 @@ from groundprune.cli import main
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import Runner, read_rows, read_summary
 from groundprune.exactness.tiny import tiny_of
-from groundprune.studies.requirements import MODELS, read_checkpoints
+from groundprune.studies.parts.requirements import MODELS, read_checkpoints
 from groundprune.studies.table1 import DATA, plan, settings, table1
 from support.checkpoints import save_tiny, save_tiny_llava
 from support.official import write_images, write_refcoco

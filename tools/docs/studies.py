@@ -18,9 +18,9 @@ from groundprune.errors import GroundPruneError
 from groundprune.evaluation.results import SAMPLES_FILE, SUMMARY_FILE
 from groundprune.evaluation.rows import read_rows
 from groundprune.report.figures import save_figure
-from groundprune.studies.drawing import drawn
 from groundprune.studies.index import index_page
 from groundprune.studies.page import page
+from groundprune.studies.parts.drawing import drawn
 from groundprune.studies.running import FINDINGS, MEASURED, PACKED, conclusion, models_in, read_run
 from groundprune.studies.study import Study, studies
 

@@ -14,7 +14,7 @@ from groundprune.cli.options import comma_separated
 from groundprune.errors import GroundPruneError
 
 if TYPE_CHECKING:
-    from groundprune.studies.requirements import Checkpoint
+    from groundprune.studies.parts.requirements import Checkpoint
     from groundprune.studies.table1 import Cell
 
 
@@ -39,7 +39,7 @@ def run_table1(
     progress("reading checkpoints and data")
     quieten()
     from groundprune.studies import table1 as study
-    from groundprune.studies.requirements import read_checkpoints
+    from groundprune.studies.parts.requirements import read_checkpoints
 
     places = {} if checkpoints is None else read_checkpoints(checkpoints)
     models = list(study.MODELS) if model is None else comma_separated(model)
@@ -100,7 +100,7 @@ def _print_plan(cells: list[Cell], places: dict[str, Checkpoint]) -> None:
 
 
 def _print_table(cells: list[Cell]) -> None:
-    from groundprune.studies.published import NOTES
+    from groundprune.studies.parts.published import NOTES
 
     typer.echo(f"{'model':14} {'data':15} {'setting':32} {'ours':>7} {'published':>9} {'difference':>10}")
     for cell in cells:

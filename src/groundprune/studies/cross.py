@@ -8,8 +8,8 @@ from typing import ClassVar
 from matplotlib.figure import Figure
 
 from groundprune.evaluation.specs import Setting, unique
-from groundprune.studies.covering import look
-from groundprune.studies.cross_cells import (
+from groundprune.studies.parts.covering import look
+from groundprune.studies.parts.cross_cells import (
     KEEPS,
     POLICIES,
     SCORED,
@@ -21,12 +21,12 @@ from groundprune.studies.cross_cells import (
     texts,
     whole,
 )
-from groundprune.studies.cross_tables import tables
-from groundprune.studies.crossing import Factors, Split
-from groundprune.studies.drawing import legend, line, panels, percent_axis
-from groundprune.studies.effects import Effect, negative, positive, told
-from groundprune.studies.forcing import forced
-from groundprune.studies.logistic import Estimate
+from groundprune.studies.parts.cross_tables import tables
+from groundprune.studies.parts.crossing import Factors, Split
+from groundprune.studies.parts.drawing import legend, line, panels, percent_axis
+from groundprune.studies.parts.effects import Effect, negative, positive, told
+from groundprune.studies.parts.forcing import forced
+from groundprune.studies.parts.logistic import Estimate
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, Claim, Findings, Run, Study
 
 LEVEL = 0.05  # of the test of "no interaction"

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from groundprune.data import DataSet
 from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.attending import measure_attention
-from groundprune.studies.drawing import legend, panels
-from groundprune.studies.effects import Effect, difference, differences, positive, told, told_share
-from groundprune.studies.filter_drops import (
+from groundprune.studies.parts.attending import measure_attention
+from groundprune.studies.parts.drawing import legend, panels
+from groundprune.studies.parts.effects import Effect, difference, differences, positive, told, told_share
+from groundprune.studies.parts.filter_drops import (
     EQUAL,
     KEEPS,
     NAMES,
@@ -28,11 +28,11 @@ from groundprune.studies.filter_drops import (
     tokens_dropped,
     types_of,
 )
-from groundprune.studies.filter_figure import draw_attention, draw_gains, draw_shares
-from groundprune.studies.forcing import dropping
-from groundprune.studies.noise import noisy_data
+from groundprune.studies.parts.filter_figure import draw_attention, draw_gains, draw_shares
+from groundprune.studies.parts.forcing import dropping
+from groundprune.studies.parts.noise import noisy_data
+from groundprune.studies.parts.verdicts import any_of
 from groundprune.studies.study import HOLDS, Bench, Claim, Findings, Run, Study
-from groundprune.studies.verdicts import any_of
 
 # Whose attention is claimed of; by the name that it is measured under.
 LOOKED = (NAMES["distractors"], "whole background")

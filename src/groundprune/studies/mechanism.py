@@ -10,11 +10,11 @@ from matplotlib.figure import Figure
 
 from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.drawing import legend, panels
-from groundprune.studies.effects import Effect, differences, negative, no_difference, positive, told
-from groundprune.studies.following import CELLS, half_lost, measure_cells, slope, told_cells
-from groundprune.studies.mechanism_figure import draw_map, draw_parts, draw_wrong
-from groundprune.studies.mechanism_moves import (
+from groundprune.studies.parts.drawing import legend, panels
+from groundprune.studies.parts.effects import Effect, differences, negative, no_difference, positive, told
+from groundprune.studies.parts.following import CELLS, half_lost, measure_cells, slope, told_cells
+from groundprune.studies.parts.mechanism_figure import draw_map, draw_parts, draw_wrong
+from groundprune.studies.parts.mechanism_moves import (
     COUNTS,
     QUICK_COUNTS,
     QUICK_STEPS,
@@ -32,9 +32,9 @@ from groundprune.studies.mechanism_moves import (
     shift,
     wrong_table,
 )
-from groundprune.studies.moving import AXES, PARTS, moved, wrong
+from groundprune.studies.parts.moving import AXES, PARTS, moved, wrong
+from groundprune.studies.parts.verdicts import all_of
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, Claim, Findings, Run, Study
-from groundprune.studies.verdicts import all_of
 
 STILL = 0.1  # cells: a mean movement within this is none
 FEW = 0.25  # of all ids: half of the accuracy lost below this share is lost to few

@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.drawing import legend, line, panels, percent_axis
-from groundprune.studies.effects import differences, negative, no_difference, told, told_share
+from groundprune.studies.parts.drawing import legend, line, panels, percent_axis
+from groundprune.studies.parts.effects import differences, negative, no_difference, told, told_share
 from groundprune.studies.study import FAILS, HOLDS, Claim, Findings, Run, Study, Table
 
 UNPRUNED = Setting.of()

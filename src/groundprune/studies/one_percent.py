@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 
 from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.contrasts import answered, cell, contrasts, mean, percents, points, total
-from groundprune.studies.drawing import legend, line, panels, percent_axis
-from groundprune.studies.effects import Effect, negative, no_difference, positive, told, told_share
-from groundprune.studies.renumbering import renumbered
+from groundprune.studies.parts.contrasts import answered, cell, contrasts, mean, percents, points, total
+from groundprune.studies.parts.drawing import legend, line, panels, percent_axis
+from groundprune.studies.parts.effects import Effect, negative, no_difference, positive, told, told_share
+from groundprune.studies.parts.renumbering import renumbered
 from groundprune.studies.study import HOLDS, Claim, Findings, Run, Study, Table
 
 UNPRUNED = Setting.of()

@@ -10,8 +10,8 @@ from matplotlib.figure import Figure
 from groundprune.checkpoints.load import grounding_of
 from groundprune.checkpoints.prompts import model_inputs, prompt_for
 from groundprune.errors import Unservable
-from groundprune.studies.cost_tables import COLOURS, LINES, cost_table, draw_costs
-from groundprune.studies.costs import (
+from groundprune.studies.parts.cost_tables import COLOURS, LINES, cost_table, draw_costs
+from groundprune.studies.parts.costs import (
     DECODE,
     KV,
     MEMORY,
@@ -23,9 +23,9 @@ from groundprune.studies.costs import (
     TOKENS,
     Bill,
 )
-from groundprune.studies.drawing import legend, panels
-from groundprune.studies.effects import MARGIN_TIME, negative, no_difference, told
-from groundprune.studies.ratios import (
+from groundprune.studies.parts.drawing import legend, panels
+from groundprune.studies.parts.effects import MARGIN_TIME, negative, no_difference, told
+from groundprune.studies.parts.ratios import (
     ABOUT,
     ENOUGH,
     REPETITION,
@@ -35,7 +35,7 @@ from groundprune.studies.ratios import (
     equal_caches,
     minus_one,
 )
-from groundprune.studies.sizes import QUICK_SIZES, SIZES
+from groundprune.studies.parts.sizes import QUICK_SIZES, SIZES
 from groundprune.studies.study import FAILS, HOLDS, Bench, Claim, Findings, Run, Study
 
 GIVEN = "given model"

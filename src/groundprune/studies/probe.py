@@ -7,7 +7,7 @@ from typing import Any
 
 from matplotlib.figure import Figure
 
-from groundprune.studies.depth import (
+from groundprune.studies.parts.depth import (
     ABOUT,
     accuracy,
     best_of,
@@ -18,11 +18,11 @@ from groundprune.studies.depth import (
     draw_depth,
     measured_places,
 )
-from groundprune.studies.drawing import legend, panels, percent_axis
-from groundprune.studies.effects import Effect, no_difference, positive, told
-from groundprune.studies.probe_images import images_of, inputs_of, that_fit
-from groundprune.studies.probing import FULL, LINEAR, MLP, POSITION, QUICK, TARGETS, Split, read_positions
-from groundprune.studies.states import LLM, PROJECTOR, TOWER, Place, feeding, places, position_table, states
+from groundprune.studies.parts.drawing import legend, panels, percent_axis
+from groundprune.studies.parts.effects import Effect, no_difference, positive, told
+from groundprune.studies.parts.probe_images import images_of, inputs_of, that_fit
+from groundprune.studies.parts.probing import FULL, LINEAR, MLP, POSITION, QUICK, TARGETS, Split, read_positions
+from groundprune.studies.parts.states import LLM, PROJECTOR, TOWER, Place, feeding, places, position_table, states
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, Claim, Findings, Run, Study
 
 # A layer tells places where the linear probe is right of 90% of the tokens, and no longer does below 10%: bounds

@@ -8,9 +8,9 @@ from typing import ClassVar
 from matplotlib.figure import Figure
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.covering import look
-from groundprune.studies.drawing import legend, panels, percent_axis
-from groundprune.studies.effects import (
+from groundprune.studies.parts.covering import look
+from groundprune.studies.parts.drawing import legend, panels, percent_axis
+from groundprune.studies.parts.effects import (
     MARGIN,
     Effect,
     differences,
@@ -19,9 +19,9 @@ from groundprune.studies.effects import (
     positive,
     told,
 )
-from groundprune.studies.forcing import forced
-from groundprune.studies.residual_drawing import draw_given_back, look_of_pruner
-from groundprune.studies.residual_rows import (
+from groundprune.studies.parts.forcing import forced
+from groundprune.studies.parts.residual_drawing import draw_given_back, look_of_pruner
+from groundprune.studies.parts.residual_rows import (
     BINS,
     KEEPS,
     PRUNERS,
@@ -32,7 +32,7 @@ from groundprune.studies.residual_rows import (
     changed,
     plain,
 )
-from groundprune.studies.residual_tables import by_share, given_back, regressions
+from groundprune.studies.parts.residual_tables import by_share, given_back, regressions
 from groundprune.studies.study import FAILS, HOLDS, Bench, Claim, Findings, Run, Study
 
 HEADLINE = "cls-visual", KEEPS[0]

@@ -23,8 +23,8 @@ from groundprune.evaluation.driver import answer_settings, asked, threads_for
 from groundprune.evaluation.results import SAMPLES_FILE, SUMMARY_FILE, read_summary
 from groundprune.evaluation.rows import read_rows
 from groundprune.report.figures import save_figure
-from groundprune.studies.drawing import drawn
 from groundprune.studies.page import page
+from groundprune.studies.parts.drawing import drawn
 from groundprune.studies.study import Bench, Findings, Run, Study
 
 MEASURED, FINDINGS, PAGE, FIGURE = "measured.json", "findings.json", "page.md", "figure.svg"

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from groundprune.data.samples import Sample
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.contrasts import (
+from groundprune.studies.parts.contrasts import (
     Terms,
     answered,
     between,
@@ -21,8 +21,8 @@ from groundprune.studies.contrasts import (
     points,
     total,
 )
-from groundprune.studies.drawing import legend, panels, percent_axis
-from groundprune.studies.effects import Effect, negative, no_difference, positive, told
+from groundprune.studies.parts.drawing import legend, panels, percent_axis
+from groundprune.studies.parts.effects import Effect, negative, no_difference, positive, told
 from groundprune.studies.study import FAILS, HOLDS, Bench, Claim, Findings, Run, Study, Table
 
 UNPRUNED = Setting.of()

@@ -175,7 +175,7 @@ class Study:
         raise NotImplementedError
 
     def draw(self, runs: Sequence[Run]) -> Figure:
-        """Its figure; `groundprune.studies.drawing` sets the style."""
+        """Its figure; `groundprune.studies.parts.drawing` sets the style."""
         raise NotImplementedError
 
 
@@ -184,7 +184,7 @@ def studies() -> dict[str, Study]:
     """All studies by name, in the order of their numbers."""
     import groundprune.studies as home
 
-    for module in pkgutil.iter_modules(home.__path__):
+    for module in pkgutil.iter_modules(home.__path__):  # not what they are made of, `parts`
         importlib.import_module(f"{home.__name__}.{module.name}")
     found = [cls() for cls in Study.__subclasses__() if cls.__module__.startswith(home.__name__ + ".")]
     return {study.name: study for study in sorted(found, key=lambda study: study.number)}

@@ -7,11 +7,10 @@ from collections.abc import Mapping, Sequence
 from matplotlib.figure import Figure
 
 from groundprune.evaluation.specs import Setting, unique
-from groundprune.studies.contrasts import cell, contrasts, mean, percents, points, total
-from groundprune.studies.effects import Effect, negative, no_difference, positive, told
-from groundprune.studies.study import HOLDS, Claim, Findings, Run, Study
-from groundprune.studies.sweep_pages import drawn, half_table, table
-from groundprune.studies.sweep_settings import (
+from groundprune.studies.parts.contrasts import cell, contrasts, mean, percents, points, total
+from groundprune.studies.parts.effects import Effect, negative, no_difference, positive, told
+from groundprune.studies.parts.sweep_pages import drawn, half_table, table
+from groundprune.studies.parts.sweep_settings import (
     FEW_KEEPS,
     HALF,
     IN_ORDER,
@@ -28,6 +27,7 @@ from groundprune.studies.sweep_settings import (
     best_rival,
     told_above,
 )
+from groundprune.studies.study import HOLDS, Claim, Findings, Run, Study
 
 Effects = Mapping[str, list[Effect]]  # by kind
 KEPT = 0.9  # of the unpruned accuracy: what the paper's LLaVA-v1.5 keeps at 50% is 91.6%

@@ -10,8 +10,8 @@ from typing import Any
 from groundprune.errors import unknown
 from groundprune.evaluation.specs import MAIN_POSITIONS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
-from groundprune.studies.published import PUBLISHED, REC_SPLITS
-from groundprune.studies.requirements import (
+from groundprune.studies.parts.published import PUBLISHED, REC_SPLITS
+from groundprune.studies.parts.requirements import (
     MODELS,
     Checkpoint,
     Model,

@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.effects import Effect, told_share
-from groundprune.studies.following import CELLS, displacements, mean
-from groundprune.studies.moving import AXES, PARTS
+from groundprune.studies.parts.effects import Effect, told_share
+from groundprune.studies.parts.following import CELLS, displacements, mean
+from groundprune.studies.parts.moving import AXES, PARTS
 from groundprune.studies.study import Run, Table
 
 UNPRUNED = Setting.of()

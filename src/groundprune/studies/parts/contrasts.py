@@ -14,7 +14,7 @@ from matplotlib.axes import Axes
 
 from groundprune.evaluation.specs import Setting
 from groundprune.report.style import Look, look_of
-from groundprune.studies.effects import Effect
+from groundprune.studies.parts.effects import Effect
 from groundprune.studies.study import Run
 
 Terms = Mapping[Setting, float]  # weights of settings, each setting's right answers being 0 or 1 per sample

@@ -14,8 +14,8 @@ from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.specs import Setting
 from groundprune.probes.attention import AttentionCall, probe
 from groundprune.pruning.inputs import PrunedInputs, prune_inputs
-from groundprune.studies.asking import Asked, batches
-from groundprune.studies.forcing import regions_of
+from groundprune.studies.parts.asking import Asked, batches
+from groundprune.studies.parts.forcing import regions_of
 from groundprune.studies.study import Bench
 
 ATTENTION = "attention"  # the step of `measure_attention`

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from groundprune.studies.costs import (
+from groundprune.studies.parts.costs import (
     AGAIN,
     CHOOSE,
     KEEPS,
@@ -21,7 +21,7 @@ from groundprune.studies.costs import (
     Cells,
     cell,
 )
-from groundprune.studies.effects import Effect
+from groundprune.studies.parts.effects import Effect
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Run
 
 ENOUGH = 5  # repetitions; of fewer the bootstrap says less than it seems to

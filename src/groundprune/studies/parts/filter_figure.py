@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from groundprune.evaluation.summary import Share
 from groundprune.report.style import look_of
-from groundprune.studies.drawing import line
-from groundprune.studies.effects import Effect
+from groundprune.studies.parts.drawing import line
+from groundprune.studies.parts.effects import Effect
 
 LOOKS = {"background": "preserved", "distractors": "official", "at random": "reassigned"}
 PARTS = {"before": "unpruned", "left over": "stretched", "after": "reassigned-image"}

@@ -8,8 +8,8 @@ from matplotlib.axes import Axes
 
 from groundprune.evaluation.summary import Share
 from groundprune.report.style import look_of
-from groundprune.studies.drawing import line, percent_axis
-from groundprune.studies.effects import Effect
+from groundprune.studies.parts.drawing import line, percent_axis
+from groundprune.studies.parts.effects import Effect
 
 LOOKS = {"row": look_of("preserved"), "column": look_of("official")}
 LABELS = {"row": "by rows (down)", "column": "by columns (right)"}

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from groundprune.studies.effects import Effect, difference
-from groundprune.studies.logistic import Estimate
-from groundprune.studies.residual_rows import (
+from groundprune.studies.parts.effects import Effect, difference
+from groundprune.studies.parts.logistic import Estimate
+from groundprune.studies.parts.residual_rows import (
     BINS,
     JOINT,
     KEEPS,

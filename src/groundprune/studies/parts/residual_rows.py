@@ -9,8 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.covering import cells, density, kept_share
-from groundprune.studies.logistic import Estimate, estimates, fit, grouped, weights
+from groundprune.studies.parts.covering import cells, density, kept_share
+from groundprune.studies.parts.logistic import Estimate, estimates, fit, grouped, weights
 from groundprune.studies.study import Run
 
 UNPRUNED = Setting.of()

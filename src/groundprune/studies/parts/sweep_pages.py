@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from groundprune.report.style import Look
-from groundprune.studies.contrasts import cell, contrast, contrasts, effect_line, mean, percents
-from groundprune.studies.drawing import legend, line, panels, percent_axis
-from groundprune.studies.effects import told_share
+from groundprune.studies.parts.contrasts import cell, contrast, contrasts, effect_line, mean, percents
+from groundprune.studies.parts.drawing import legend, line, panels, percent_axis
+from groundprune.studies.parts.effects import told_share
+from groundprune.studies.parts.sweep_settings import HALF, KEEPS, OURS, POLICIES, RIVALS, SIX, UNPRUNED, able, row_of
 from groundprune.studies.study import Run, Table
-from groundprune.studies.sweep_settings import HALF, KEEPS, OURS, POLICIES, RIVALS, SIX, UNPRUNED, able, row_of
 
 _OURS_LOOK, _BEST_LOOK = Look("#000000", "s", "-"), Look("#8A8A8A", "X", "-.")
 _DROPPED = [round(100 * (1 - float(keep))) for keep in KEEPS]

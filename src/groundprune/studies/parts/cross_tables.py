@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.cross_cells import POLICIES, SELECTIONS, Cells, Covered, coverage, whole
-from groundprune.studies.effects import told_shares
+from groundprune.studies.parts.cross_cells import POLICIES, SELECTIONS, Cells, Covered, coverage, whole
+from groundprune.studies.parts.effects import told_shares
 from groundprune.studies.study import Table
 
 

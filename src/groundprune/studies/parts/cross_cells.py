@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.covering import kept_share
-from groundprune.studies.crossing import Factors, Split, factors, split
-from groundprune.studies.logistic import Estimate, Fit, estimates, fit, grouped, weights
+from groundprune.studies.parts.covering import kept_share
+from groundprune.studies.parts.crossing import Factors, Split, factors, split
+from groundprune.studies.parts.logistic import Estimate, Fit, estimates, fit, grouped, weights
 from groundprune.studies.study import Run
 
 UNPRUNED = Setting.of()

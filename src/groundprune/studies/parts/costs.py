@@ -18,7 +18,7 @@ from groundprune.pruners import make_pruner
 from groundprune.pruning.encode_once import EncodedImages, encode
 from groundprune.pruning.inputs import prune_inputs
 from groundprune.pruning.plan import unwrapped
-from groundprune.studies.meters import kv_bytes, peak, seconds
+from groundprune.studies.parts.meters import kv_bytes, peak, seconds
 
 PRESERVED, REASSIGNED, NATIVE = VARIANTS = ("preserved", "reassigned", "native")
 UNPRUNED, AGAIN = "unpruned", "unpruned again"

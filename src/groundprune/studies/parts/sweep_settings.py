@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.contrasts import answered, cell, contrasts, mean, percents, total
-from groundprune.studies.effects import MARGIN, Effect, within
+from groundprune.studies.parts.contrasts import answered, cell, contrasts, mean, percents, total
+from groundprune.studies.parts.effects import MARGIN, Effect, within
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Run
 
 UNPRUNED = Setting.of()

@@ -19,7 +19,7 @@ from groundprune.evaluation.rows import kept_grids
 from groundprune.pruners import Pruner, make_pruner
 from groundprune.pruning.inputs import prune_inputs
 from groundprune.signals import Signals
-from groundprune.studies.forcing import regions_of
+from groundprune.studies.parts.forcing import regions_of
 from groundprune.studies.study import Bench, Row
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.selection import Selection, Stage

@@ -7,8 +7,8 @@ from typing import Any
 
 from matplotlib.axes import Axes
 
-from groundprune.studies.effects import difference
-from groundprune.studies.residual_rows import PRUNERS, UNPRUNED, changed, plain
+from groundprune.studies.parts.effects import difference
+from groundprune.studies.parts.residual_rows import PRUNERS, UNPRUNED, changed, plain
 from groundprune.studies.study import Run
 
 LOOKS = {"cls-visual": ("#0072B2", "o", "-"), "text-visual": ("#E69F00", "D", "-."), "random": ("#8A8A8A", "X", "--")}

@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from groundprune.evaluation.specs import Setting
-from groundprune.studies.attending import ATTENTION
-from groundprune.studies.effects import Effect, told_share
-from groundprune.studies.following import mean
+from groundprune.studies.parts.attending import ATTENTION
+from groundprune.studies.parts.effects import Effect, told_share
+from groundprune.studies.parts.following import mean
 from groundprune.studies.study import Run, Table
 
 UNPRUNED = Setting.of()

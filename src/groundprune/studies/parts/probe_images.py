@@ -7,8 +7,8 @@ from typing import Any
 
 from groundprune.data.samples import Sample
 from groundprune.evaluation.preparing import open_image
-from groundprune.studies.asking import batches
-from groundprune.studies.states import Place, states
+from groundprune.studies.parts.asking import batches
+from groundprune.studies.parts.states import Place, states
 from groundprune.studies.study import Bench
 
 _BATCH = 16

@@ -13,8 +13,8 @@ from groundprune.evaluation.interventions import Truths
 from groundprune.evaluation.specs import Setting
 from groundprune.pruners.spatial import Spatial
 from groundprune.pruning.inputs import prune_inputs
-from groundprune.studies.asking import batches
-from groundprune.studies.effects import Effect
+from groundprune.studies.parts.asking import batches
+from groundprune.studies.parts.effects import Effect
 from groundprune.studies.study import Bench, Run
 
 CELLS = "cells"  # the step of `measure_cells`

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from matplotlib.axes import Axes
 
-from groundprune.studies.costs import (
+from groundprune.studies.parts.costs import (
     DECODE,
     KEEPS,
     KV,
@@ -17,8 +17,8 @@ from groundprune.studies.costs import (
     VARIANTS,
     cell,
 )
-from groundprune.studies.effects import Effect
-from groundprune.studies.ratios import ENOUGH, Costs
+from groundprune.studies.parts.effects import Effect
+from groundprune.studies.parts.ratios import ENOUGH, Costs
 from groundprune.studies.study import Table
 
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")  # that the colour-blind tell apart

@@ -17,7 +17,7 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation.interventions import Intervention, Truths
 from groundprune.pruners import Pruner
-from groundprune.studies.forcing import regions_of
+from groundprune.studies.parts.forcing import regions_of
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.positions import Policy, Row
 

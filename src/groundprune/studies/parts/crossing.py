@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from groundprune.studies.logistic import Estimate, chance_of, effects, estimates, fit, weights
+from groundprune.studies.parts.logistic import Estimate, chance_of, effects, estimates, fit, weights
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,9 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from groundprune.report.style import look_of
-from groundprune.studies.effects import Effect
-from groundprune.studies.probing import LINEAR, MLP, POSITION, SHUFFLED, TARGETS, mean_of_images
-from groundprune.studies.states import LLM, PROJECTOR, TOWER, Place
+from groundprune.studies.parts.effects import Effect
+from groundprune.studies.parts.probing import LINEAR, MLP, POSITION, SHUFFLED, TARGETS, mean_of_images
+from groundprune.studies.parts.states import LLM, PROJECTOR, TOWER, Place
 from groundprune.studies.study import Run, Table
 
 ABOUT = "about"
