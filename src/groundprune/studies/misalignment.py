@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from groundprune.evaluation.specs import Setting
+from groundprune.studies.parts.contrasts import points
 from groundprune.studies.parts.drawing import legend, line, panels, percent_axis
 from groundprune.studies.parts.effects import differences, negative, no_difference, told, told_share
 from groundprune.studies.study import FAILS, HOLDS, Claim, Findings, Run, Study, Table
@@ -54,8 +55,8 @@ class Misalignment(Study):
         ]  # fmt: skip
         loose = {HOLDS: "does not matter", FAILS: "matters too"}.get(claims[3].verdict, "matters little if at all")
         answer = (
-            f"The layout of the ids carries grounding: permuting them costs {told(order['rec'])} points of REC and "
-            f"{told(order['vqa'])} of VQA with every token in place; a common shift {loose}."
+            f"The layout of the ids carries grounding: permuting them moves REC by {points(order['rec'])} points and "
+            f"VQA by {points(order['vqa'])} with every token in place; a common shift {loose}."
         )
         tables = [_table(runs, kind) for kind in self.kinds]
         notes = [f"{run.model} could not run {id}: {why}" for run in runs for id, why in run.skipped.items()]
