@@ -45,7 +45,7 @@ class Sweep(Study):
         "88.69 to 2.73; preserved they keep 51.42 and 68.91. VQA hardly moves. With 75 to 90% removed preserved ids "
         "are sometimes above unpruned. Six pruners; which one gave these numbers is unverified."
     )
-    samples = (80, 40)
+    samples = (60, 30)
 
     def settings(self, quick: bool) -> list[Setting]:
         """Unpruned; preserved and reassigned everywhere, the other policies of the paper's pruners alone."""
