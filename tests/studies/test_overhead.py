@@ -117,7 +117,7 @@ def made(slowdown=1.0, count=12, kv=1.0, name="made"):
     for keep in KEEPS:
         for variant in VARIANTS:
             slots = round(100 * float(keep))
-            bytes_ = 10 * slots * (kv if variant == PRESERVED else 1)
+            bytes_ = round(10 * slots * (kv if variant == PRESERVED else 1))
             cells[cell(variant, keep)] = {SLOTS: slots, KV: bytes_, MEMORY: bytes_}
     about = {
         "cells": cells, "visual": {keep: round(100 * float(keep)) for keep in KEEPS}, "inner": 1, "layers": 1,

@@ -52,21 +52,26 @@ def shares(state):
     return {name: torch.tensor(right).float().mean(0) / SIDE**2 for name, right in found.items()}
 
 
-def test_probes_read_what_a_tower_writes(written):
-    found = shares(written[Place(TOWER, 0)])
-    assert all(share > 0.95 for kind in (LINEAR, MLP) for share in found[kind].tolist())
+@pytest.fixture(scope="module")
+def read(written):
+    return shares(written[Place(TOWER, 0)])
+
+
+def test_probes_read_what_a_tower_writes(read):
+    assert read[LINEAR][2] > 0.98
+    assert all(share > 0.95 for share in read[MLP].tolist())  # rows of random embeddings need no straight border
 
 
 def test_probes_read_nothing_where_nothing_is_written(blank):
-    for place in (Place(TOWER, 0), Place(TOWER, 2), Place(PROJECTOR, 0)):
+    for place in (Place(TOWER, 2), Place(PROJECTOR, 0)):
         row, column, position = shares(blank[place])[LINEAR].tolist()
         assert position < CHANCE + 0.12
         assert max(row, column) < 1 / SIDE + 0.15
 
 
-def test_shuffled_labels_teach_nothing_though_places_are_written(written):
+def test_shuffled_labels_teach_nothing_though_places_are_written(read):
     for name in SHUFFLED.values():
-        assert shares(written[Place(TOWER, 0)])[name][2] < CHANCE + 0.12
+        assert read[name][2] < CHANCE + 0.12
 
 
 def test_states_are_those_of_the_model(written):
@@ -141,6 +146,14 @@ def test_what_was_not_measured_is_not_told():
         found = Probe().findings(runs)
         assert found.claims[1].verdict == found.claims[4].verdict == UNTOLD
         Probe().draw(runs)
+
+
+def test_a_tower_without_position_embeddings_is_no_evidence_that_they_fade():
+    run = made(PAPER)
+    run.measured[ABOUT]["table"] = "all zeros"
+    found = Probe().findings([run])
+    assert [claim.verdict for claim in found.claims] == [UNTOLD, HOLDS, UNTOLD, HOLDS, HOLDS, HOLDS]
+    assert any("never given" in note for note in found.notes)
 
 
 def test_controls_that_learn_something_are_told():

@@ -22,7 +22,17 @@ from groundprune.studies.parts.drawing import legend, panels, percent_axis
 from groundprune.studies.parts.effects import Effect, no_difference, positive, told
 from groundprune.studies.parts.probe_images import images_of, inputs_of, that_fit
 from groundprune.studies.parts.probing import FULL, LINEAR, MLP, POSITION, QUICK, TARGETS, Split, read_positions
-from groundprune.studies.parts.states import LLM, PROJECTOR, TOWER, Place, feeding, places, position_table, states
+from groundprune.studies.parts.states import (
+    LLM,
+    PROJECTOR,
+    TOWER,
+    ZEROS,
+    Place,
+    feeding,
+    places,
+    position_table,
+    states,
+)
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, Claim, Findings, Run, Study
 
 # A layer tells places where the linear probe is right of 90% of the tokens, and no longer does below 10%: bounds
@@ -70,15 +80,21 @@ class Probe(Study):
         lost = [between(run, [a], [b]) for run, a, b in zip(runs, first, feeds, strict=True)]
         gained = [between(run, measured_places(run, LLM), [Place(PROJECTOR, 0)]) for run in runs]
         controls = [control(run) for run in runs]
+        # What a tower was never given it can neither tell nor forget.
+        asked = all(run.measured[ABOUT]["table"] != ZEROS for run in runs)
         claims = [
             Claim(
-                "the tower's first layer tells positions", "98.37% in CLIP-L", _levels(early), _above(early, TELLS)
+                "the tower's first layer tells positions", "98.37% in CLIP-L", _levels(early),
+                _above(early, TELLS) if asked else UNTOLD,
             ),
             Claim(
                 "the layer that feeds the LLM no longer tells them", "2.61% in CLIP-L", _levels(late),
                 _below(late, FORGOTTEN),
             ),
-            Claim("positions fade between these two layers", "by 95.76 points in CLIP-L", told(lost), positive(lost)),
+            Claim(
+                "positions fade between these two layers", "by 95.76 points in CLIP-L", told(lost),
+                positive(lost) if asked else UNTOLD,
+            ),
             Claim("nor does it tell them to an MLP", "not tested", _levels(curved), _below(curved, FORGOTTEN)),
             Claim(
                 "the LLM's layers say more of them than the projector", "not tested", told(gained), positive(gained)
@@ -157,7 +173,7 @@ def _notes(runs: Sequence[Run]) -> list[str]:
         "its last layer stands behind the final norm",
     ]
     for run in runs:
-        if run.measured[ABOUT]["table"] == "all zeros":
+        if run.measured[ABOUT]["table"] == ZEROS:
             notes.append(
                 f"{run.model}: the tower's position embeddings are all zeros, so that it cannot forget what it was "
                 "never given: what is read there comes from what scenes look like, and the LLM's from its ids"

@@ -20,7 +20,7 @@ from groundprune.signals import Need
 from groundprune.tokens.layout import VisualLayout
 
 TOWER, PROJECTOR, LLM = "tower", "projector", "llm"
-_NO_TABLE, _ZEROS, _LEARNED = "none", "all zeros", "learned"
+_NO_TABLE, ZEROS, _LEARNED = "none", "all zeros", "learned"
 
 
 @dataclass(frozen=True)
@@ -62,7 +62,7 @@ def position_table(model: Any) -> str:
     tables = [weight for name, weight in named if "position_embedding" in name]
     if not tables:
         return _NO_TABLE
-    return _LEARNED if any(bool(table.any()) for table in tables) else _ZEROS
+    return _LEARNED if any(bool(table.any()) for table in tables) else ZEROS
 
 
 @torch.no_grad()
