@@ -22,6 +22,7 @@ from groundprune.studies.parts.noise import STRENGTH, noisy_data
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, Setting
 from support.closeness import assert_near
 from support.study_rows import made_rows, made_run
+from support.touched import touched
 
 TYPES = ("attribute", "relation")
 N = 400  # rows of each type
@@ -39,16 +40,6 @@ def scenes():
 @functools.cache
 def model():
     return load("pocket")
-
-
-def touched(boxes):
-    """Bool[12, 12]: patches with at least two pixels in one of the boxes, counted pixel by pixel."""
-    found = np.zeros((12, 12), dtype=bool)
-    for box in boxes:
-        image = np.zeros((144, 144))
-        image[int(box.y1) : int(box.y2), int(box.x1) : int(box.x2)] = 1
-        found |= image.reshape(12, 12, 12, 12).sum((1, 3)) >= 2
-    return found
 
 
 def test_only_what_is_said_is_dropped_and_equally_much(tmp_path):

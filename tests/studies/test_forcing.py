@@ -2,7 +2,6 @@
 
 import functools
 
-import numpy as np
 import pytest
 import torch
 
@@ -13,6 +12,7 @@ from groundprune.evaluation.driver import answer_settings
 from groundprune.evaluation.rows import kept_grids, read_rows
 from groundprune.evaluation.specs import Setting
 from groundprune.studies.parts.forcing import REGIONS, dropping, forced, regions
+from support.touched import touched
 
 LINE = torch.arange(36)
 ROW, COL, EVERY = LINE // 6, LINE % 6, torch.ones(36, dtype=torch.bool)
@@ -75,16 +75,6 @@ def kept(tmp_path, keep, interventions):
         for sample in asked().samples:
             grids = kept_grids(rows[setting.id, sample.id]) or []
             found[setting.intervention or ""][sample.id] = grids[0]
-    return found
-
-
-def touched(boxes):
-    """Bool[12, 12]: patches with at least two pixels in one of the boxes, counted pixel by pixel."""
-    found = np.zeros((12, 12), dtype=bool)
-    for box in boxes:
-        image = np.zeros((144, 144))
-        image[int(box.y1) : int(box.y2), int(box.x1) : int(box.x2)] = 1
-        found |= image.reshape(12, 12, 12, 12).sum((1, 3)) >= 2
     return found
 
 

@@ -21,7 +21,7 @@ from groundprune.report.figures import save_figure
 from groundprune.studies.index import index_page
 from groundprune.studies.page import page
 from groundprune.studies.parts.drawing import drawn
-from groundprune.studies.running import FINDINGS, MEASURED, PACKED, conclusion, models_in, read_run
+from groundprune.studies.running import FINDINGS, MEASURED, PACKED, conclusion, models_in, runs_in
 from groundprune.studies.study import Study, studies
 
 RESULTS, PAGES = Path("results") / "studies", Path("docs") / "studies"
@@ -50,10 +50,10 @@ def store(runs: Path, root: Path) -> None:
         home = root / RESULTS / study.name
         for name in models_in(runs / study.name):
             pack(study, runs / study.name / name, home / name)
-        text = json.dumps(conclusion(study, home), indent=1, ensure_ascii=False, allow_nan=False)
+        runs_of = runs_in(home)
+        text = json.dumps(conclusion(study, home, runs_of), indent=1, ensure_ascii=False, allow_nan=False)
         (home / FINDINGS).write_text(text + "\n", encoding="utf-8")
         (root / PAGES).mkdir(parents=True, exist_ok=True)
-        runs_of = [read_run(home / name) for name in models_in(home)]
         save_figure(drawn(study, runs_of), root / PAGES / f"{study.name}.svg")
     for file, text in study_pages(root).items():
         file.write_text(text, encoding="utf-8")

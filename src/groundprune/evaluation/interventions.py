@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,7 +11,8 @@ from torch import Tensor
 from groundprune.boxes import Box
 from groundprune.boxes.frames import FRAMES
 from groundprune.data.samples import Sample
-from groundprune.errors import Unservable
+from groundprune.errors import Unservable, unknown
+from groundprune.evaluation.specs import Setting
 from groundprune.pruners import Pruner
 from groundprune.tokens.compaction import Policy
 from groundprune.tokens.layout import VisualLayout
@@ -70,3 +72,19 @@ def _overlap(cell: Tensor, count: int, low: float, high: float) -> Tensor:
 
 
 Intervention = Callable[[Pruner, Policy, Truths], tuple[Pruner, Policy]]
+
+
+def chosen(
+    setting: Setting, config: Any, interventions: Mapping[str, Intervention], truths: Truths
+) -> tuple[Pruner, Policy]:
+    """The pruner and the policy of a setting on a model of this config, after the intervention that it names.
+
+    Raises GroundPruneError where `interventions` lacks that one.
+    """
+    pruner = setting.make_pruner()
+    policy = setting.policy(pruner, config)
+    if setting.intervention is None:
+        return pruner, policy
+    if setting.intervention not in interventions:
+        raise unknown("intervention", setting.intervention, interventions)
+    return interventions[setting.intervention](pruner, policy, truths)

@@ -11,8 +11,8 @@ from torch import Tensor
 
 from groundprune.checkpoints.load import grounding_of
 from groundprune.data.samples import Sample
-from groundprune.errors import GroundPruneError, unknown
-from groundprune.evaluation.interventions import Intervention, Truths
+from groundprune.errors import GroundPruneError
+from groundprune.evaluation.interventions import Intervention, Truths, chosen
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.memory import halving
 from groundprune.evaluation.preparing import Prepared, prepare, readable
@@ -190,15 +190,9 @@ class Runner:
         return self.model.generate(**short, **decoding)[:, short["input_ids"].shape[1] :], short
 
     def _how(self, setting: Setting, batch: Sequence[int]) -> tuple[Pruner, Policy]:
-        pruner = setting.make_pruner()
-        policy = setting.policy(pruner, self.model.config)
-        if setting.intervention is None:
-            return pruner, policy
-        if setting.intervention not in self._interventions:
-            raise unknown("intervention", setting.intervention, self._interventions)
         sizes = [self._ready.words[i].size for i in batch]
         truths = Truths([self.samples[i] for i in batch], sizes, self.grounding.frame)
-        return self._interventions[setting.intervention](pruner, policy, truths)
+        return chosen(setting, self.model.config, self._interventions, truths)
 
     def _row(self, setting: Setting, index: int, answer: str, kept: int, cells: KeptCells | None) -> dict[str, Any]:
         size = self._ready.words[index].size

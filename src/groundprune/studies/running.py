@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import lzma
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,6 +50,13 @@ class Asked:
     dtype: str = "auto"
     batch_size: int = 64
     text_tower: str | None = None
+    _loaded: dict[str, tuple[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
+
+    def loaded(self, place: str) -> tuple[Any, Any]:
+        """Model and processor, loaded once for all studies that are asked the same."""
+        if place not in self._loaded:
+            self._loaded[place] = load(place, device=self.device, dtype=self.dtype)
+        return self._loaded[place]
 
 
 def models_of(model: str) -> dict[str, str]:
@@ -87,24 +94,30 @@ def conclude(study: Study, folder: Path, models: Sequence[str] | None = None) ->
 
     models: which of its runs; None = all. Raises GroundPruneError where there is none.
     """
-    names = models or models_in(folder)
-    stored = conclusion(study, folder, names)
+    runs = runs_in(folder, models)
+    stored = conclusion(study, folder, runs)
     with writing(folder):
         replace(folder / FINDINGS, json.dumps(stored, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
-        figure = drawn(study, [read_run(folder / name) for name in names])
+        figure = drawn(study, runs)
         for file in (folder / FIGURE, (folder / FIGURE).with_suffix(".png")):
             save_figure(figure, file)
         replace(folder / PAGE, page(study, stored, FIGURE))
     return Findings.from_json(stored)
 
 
-def conclusion(study: Study, folder: Path, models: Sequence[str] | None = None) -> dict[str, Any]:
-    """What findings.json holds, made anew of the runs; see `conclude`."""
+def conclusion(study: Study, folder: Path, runs: Sequence[Run] | None = None) -> dict[str, Any]:
+    """What findings.json holds, made anew of the runs in the folder; see `conclude`."""
+    runs = runs_in(folder) if runs is None else runs
+    about = {run.model: _about(folder / run.model) for run in runs}
+    return {"study": study.name, "runs": about, **study.findings(runs).to_json()}
+
+
+def runs_in(folder: Path, models: Sequence[str] | None = None) -> list[Run]:
+    """The runs of a study's folder, of these models or of all. Raises GroundPruneError where there is none."""
     names = models or models_in(folder)
     if not names:
-        raise GroundPruneError(f"{folder} holds no run of the study {study.name}")
-    findings = study.findings([read_run(folder / name) for name in names])
-    return {"study": study.name, "runs": {name: _about(folder / name) for name in names}, **findings.to_json()}
+        raise GroundPruneError(f"{folder} holds no run of a study")
+    return [read_run(folder / name) for name in names]
 
 
 def models_in(folder: Path) -> list[str]:
@@ -140,7 +153,7 @@ def _data(study: Study, wanted: Asked) -> DataSet:
 def _run_model(
     study: Study, wanted: Asked, name: str, place: str, data: DataSet, folder: Path, progress: bool
 ) -> None:
-    model, processor = load(place, device=wanted.device, dtype=wanted.dtype)
+    model, processor = wanted.loaded(place)
     run = {
         "model": name, "study": study.name, "quick": wanted.quick,
         **asked(data, PROTOCOL, wanted.seed, wanted.limit),

@@ -73,7 +73,7 @@ class Stretched(Policy):
 
 @dataclass(frozen=True)
 class Misaligned(Policy):
-    """One of `tokens.misalignments`, which studies use: ids move though nothing need be pruned."""
+    """A rule of `tokens.misalignments`, or of a study: ids move though nothing need be pruned."""
 
     name: str
     rule: Callable[[Row], tuple[Tensor, int]] = field(compare=False, repr=False)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from groundprune.checkpoints.load import grounding_of
-from groundprune.evaluation.interventions import Intervention
+from groundprune.evaluation.interventions import Intervention, chosen
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.specs import Setting
 from groundprune.probes.attention import AttentionCall, probe
@@ -45,10 +45,7 @@ def measure_attention(
             before = attention_over_image(bench, asked, whole)
             targets = [regions_of(truths, layout)["target"] for layout in whole.layout]
             for name, setting in settings.items():
-                pruner = setting.make_pruner()
-                policy = setting.policy(pruner, bench.model.config)
-                if setting.intervention is not None:
-                    pruner, policy = interventions[setting.intervention](pruner, policy, truths)
+                pruner, policy = chosen(setting, bench.model.config, interventions, truths)
                 short = prune_inputs(bench.model, asked[1], pruner, policy, [sample.text for sample in samples])
                 after = attention_over_image(bench, asked, short)
                 for i, sample in enumerate(samples):

@@ -14,13 +14,13 @@ from matplotlib.axes import Axes
 
 from groundprune.evaluation.specs import Setting
 from groundprune.report.style import Look, look_of
+from groundprune.studies.parts.drawing import FADED
 from groundprune.studies.parts.effects import Effect
 from groundprune.studies.study import Run
 
 Terms = Mapping[Setting, float]  # weights of settings, each setting's right answers being 0 or 1 per sample
 Group = tuple[Terms, str, Collection[str] | None]  # what `values` takes
 RESAMPLES = 10_000
-_FADED = 0.55
 
 
 @functools.cache
@@ -157,7 +157,7 @@ def effect_line(
             [max(0.0, 100 * (e.high - e.value)) for _, e in shown],
         ],
         color=look.colour, marker=look.marker, linestyle=through, label=None if run or not joined else name,
-        elinewidth=0.8, capsize=2, alpha=_FADED if run else 1.0, markerfacecolor="white" if run else look.colour,
+        elinewidth=0.8, capsize=2, alpha=FADED if run else 1.0, markerfacecolor="white" if run else look.colour,
     )  # fmt: skip
 
 

@@ -14,7 +14,7 @@ from groundprune.report.style import PRINT_GRID, PRINT_INK, look_of, settings
 from groundprune.studies.study import Run, Study
 
 # Runs beside each other: the second is drawn lighter, with an open marker.
-_FADED = 0.55
+FADED = 0.55
 WIDTH, HEIGHT = 3.3, 2.6  # inches of one panel
 
 
@@ -49,7 +49,7 @@ def line(
     ax.errorbar(
         [at for at, _ in points], [100 * s.accuracy for _, s in points], yerr=[below, above], color=look.colour,
         marker=look.marker, linestyle=look.line, label=name if run == 0 else None, elinewidth=0.8, capsize=2,
-        alpha=_FADED if run else 1.0, markerfacecolor="white" if run else look.colour,
+        alpha=FADED if run else 1.0, markerfacecolor="white" if run else look.colour,
     )  # fmt: skip
 
 

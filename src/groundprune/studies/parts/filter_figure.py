@@ -8,12 +8,11 @@ from matplotlib.axes import Axes
 
 from groundprune.evaluation.summary import Share
 from groundprune.report.style import look_of
-from groundprune.studies.parts.drawing import line
+from groundprune.studies.parts.drawing import FADED, line
 from groundprune.studies.parts.effects import Effect
 
 LOOKS = {"background": "preserved", "distractors": "official", "at random": "reassigned"}
 PARTS = {"before": "unpruned", "left over": "stretched", "after": "reassigned-image"}
-_FADED = 0.55  # of the second run, as in `drawing.line`
 
 
 def draw_gains(ax: Axes, gains: Mapping[str, Mapping[str, Sequence[Effect]]]) -> None:
@@ -64,6 +63,6 @@ def _point(ax: Axes, at: float, effect: Effect, policy: str, run: int, name: str
     x, y = (value, at) if flat else (at, value)
     ax.errorbar(
         [x], [y], xerr=spread if flat else None, yerr=None if flat else spread, color=look.colour,
-        marker=look.marker, linestyle="none", label=name, elinewidth=0.8, capsize=2, alpha=_FADED if run else 1.0,
+        marker=look.marker, linestyle="none", label=name, elinewidth=0.8, capsize=2, alpha=FADED if run else 1.0,
         markerfacecolor="white" if run else look.colour,
     )  # fmt: skip

@@ -8,12 +8,11 @@ from matplotlib.axes import Axes
 
 from groundprune.evaluation.summary import Share
 from groundprune.report.style import look_of
-from groundprune.studies.parts.drawing import line, percent_axis
+from groundprune.studies.parts.drawing import FADED, line, percent_axis
 from groundprune.studies.parts.effects import Effect
 
 LOOKS = {"row": look_of("preserved"), "column": look_of("official")}
 LABELS = {"row": "by rows (down)", "column": "by columns (right)"}
-_FADED = 0.55  # of the second run, as in `drawing.line`
 
 
 def draw_map(ax: Axes, runs: Sequence[Mapping[str, Sequence[Effect]]], steps: Sequence[int]) -> None:
@@ -65,5 +64,5 @@ def _points(
     ax.errorbar(
         x, y, xerr=spread if flat else None, yerr=None if flat else spread, color=look.colour, marker=look.marker,
         linestyle="none" if flat else look.line, label=None if run or flat else LABELS[axis], elinewidth=0.8,
-        capsize=2, alpha=_FADED if run else 1.0, markerfacecolor="white" if run else look.colour,
+        capsize=2, alpha=FADED if run else 1.0, markerfacecolor="white" if run else look.colour,
     )  # fmt: skip

@@ -8,8 +8,6 @@ with them, and none falls below 0.
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -19,7 +17,7 @@ from groundprune.evaluation.interventions import Intervention, Truths
 from groundprune.pruners import Pruner
 from groundprune.studies.parts.forcing import regions_of
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.positions import Policy, Row
+from groundprune.tokens.positions import Misaligned, Policy, Row
 
 AXES = {"row": (1, 0), "column": (0, 1)}  # the cell that lies one step from the first, as row and column
 # "one of the ...": a random token of it. "text": what follows the image. "all": image and text, which is the common
@@ -27,19 +25,6 @@ AXES = {"row": (1, 0), "column": (0, 1)}  # the cell that lies one step from the
 PARTS = (
     "target", "rest", "first row", "last row", "grid", "one of the target", "one of the rest", "text", "all",
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Ruled(Policy):
-    """Ids by a rule that knows the truth, see `Policy.ids`."""
-
-    name: str
-    rule: Callable[[Row], tuple[Tensor, int]] = field(compare=False, repr=False)
-    splits_flash_sequences: bool = True
-    changes_whole_rows = True
-
-    def ids(self, row: Row) -> tuple[Tensor, int]:
-        return self.rule(row)
 
 
 def moved(part: str, axis: str, by: int) -> Intervention:
@@ -71,7 +56,7 @@ def moved(part: str, axis: str, by: int) -> Intervention:
             ids[:, mine] = (ids[:, mine] + step[:, None]).clamp(min=0)
             return ids, 0
 
-        return pruner, Ruled(f"{part} moved", rule)
+        return pruner, Misaligned(f"{part} moved", rule, splits_flash_sequences=True)
 
     return change
 
@@ -104,7 +89,7 @@ def wrong(how: str, count: int | None) -> Intervention:
             ids[:, row.slot] = given[:, row.kept]
             return ids, 0
 
-        return pruner, Ruled(f"{count} {how}", rule)
+        return pruner, Misaligned(f"{count} {how}", rule, splits_flash_sequences=True)
 
     return change
 

@@ -44,7 +44,10 @@ class Place:
 def places(model: Any) -> list[Place]:
     """All places of a model, in the order in which a picture passes them."""
     model = unwrapped(model)
-    blocks, layers = len(_blocks(model)), model.config.get_text_config().num_hidden_layers
+    blocks, layers = (
+        len(_blocks(family_of(model.config), model.base_model)),
+        model.config.get_text_config().num_hidden_layers,
+    )
     tower = [Place(TOWER, k) for k in range(blocks + 1)]
     return [*tower, Place(PROJECTOR, 0), *(Place(LLM, k) for k in range(1, layers + 1))]
 
@@ -154,17 +157,12 @@ def _entering(family: Family, base: Any) -> Iterator[list[Tensor]]:
         packed = family.tower_kind(base.config).packed
         found.append(value.reshape(-1, value.shape[-1]) if packed else value)
 
-    hook = _first_block(family, base).register_forward_pre_hook(keep, with_kwargs=True)
+    hook = _blocks(family, base)[0].register_forward_pre_hook(keep, with_kwargs=True)
     try:
         yield found
     finally:
         hook.remove()
 
 
-def _first_block(family: Family, base: Any) -> nn.Module:
-    return next(family.tower(base).get_submodule(family.tower_kind(base.config).layers).children())
-
-
-def _blocks(model: Any) -> list[nn.Module]:
-    family, base = family_of(model.config), model.base_model
+def _blocks(family: Family, base: Any) -> list[nn.Module]:
     return list(family.tower(base).get_submodule(family.tower_kind(base.config).layers).children())
