@@ -12,23 +12,30 @@ from groundprune.studies.study import UNTOLD, studies
 STORED = Path(__file__).parents[2] / "results" / "studies"
 
 
-@pytest.mark.parametrize("name", list(studies()))
+HELD = [name for name in studies() if (STORED / name / FINDINGS).is_file()]
+
+
+def test_every_study_of_the_pocket_is_stored():
+    assert set(HELD) >= {name for name, study in studies().items() if not study.trained}
+
+
+@pytest.mark.parametrize("name", HELD)
 def test_stored_findings_follow_from_stored_rows(name):
     stored = json.loads((STORED / name / FINDINGS).read_text(encoding="utf-8"))
     assert conclusion(studies()[name], STORED / name) == stored
-    assert set(stored["runs"]) == {"pocket", "pocket-seed0"}
+    assert studies()[name].trained or set(stored["runs"]) == {"pocket", "pocket-seed0"}
 
 
 def test_the_index_answers_every_claim():
-    stored = {s: json.loads((STORED / s.name / FINDINGS).read_text(encoding="utf-8")) for s in studies().values()}
+    stored = {studies()[n]: json.loads((STORED / n / FINDINGS).read_text(encoding="utf-8")) for n in HELD}
     page = index_page(stored)
     assert all(line.text in page for line in LINES)
-    assert {line.study for line in LINES} - set(studies()) == {"segmentation", "sources"}
+    assert {line.study for line in LINES} <= set(studies())
     assert page.count(UNTOLD) >= 3
 
 
 def test_a_claim_that_a_study_no_longer_makes_is_noticed():
-    stored = {s: json.loads((STORED / s.name / FINDINGS).read_text(encoding="utf-8")) for s in studies().values()}
+    stored = {studies()[n]: json.loads((STORED / n / FINDINGS).read_text(encoding="utf-8")) for n in HELD}
     first = next(iter(stored))
     with pytest.raises(StopIteration):
         index_page({**stored, first: {**stored[first], "claims": []}})

@@ -24,7 +24,7 @@ from tools.pocket_training.model import make_llava
 from tools.pocket_training.packed_model import packed_hidden
 from tools.pocket_training.runtime import SEEDS_PER_RUN, Workers, load_state, scene_seed
 from tools.pocket_training.tower import make_clip, to_pixels
-from tools.pocket_training.tower_data import Phrases
+from tools.pocket_training.tower_data import Phrases, TowerPlan
 from tools.pocket_training.vocabulary import IMAGE, LM_IDS
 
 VISUAL = GRID * GRID
@@ -35,7 +35,7 @@ TWIN = Path(__file__).parents[2] / "results" / "pocket-seed0"
 def llava():
     """Weights large enough that attention is not uniform: with uniform attention equality would prove little."""
     torch.manual_seed(0)
-    model = make_llava(make_clip()).eval()
+    model = make_llava(make_clip(TowerPlan(0))).eval()
     for name, weight in model.named_parameters():
         if weight.ndim > 1 and "position" not in name:
             torch.nn.init.normal_(weight, std=1.4 / np.sqrt(weight[0].numel()))
@@ -53,6 +53,12 @@ def apart(llava, batch, pixels, row, number):
     return llava(input_ids=ids, position_ids=position, **given).logits[0, len(prefix) + VISUAL :]
 
 
+def seen(llava, pixels):
+    """The decoder, and the visual tokens that it reads."""
+    features = llava.model.vision_tower(pixels).last_hidden_state[:, 1:]
+    return llava.model.language_model, llava.model.multi_modal_projector(features)
+
+
 def gradients(llava, loss):
     """Of all trained weights, in one vector."""
     llava.zero_grad()
@@ -67,8 +73,7 @@ def test_loss_and_gradients_are_those_of_each_question_alone(llava, step):
     pixels, (row, column, token) = to_pixels(batch.pop("images")), batch.pop("predicts")
     del batch["questions"]
     loss_of = AnswerLoss("cpu")
-    features = llava.model.vision_tower(pixels).last_hidden_state[:, 1:]
-    packed = llava.lm_head(packed_hidden(llava, features, **batch)[row, column])
+    packed = llava.lm_head(packed_hidden(*seen(llava, pixels), **batch)[0][row, column])
     loss, _ = loss_of(packed, token)
     gradient = gradients(llava, loss)
 
@@ -89,10 +94,9 @@ def test_these_gradients_tell_one_id_or_one_key_too_many(llava):
     batch = LanguageBatches(LanguagePlan(0, batch=2), Workers())(0)
     pixels, (row, column, token) = to_pixels(batch.pop("images")), batch.pop("predicts")
     del batch["questions"]
-    features = llava.model.vision_tower(pixels).last_hidden_state[:, 1:]
 
     def gradient(**changed):
-        hidden = packed_hidden(llava, features, **{**batch, **changed})
+        hidden, *_ = packed_hidden(*seen(llava, pixels), **{**batch, **changed})
         return gradients(llava, AnswerLoss("cpu")(llava.lm_head(hidden[row, column]), token)[0])
 
     right, block = gradient(), batch["block"]
@@ -150,7 +154,7 @@ def test_a_resumed_run_is_the_same_run(runs, stage):
 def test_training_moves_the_model_but_not_its_tower(runs):
     tower = load_state(runs[0] / "tower.pt")["model"]
     language = load_state(runs[0] / "language.pt")["model"]
-    start = make_llava(make_clip()).state_dict()
+    start = make_llava(make_clip(TowerPlan(0))).state_dict()
     assert not tower["clip.vision_model.embeddings.position_embedding.weight"].any()
     for name, weight in language.items():
         if "vision_tower" in name:

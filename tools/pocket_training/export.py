@@ -43,12 +43,12 @@ def make_image_processor() -> PilImageProcessor:
     )
 
 
-def make_processor() -> LlavaProcessor:
+def make_processor(patch: int = PATCH_SIZE) -> LlavaProcessor:
     """The stock processor around our tokenizer and template."""
     return LlavaProcessor(
         image_processor=make_image_processor(),
         tokenizer=make_lm_tokenizer(),
-        patch_size=PATCH_SIZE,
+        patch_size=patch,
         vision_feature_select_strategy="default",
         num_additional_image_tokens=1,  # the class token, which the strategy then drops
         chat_template=CHAT_TEMPLATE,

@@ -1,21 +1,24 @@
 """Stage 2: projector and language model on grounding and questions, behind the frozen tower. No pruning anywhere."""
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
-from transformers import LlavaForConditionalGeneration
+from torch import Tensor, nn
+from transformers import CLIPModel, LlavaForConditionalGeneration
 
-from groundprune.pocket.scenes import make_scene
+from groundprune.pocket.scenes import PATCH_SIZE, Scene, make_scene
 
+from .hints import Hints
 from .model import make_llava
 from .optimizers import descend, make_optimizers, set_rate
 from .packed_model import packed_hidden
-from .packing import PREFIX_BUCKETS, draw_blocks, draw_gap, draw_prefix, pack
+from .packing import PREFIX_BUCKETS, SHARES, PackedText, Shares, draw_blocks, draw_gap, draw_prefix, pack
 from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically, scene_seed
 from .tower import load_clip, to_pixels
+from .tower_data import patch_owners
 from .vocabulary import BINS, CLOSE, EOS, FIRST_BIN, LM_IDS, LM_WORDS, MIDDLE, OPEN, PAD
 
 END_WEIGHT, WORD_WEIGHT, EDGE_WEIGHT = 0.2, 1.5, 1.0  # of the loss at ends of answers, at words, at box edges
@@ -38,6 +41,10 @@ class LanguagePlan:
     hold: float = 0.5
     weight_decay: float = 0.03
     compile: bool = True
+    patch: int = PATCH_SIZE  # pixels
+    shares: Shares = field(default_factory=lambda: SHARES)
+    hints: float = 0.0  # weight of the loss in the middle of the decoder, see `Hints`
+    gaps: bool = True  # whether some rows leave unused positions before the image
 
 
 def soft_targets() -> Tensor:
@@ -62,18 +69,38 @@ class LanguageBatches:
         rng = np.random.default_rng([self.plan.seed, step, 3])
         return int(rng.choice(list(PREFIX_BUCKETS), p=list(PREFIX_BUCKETS.values())))
 
+    def prefix(self, rng, length: int) -> list[int]:
+        """Token ids before the image, at most `length`."""
+        return draw_prefix(rng, length)
+
+    def gap(self, rng) -> int:
+        """Unused positions before the image."""
+        return draw_gap(rng) if self.plan.gaps else 0
+
+    def packed(self, rng, scene: Scene) -> PackedText:
+        """Questions about a scene and their answers."""
+        plan = self.plan
+        return pack(draw_blocks(rng, scene, plan.rec, plan.vqa, shares=plan.shares), plan.text_length)
+
     def __call__(self, step: int) -> dict[str, Tensor]:
         plan, length = self.plan, self.prefix_length(step)
-        images, prefixes, gaps, rows = [], [], [], []
+        images, prefixes, gaps, rows, asked, evidence = [], [], [], [], [], []
         for row in self.rows:
             seed = scene_seed(plan.seed, 1, step * plan.batch + row)
             scene, rng = make_scene(seed), np.random.default_rng([seed, 4])
             images.append(scene.image)
-            prefixes.append(draw_prefix(rng, length))
-            gaps.append(draw_gap(rng))
-            rows.append(pack(draw_blocks(rng, scene, plan.rec, plan.vqa), plan.text_length))
+            prefixes.append(self.prefix(rng, length))
+            gaps.append(self.gap(rng))
+            rows.append(self.packed(rng, scene))
+            if plan.hints:
+                owner = patch_owners(scene.objects, plan.patch)
+                asked += [(len(rows) - 1, column) for column, _ in rows[-1].asked]
+                evidence += [np.isin(owner, question.about) for _, question in rows[-1].asked]
         predicts = [(i, column, token) for i, row in enumerate(rows) for column, token in row.predicts]
+        # long [2, questions], row and column of the last token before an answer; bool [questions, patches]
+        hints = {"asked": torch.tensor(asked).T, "evidence": torch.from_numpy(np.stack(evidence))} if asked else {}
         return {
+            **hints,
             "images": torch.from_numpy(np.stack(images)),
             "prefix": torch.tensor([[LM_IDS[PAD]] * (length - len(p)) + p for p in prefixes]),
             "prefix_pad": torch.tensor([length - len(p) for p in prefixes]),
@@ -84,6 +111,38 @@ class LanguageBatches:
             "predicts": torch.tensor(predicts).T,  # long [3, answers]: row, column, token
             "questions": torch.tensor(sum(row.questions for row in rows)),
         }
+
+
+class Lesson:
+    """What is trained in this stage, and how; the studies' variants change one thing each."""
+
+    def model(self, clip: CLIPModel) -> Any:
+        """Untrained, but for its tower."""
+        return make_llava(clip)
+
+    def batches(self, plan: LanguagePlan, workers: Workers) -> LanguageBatches:
+        """What each step learns from."""
+        return LanguageBatches(plan, workers)
+
+    def tower(self, model: Any) -> Any:
+        """The vision tower of the model."""
+        return model.model.vision_tower
+
+    def features(self, tower: Any, pixels: Tensor) -> Tensor:
+        """[B, 3, H, W] to [B, N, tower width]; the tower is frozen."""
+        with torch.no_grad():
+            return tower(pixels).last_hidden_state[:, 1:]
+
+    def visual(self, model: Any, features: Tensor) -> Tensor:
+        """The visual tokens that the language model reads: [B, N, D]."""
+        return model.model.multi_modal_projector(features)
+
+    def hidden(self, model: Any, visual: Tensor, **batch: Any) -> tuple[Tensor, Tensor, Tensor]:
+        """See `packed_hidden`. batch: its further arguments."""
+        return packed_hidden(model.model.language_model, visual, **batch)
+
+
+POCKET_LESSON = Lesson()
 
 
 class AnswerLoss:
@@ -114,37 +173,47 @@ class AnswerLoss:
 
 
 def train_language(
-    workers: Workers, plan: LanguagePlan, tower: Path, path: Path, stop_after: int | None = None
-) -> None:
+    workers: Workers, plan: LanguagePlan, tower: Path, path: Path, stop_after: int | None = None,
+    lesson: Lesson = POCKET_LESSON,
+) -> None:  # fmt: skip
     """Train to the end of the plan, or go on from what `path` holds. `stop_after` steps, for tests."""
     torch.manual_seed(plan.seed)
-    llava = make_llava(load_clip(tower))
-    torch.nn.Module.to(llava, workers.device)
+    llava = lesson.model(load_clip(tower))
+    nn.Module.to(llava, workers.device)
     answer_loss = AnswerLoss(workers.device)
-    parameters = [p for p in llava.parameters() if p.requires_grad]
-    optimizers = make_optimizers(llava, plan.optimizer, plan.peak_rate, plan.weight_decay, betas=(0.9, 0.97))
+    learner = nn.ModuleDict({"model": llava})
+    if plan.hints:
+        learner["hints"] = Hints(llava.config.get_text_config().hidden_size)
+        nn.Module.to(learner, workers.device)
+    parameters = [p for p in learner.parameters() if p.requires_grad]
+    optimizers = make_optimizers(learner, plan.optimizer, plan.peak_rate, plan.weight_decay, betas=(0.9, 0.97))
     state = load_state(path)
     first, seconds, questions = (state[k] for k in ("step", "seconds", "questions")) if state else (0, 0.0, 0)
     if state:
         llava.load_state_dict(state["model"])
+        if plan.hints:
+            learner["hints"].load_state_dict(state["hints"])
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
-    run_tower = torch.compile(llava.model.vision_tower) if plan.compile else llava.model.vision_tower
-    hidden_of = torch.compile(packed_hidden, dynamic=False) if plan.compile else packed_hidden
+    run_tower = torch.compile(lesson.features) if plan.compile else lesson.features
+    hidden_of = torch.compile(lesson.hidden, dynamic=False) if plan.compile else lesson.hidden
     meter = Meter("language model", workers, plan.steps, first, seconds)
-    make_batch = LanguageBatches(plan, workers)
+    make_batch = lesson.batches(plan, workers)
     for step, batch in enumerate(batches(make_batch, first, plan.steps, workers.device), first):
         set_rate(optimizers, learning_rate(step, plan.steps, plan.warmup, plan.hold))
         batch = {name: tensor.to(workers.device) for name, tensor in batch.items()}
         row, column, token = batch.pop("predicts")
+        evidence = {name: batch.pop(name) for name in ("asked", "evidence") if name in batch}
         questions += int(batch.pop("questions")) * workers.count
         pixels = to_pixels(batch.pop("images"))
         with autocast(workers.device):
-            with torch.no_grad():
-                features = run_tower(pixels).last_hidden_state[:, 1:]
-            hidden = hidden_of(llava, features, **batch)
+            visual = lesson.visual(llava, run_tower(lesson.tower(llava), pixels))
+            hidden, *middle = hidden_of(llava, visual, **batch)
             logits = llava.lm_head(hidden[row, column])
         loss, numbers = answer_loss(logits, token)
+        if plan.hints:
+            unhinted = learner["hints"](*middle, **evidence, cell=batch.get("kept"))
+            loss, numbers = loss + plan.hints * unhinted, {**numbers, "hints": unhinted.detach()}
         descend(loss, parameters, optimizers, workers.average_gradients)
         meter.add(step, numbers)
         last = step + 1 == plan.steps or step + 1 == stop_after
@@ -153,11 +222,17 @@ def train_language(
                 {
                     "model": llava.state_dict(), "optimizers": [o.state_dict() for o in optimizers],
                     "step": step + 1, "seconds": meter.seconds, "questions": questions, "plan": asdict(plan),
+                    **hints_of(learner),
                 },
                 path,
             )  # fmt: skip
         if step + 1 == stop_after:
             return
+
+
+def hints_of(learner: nn.ModuleDict) -> dict[str, Any]:
+    """What a checkpoint holds of the loss in the middle, where there is one."""
+    return {"hints": learner["hints"].state_dict()} if "hints" in learner else {}
 
 
 def load_llava(tower: Path, path: Path) -> LlavaForConditionalGeneration:

@@ -4,6 +4,7 @@ A row is a prefix, the image, and blocks of text. Every block starts at the posi
 as if it were alone, so the stock model gives the same logits for each block on its own.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,7 +24,8 @@ PREFIX_BUCKETS = {len(PLAIN_PREFIX): 0.3, 32: 0.7}
 MAX_GAP = 64
 # Counting and comparing places are learned last, long after colour, shape and size: they are asked more often
 # than in the evaluation.
-SHARES = {
+Shares = dict[str, dict[str, float]]  # of the types, by kind of question
+SHARES: Shares = {
     "rec": REC_SHARES,
     "vqa": {"color": 0.11, "shape": 0.11, "size": 0.07, "count": 0.21, "existence": 0.16, "spatial": 0.34},
 }
@@ -38,7 +40,11 @@ class PackedText:
     block: np.ndarray
     offset: np.ndarray
     predicts: list[tuple[int, int]]  # (column, the token that comes next there): answers and their ends
-    questions: int
+    asked: list[tuple[int, Question]]  # (column of the last token before the answer, what was asked)
+
+    @property
+    def questions(self) -> int:
+        return len(self.asked)
 
 
 def turn(question: Question) -> tuple[list[int], list[int]]:
@@ -47,39 +53,46 @@ def turn(question: Question) -> tuple[list[int], list[int]]:
     return lm_ids(f"{request(question.kind, question.text)} assistant:"), lm_ids(f"{answer} {EOS}")
 
 
-def pack(blocks: list[list[Question]], length: int) -> PackedText:
+Turn = Callable[[Question], tuple[list[int], list[int]]]
+
+
+def pack(blocks: list[list[Question]], length: int, turn: Turn = turn) -> PackedText:
     """Lay out blocks of one or more turns; a block that does not fit any more is left out."""
     tokens = np.full(length, LM_IDS[PAD])
     block, offset = np.full(length, -1), np.zeros(length, np.int64)
-    predicts, used, questions = [], 0, 0
+    predicts, asked, used = [], [], 0
     for number, turns in enumerate(blocks):
-        ids, answers = _flatten(turns)
+        ids, answers, ends = _flatten(turns, turn)
         if used + len(ids) > length:
             continue
         end = used + len(ids)
         tokens[used:end], block[used:end], offset[used:end] = ids, number, np.arange(len(ids))
         predicts += [(used + column, token) for column, token in answers]
-        used, questions = end, questions + len(turns)
-    return PackedText(tokens, block, offset, predicts, questions)
+        asked += [(used + column, question) for column, question in zip(ends, turns, strict=True)]
+        used = end
+    return PackedText(tokens, block, offset, predicts, asked)
 
 
-def _flatten(turns: list[Question]) -> tuple[list[int], list[tuple[int, int]]]:
-    ids, answers = [], []
+def _flatten(turns: list[Question], turn: Turn) -> tuple[list[int], list[tuple[int, int]], list[int]]:
+    ids, answers, ends = [], [], []
     for question in turns:
         if ids:
             ids += [LM_IDS[EOS], LM_IDS["user:"]]
         asked, answered = turn(question)
         start = len(ids) + len(asked) - 1
+        ends.append(start)
         answers += [(start + i, token) for i, token in enumerate(answered)]
         ids += asked + answered[:-1]
-    return ids, answers
+    return ids, answers, ends
 
 
-def draw_blocks(rng, scene: Scene, rec: int, vqa: int, second_turns: float = 0.08) -> list[list[Question]]:
+def draw_blocks(
+    rng, scene: Scene, rec: int, vqa: int, second_turns: float = 0.08, shares: Shares = SHARES
+) -> list[list[Question]]:
     """Questions about the scene, mostly one a block; some blocks go on with a second turn."""
     kinds = ["rec"] * rec + ["vqa"] * vqa
     rng.shuffle(kinds)
-    questions = [q for kind in kinds if (q := draw_question(rng, scene.objects, kind, shares=SHARES[kind]))]
+    questions = [q for kind in kinds if (q := draw_question(rng, scene.objects, kind, shares=shares[kind]))]
     blocks: list[list[Question]] = []
     for question in questions:
         if blocks and len(blocks[-1]) == 1 and rng.random() < second_turns:

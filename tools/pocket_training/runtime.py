@@ -114,9 +114,10 @@ def learning_rate(step: int, steps: int, warmup: int, hold: float = 0.0) -> floa
 
 
 def autocast(device: str):
-    """Matrix products in bfloat16 where that is faster: on a GPU, and on a CPU with matrix tiles (AMX)."""
+    """Matrix products in bfloat16 where that is faster: on a GPU, and on a CPU that has instructions for them."""
     kind = torch.device(device).type
-    return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or torch.cpu._is_amx_tile_supported())
+    faster = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(kind, torch.bfloat16, enabled=kind != "cpu" or faster)
 
 
 def save_atomically(state: dict, path: Path) -> None:

@@ -9,14 +9,16 @@ patches that a pruner reads later is the one that was trained.
 
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
-from groundprune.pocket.scenes import IMAGE_SIZE, PATCH_SIZE
+from groundprune.pocket.scenes import IMAGE_SIZE
 
+from .grid_rotary import GRID_ROTARY
 from .optimizers import descend, make_optimizers, set_rate
 from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically
 from .tower_data import BACKGROUND, WORD_TEXTS, Phrases, TowerBatches, TowerPlan, text_ids
@@ -26,8 +28,8 @@ MEAN = torch.tensor([0.48145466, 0.4578275, 0.40821073]).view(1, 3, 1, 1)
 STD = torch.tensor([0.26862954, 0.26130258, 0.27577711]).view(1, 3, 1, 1)
 
 
-def make_clip() -> CLIPModel:
-    """A CLIP of half a million parameters, at random."""
+def make_clip(plan: TowerPlan) -> CLIPModel:
+    """A CLIP of half a million parameters, at random, that is told positions as the plan says."""
     vision = CLIPVisionConfig(
         hidden_size=128,
         intermediate_size=256,
@@ -35,7 +37,7 @@ def make_clip() -> CLIPModel:
         num_attention_heads=4,
         hidden_act="quick_gelu",
         image_size=IMAGE_SIZE,
-        patch_size=PATCH_SIZE,
+        patch_size=plan.patch,
         projection_dim=128,
     )
     text = CLIPTextConfig(
@@ -53,9 +55,12 @@ def make_clip() -> CLIPModel:
     )
     model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=128))
     model.set_attn_implementation("eager")
-    # No position embedding: the language model is to learn places from its position ids alone.
-    positions = model.vision_model.embeddings.position_embedding.weight
-    positions.requires_grad_(False).zero_()
+    if plan.positions == "rotary":
+        model.vision_model.set_attn_implementation(GRID_ROTARY)
+    if plan.positions != "learned":
+        # No position embedding: the language model of the pocket is to learn places from its position ids alone.
+        positions = model.vision_model.embeddings.position_embedding.weight
+        positions.requires_grad_(False).zero_()
     return model
 
 
@@ -68,9 +73,13 @@ def to_pixels(images: Tensor) -> Tensor:
 class TowerLoss(nn.Module):
     """The model with what only its training needs."""
 
-    def __init__(self, clip: CLIPModel, phrases: Phrases):
+    def __init__(self, clip: CLIPModel, phrases: Phrases, places: float = 0.0):
         super().__init__()
-        self.clip = clip
+        self.clip, self.places = clip, places
+        vision: Any = clip.config.vision_config
+        self.side = vision.image_size // vision.patch_size
+        # Reads row and column of each patch from what enters the last block and from what leaves it.
+        self.readers = nn.ModuleList(nn.Linear(vision.hidden_size, 2 * self.side) for _ in range(2 if places else 0))
         self.fixed_ids: Tensor
         self.phrase_weight: Tensor
         self.phrase_scale, self.phrase_bias = nn.Parameter(torch.tensor(2.3)), nn.Parameter(torch.tensor(-4.0))
@@ -78,19 +87,32 @@ class TowerLoss(nn.Module):
         self.register_buffer("fixed_ids", text_ids([*phrases.texts, *named, BACKGROUND]), persistent=False)
         self.register_buffer("phrase_weight", phrases.weight, persistent=False)
 
-    def embed_image(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Unit vectors of the class token [B, E] and of the patches [B, 144, E]."""
-        hidden = self.clip.vision_model(pixel_values=pixels).last_hidden_state
+    def embed_image(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Unit vectors of the class token [B, E] and of the patches [B, N, E]; and how well places can be read."""
+        states = self.clip.vision_model(pixel_values=pixels, output_hidden_states=bool(self.places))
+        unread = self._unread(states.hidden_states[-2:]) if self.places else torch.zeros((), device=pixels.device)
+        hidden = states.last_hidden_state
         hidden = self.clip.visual_projection(self.clip.vision_model.post_layernorm(hidden)).float()
         hidden = F.normalize(hidden, dim=-1)
-        return hidden[:, 0], hidden[:, 1:]
+        return hidden[:, 0], hidden[:, 1:], unread
+
+    def _unread(self, layers) -> Tensor:
+        """Cross entropy of row and column, as linear readers see them in the two layers."""
+        cell = torch.arange(self.side**2, device=layers[0].device)
+        loss = torch.zeros((), device=layers[0].device)
+        for reader, hidden in zip(self.readers, layers, strict=True):
+            for scores, truth in zip(
+                reader(hidden[:, 1:]).float().chunk(2, -1), (cell // self.side, cell % self.side), strict=True
+            ):
+                loss = loss + F.cross_entropy(scores.flatten(0, 1), truth.repeat(len(hidden)))
+        return loss / 4
 
     def embed_text(self, ids: Tensor) -> Tensor:
         pooled = self.clip.text_model(input_ids=ids).pooler_output
         return F.normalize(self.clip.text_projection(pooled).float(), dim=-1)
 
     def forward(self, pixels: Tensor, present: Tensor, attributes: Tensor, texts: Tensor, evidence: Tensor):
-        image, patches = self.embed_image(pixels)
+        image, patches, unread = self.embed_image(pixels)
         embedded = self.embed_text(torch.cat([self.fixed_ids, texts]))
         fixed, asked = embedded.split([len(self.fixed_ids), len(texts)])
         scale = self.clip.logit_scale.exp().clamp(max=100)
@@ -116,9 +138,9 @@ class TowerLoss(nn.Module):
         scores = (patches_of_text @ asked[:, :, None])[..., 0] * scale
         question_loss = -(evidence * scores.log_softmax(-1)).sum(-1)
         question_loss = question_loss.sum() / evidence.sum().clamp(min=1)
-        return phrase_loss + region_loss + 0.5 * question_loss, {
+        return phrase_loss + region_loss + 0.5 * question_loss + self.places * unread, {
             "phrases": phrase_loss.detach(), "regions": region_loss.detach(), "questions": question_loss.detach(),
-            "shape": correct[0], "color": correct[1], "size": correct[2],
+            "shape": correct[0], "color": correct[1], "size": correct[2], "places": unread.detach(),
         }  # fmt: skip
 
 
@@ -126,7 +148,7 @@ def train_tower(workers: Workers, plan: TowerPlan, path: Path, stop_after: int |
     """Train to the end of the plan, or go on from what `path` holds. `stop_after` steps, for tests."""
     torch.manual_seed(plan.seed)
     make_batch = TowerBatches(plan, workers)
-    loss_of = TowerLoss(make_clip(), make_batch.phrases).to(workers.device)
+    loss_of = TowerLoss(make_clip(plan), make_batch.phrases, plan.places).to(workers.device)
     parameters = [p for p in loss_of.parameters() if p.requires_grad]
     optimizers = make_optimizers(loss_of, plan.optimizer, plan.peak_rate, weight_decay=0.05, betas=(0.9, 0.98))
     state = load_state(path)
@@ -155,8 +177,7 @@ def train_tower(workers: Workers, plan: TowerPlan, path: Path, stop_after: int |
 
 def load_clip(path: Path) -> CLIPModel:
     """The trained CLIP from a checkpoint of this stage."""
-    model = make_clip()
-    prefix = "clip."
-    weights = load_state(path)["model"]
+    state, prefix = load_state(path), "clip."
+    model, weights = make_clip(TowerPlan(**state["plan"])), state["model"]
     model.load_state_dict({k.removeprefix(prefix): v for k, v in weights.items() if k.startswith(prefix)})
     return model.eval()

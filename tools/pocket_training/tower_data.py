@@ -9,7 +9,6 @@ from torch import Tensor
 from groundprune.pocket.questions import FORMS, describe, draw_question
 from groundprune.pocket.scenes import (
     COLORS,
-    GRID,
     HELD_OUT_PAIRS,
     IMAGE_SIZE,
     PATCH_SIZE,
@@ -23,7 +22,6 @@ from groundprune.pocket.scenes import (
 from .runtime import Workers, scene_seed
 from .vocabulary import CLIP_IDS, PAD, clip_ids
 
-PATCHES = GRID * GRID
 TEXT_LENGTH = 16
 QUESTIONS_PER_SCENE = 2
 BACKGROUND = "the background"
@@ -41,19 +39,31 @@ class TowerPlan:
     warmup: int = 60
     hold: float = 0.3
     compile: bool = True
+    patch: int = PATCH_SIZE  # pixels
+    positions: str = "none"  # "none" | "learned" | "rotary"
+    places: float = 0.0  # weight of the loss that keeps rows and columns readable in the last two layers
 
 
-def patch_owners(objects) -> np.ndarray:
-    """Index of the object that covers most of each patch (at least 15% of it), else -1: int64 [144]."""
-    owner, best = np.full((GRID, GRID), -1, np.int64), np.full((GRID, GRID), 0.15)
+def patch_owners(objects, patch: int = PATCH_SIZE) -> np.ndarray:
+    """Index of the object that covers most of each patch (at least 15% of it), else -1: int64 [patches]."""
+    grid = IMAGE_SIZE // patch
+    owner, best = np.full((grid, grid), -1, np.int64), np.full((grid, grid), 0.15)
     for index, obj in enumerate(objects):
         left, top, right, bottom = obj.box
         canvas = np.zeros((IMAGE_SIZE, IMAGE_SIZE), np.float32)
         canvas[top:bottom, left:right] = shape_mask(obj.shape, right - left, bottom - top)
-        cover = canvas.reshape(GRID, PATCH_SIZE, GRID, PATCH_SIZE).mean((1, 3))
+        cover = canvas.reshape(grid, patch, grid, patch).mean((1, 3))
         owner[cover > best] = index
         best = np.maximum(best, cover)
     return owner.ravel()
+
+
+def patch_attributes(objects, owner: np.ndarray) -> np.ndarray:
+    """Which shape, colour and size each patch shows; the last class of each is the background: int64 [3, patches]."""
+    codes = [
+        [options.index(getattr(o, name)) for o in objects] + [len(options)] for name, options in ATTRIBUTES.items()
+    ]
+    return np.array(codes)[:, owner]  # index -1 picks the background
 
 
 class Phrases:
@@ -88,11 +98,11 @@ class Phrases:
 
 
 def _objects_of(form) -> list[SceneObject]:
-    choices = [options if name in form else options[:1] for name, options in _ATTRIBUTES.items()]
+    choices = [options if name in form else options[:1] for name, options in ATTRIBUTES.items()]
     return [SceneObject(s, c, z, (0, 0, 0, 0)) for s in choices[0] for c in choices[1] for z in choices[2]]
 
 
-_ATTRIBUTES = {"shape": SHAPES, "color": COLORS, "size": SIZES}
+ATTRIBUTES = {"shape": SHAPES, "color": COLORS, "size": SIZES}
 WORD_TEXTS = {
     "shape": [f"the {shape}" for shape in SHAPES],
     "color": [f"the {color} object" for color in COLORS],
@@ -120,22 +130,19 @@ class TowerBatches:
         for row in self.rows:
             seed = scene_seed(self.plan.seed, 0, step * self.plan.batch + row)
             scene, rng = make_scene(seed), np.random.default_rng([seed, 2])
-            owner = patch_owners(scene.objects)
+            owner = patch_owners(scene.objects, self.plan.patch)
             images.append(scene.image)
             present.append(self.phrases.fitting(scene.objects))
-            # The last class of every attribute is the background, which index -1 picks.
-            codes = [[options.index(getattr(o, name)) for o in scene.objects] + [len(options)]
-                     for name, options in _ATTRIBUTES.items()]  # fmt: skip
-            attributes.append(np.array(codes)[:, owner])
+            attributes.append(patch_attributes(scene.objects, owner))
             for kind in ("rec", "vqa")[:QUESTIONS_PER_SCENE]:
                 question = draw_question(rng, scene.objects, kind)
-                wanted = np.isin(owner, question.about) if question else np.zeros(PATCHES, bool)
+                wanted = np.isin(owner, question.about) if question else np.zeros(len(owner), bool)
                 texts.append(question.text if question else BACKGROUND)
                 evidence.append(wanted / max(1, wanted.sum()))
         return {
             "images": torch.from_numpy(np.stack(images)),
             "present": torch.from_numpy(np.stack(present)),
-            "attributes": torch.from_numpy(np.stack(attributes)),  # long [B, 3, 144]
+            "attributes": torch.from_numpy(np.stack(attributes)),  # long [B, 3, patches]
             "texts": text_ids(texts),  # long [B * 2, 16]
-            "evidence": torch.from_numpy(np.stack(evidence)).float(),  # [B * 2, 144], each row sums to 1 or 0
+            "evidence": torch.from_numpy(np.stack(evidence)).float(),  # [B * 2, patches], each row sums to 1 or 0
         }

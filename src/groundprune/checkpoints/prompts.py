@@ -9,16 +9,17 @@ from PIL import Image
 
 from groundprune.boxes import Bbox2dPixelsCodec, BoxCodec, make_codec
 from groundprune.boxes.images import square
+from groundprune.boxes.polygons import PolygonCodec
 from groundprune.checkpoints.processor import resized_size
 from groundprune.errors import GroundPruneError, first_line, unknown
 from groundprune.families.grounding import Grounding
 
 _LARGEST = 4096  # pixels of the edge of a square that processors which count pixels, not edges, would get
-_PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}"}
+_PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}", "seg": "{expression}"}
 
 
 def prompt_for(processor: Any, grounding: Grounding, kind: str, text: str) -> str:
-    """The whole prompt. kind "rec": text is a referring expression; "vqa": a question.
+    """The whole prompt. kind "rec" or "seg": text is a referring expression; "vqa": a question.
 
     Raises GroundPruneError for an unknown kind, an empty text, one that holds the model's image token, and for a
     checkpoint whose wording has no place for the text.
@@ -29,7 +30,7 @@ def prompt_for(processor: Any, grounding: Grounding, kind: str, text: str) -> st
         raise GroundPruneError("the text is empty: say what to look for, or ask something")
     if processor.image_token in text:
         raise GroundPruneError(f"the text holds {processor.image_token!r}, which stands for an image in a prompt")
-    wording = grounding.rec_prompt if kind == "rec" else grounding.vqa_prompt
+    wording: str = getattr(grounding, f"{kind}_prompt")
     if _PLACEHOLDERS[kind] not in wording:
         raise GroundPruneError(f"the checkpoint's {kind}_prompt {wording!r} has no {_PLACEHOLDERS[kind]}")
     # Not str.format: braces that are not ours are the prompt's own, as in a prompt that asks for JSON.
@@ -67,6 +68,12 @@ def box_codec(processor: Any, grounding: Grounding, width: int, height: int) -> 
         return make_codec(grounding.codec)
     width, height = resized_size(processor, width, height)
     return make_codec(grounding.codec, width=width, height=height)
+
+
+def polygon_codec(codec: BoxCodec) -> PolygonCodec:
+    """Outlines in the numbers of a box language: shares of the frame, steps of a grid, or pixels."""
+    grid = getattr(codec, "grid", None)
+    return PolygonCodec(decimals=getattr(codec, "decimals", 2)) if grid is None else PolygonCodec(grid, 0)
 
 
 def framed(processor: Any, grounding: Grounding, image: Image.Image) -> Image.Image:

@@ -50,6 +50,9 @@ def evaluate(
     protocol: Annotated[
         str, typer.Option("--protocol", help="native: the model's own prompt and frame; paper: lmms-eval's task.")
     ] = "native",
+    task: Annotated[
+        str, typer.Option("--task", help="How expressions are answered: rec, by a box; seg, by an outline.")
+    ] = "rec",
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the first so many samples.")] = None,
     pruner: Annotated[
         str | None,
@@ -96,7 +99,7 @@ def evaluate(
     quieten()
     chosen: dict[str, Any] = {
         "protocol": protocol, "limit": limit, "data_root": data_root, "out": out, "batch_size": batch_size,
-        "seed": seed, **grid_of(pruner, keep, tokens, positions),
+        "seed": seed, "task": task, **grid_of(pruner, keep, tokens, positions),
     }  # fmt: skip
     of_vllm = _engine_args(tensor_parallel, data_parallel, engine_args)
     if engine is Engine.vllm:

@@ -49,6 +49,7 @@ def study(
     """Ask a question of the paper (GAP, arXiv 2506.21873): rows, one figure and a page with the answer.
 
     The pocket model is run in both of its trainings, where the package lies in a checkout that holds the second.
+    Studies of what training decides are redrawn from stored runs; `python -m tools.variants` trains anew.
 
     [dim]groundprune study list[/]
     [dim]groundprune study all --quick[/]
@@ -74,7 +75,7 @@ def study(
     chosen = list(studies().values()) if name == ALL else [study_of(name)]
     announce(model)
     quieten()
-    from groundprune.studies.running import PAGE, Asked, models_of, run_study
+    from groundprune.studies.running import PAGE, Asked, models_of, redraw, run_study
 
     models = models_of(model)
     if not as_json and model == "pocket" and len(models) == 1:
@@ -85,7 +86,7 @@ def study(
     for each in chosen:
         progress(f"study {each.name}")
         try:
-            found[each.name] = run_study(each, wanted, out)
+            found[each.name] = redraw(each, out) if each.trained else run_study(each, wanted, out)
         except GroundPruneError as error:
             if name != ALL:
                 raise

@@ -10,26 +10,28 @@ from typing import Any
 from PIL import Image
 
 from groundprune.boxes import Box, iou
+from groundprune.data.masks import decoded
 from groundprune.data.pictures import Picture
 from groundprune.errors import GroundPruneError
 
-KINDS = ("rec", "vqa")
+KINDS = ("rec", "vqa", "seg")
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A referring expression ("rec", answered by a box) or a visual question ("vqa", answered by words).
+    """A referring expression, answered by a box ("rec") or an outline ("seg"), or a visual question ("vqa"), answered
+    by words.
 
     Attributes:
         id: unique in its data set.
         picture: an image, or where to read one.
-        kind: "rec" or "vqa".
+        kind: "rec", "vqa" or "seg".
         type: the kind of expression or question, for results per type.
         text: the expression or question alone, without a prompt around it.
-        box: of a "rec", in pixels of the image.
+        box: of a "rec", in pixels of the image; of a "seg" where it is known.
         answer: of a "vqa".
         split: of the data set.
-        mask: the object's outline as its source gives it, polygons or run lengths; no metric reads it yet.
+        mask: of a "seg": the object's pixels as their source gives them, see `groundprune.data.masks`.
         others: boxes of what else is in the image, where the source says it.
 
     Raises:
@@ -50,15 +52,17 @@ class Sample:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise GroundPruneError(f"sample {self.id}: kind must be one of {', '.join(KINDS)} (got {self.kind!r})")
-        if (self.box if self.kind == "rec" else self.answer) is None:
-            raise GroundPruneError(f"sample {self.id} has no {'box' if self.kind == 'rec' else 'answer'}")
+        needed = {"rec": "box", "vqa": "answer", "seg": "mask"}[self.kind]
+        if getattr(self, needed) is None:
+            raise GroundPruneError(f"sample {self.id} has no {needed}")
         if any(isinstance(edge, bool) or not isinstance(edge, Real) for edge in self.box or ()):
             raise GroundPruneError(f"sample {self.id}: a box is four numbers (got {list(self.box or ())})")
 
     def impossible(self, width: float = math.inf, height: float = math.inf) -> str | None:
-        """Why the sample's box cannot be right: any answer to it would count as wrong.
+        """Why the sample's box, or its mask, cannot be right: any answer to it would count as wrong.
 
-        A box that reaches out of the image by less than half of itself is none of these.
+        A mask is looked at where the size of its image is given. A box that reaches out of the image by less than
+        half of itself is none of these.
 
         Args:
             width: of the image, in pixels.
@@ -67,7 +71,13 @@ class Sample:
         Returns:
             The reason, or None.
         """
-        if self.box is None:
+        if self.kind == "seg" and math.isfinite(width):
+            try:
+                empty = not decoded(self.mask, int(width), int(height)).any()
+            except GroundPruneError as error:
+                return f"sample {self.id}: {error}"
+            return f"sample {self.id}: its mask holds no pixel" if empty else None
+        if self.kind != "rec" or self.box is None:
             return None
         named = f"sample {self.id}: its box [{', '.join(f'{edge:g}' for edge in self.box)}] (x1, y1, x2, y2)"
         if not 0 < self.box.area < math.inf:

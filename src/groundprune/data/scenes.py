@@ -95,4 +95,4 @@ def _scenes(n: int, seed: int, split: str) -> Iterator[Sample]:
     for s in eval_samples(n, n, seed, split):
         box = Box(*s.box) if s.box is not None else None
         others = tuple(Box(*other) for other in s.others)
-        yield Sample(s.id, s.image, s.kind, s.type, s.text, box, s.answer, split, others=others)
+        yield Sample(s.id, s.image, s.kind, s.type, s.text, box, s.answer, split, s.mask, others)

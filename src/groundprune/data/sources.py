@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groundprune.data.columns import table_samples
 from groundprune.data.gqa import SOURCE as GQA_SOURCE
 from groundprune.data.gqa import gqa_samples
 from groundprune.data.lines import line_samples
+from groundprune.data.masks import ready
 from groundprune.data.refcoco import REFCOCO
 from groundprune.data.samples import Sample
 from groundprune.data.scenes import scene_samples
@@ -20,6 +21,7 @@ FORMS = (
     "FILE.parquet:SPLIT, FOLDER:SPLIT, hub:OWNER/NAME:SPLIT"
 )
 DEFAULT_ROOT = Path("data")
+TASKS = ("rec", "seg")  # how referring expressions are answered: by a box, by an outline
 
 
 @dataclass(frozen=True, eq=False)
@@ -39,6 +41,31 @@ class DataSet:
     source: str
     samples: list[Sample]
     official: int | None = None
+
+
+def as_task(data: DataSet, task: str) -> DataSet:
+    """The data set with its referring expressions asked for as a task wants them.
+
+    Args:
+        data: what was opened.
+        task: "rec", as data sets are; or "seg": every expression whose object has a mask is answered by an outline,
+            and questions are left out.
+
+    Returns:
+        DataSet of at least one sample.
+
+    Raises:
+        GroundPruneError: an unknown task, no expression has a mask, or pycocotools is missing.
+    """
+    if task not in TASKS:
+        raise unknown("task", task, TASKS)
+    if task == "rec":
+        return data
+    ready()
+    found = [replace(s, kind="seg") for s in data.samples if s.kind == "rec" and s.mask is not None]
+    if not found:
+        raise GroundPruneError(f"{data.name}: no expression comes with a mask of what it refers to")
+    return replace(data, samples=found)
 
 
 def open_data(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict
 from itertools import chain
@@ -15,6 +16,7 @@ from rich.console import Console
 from groundprune.checkpoints.hub import POCKET
 from groundprune.checkpoints.load import load
 from groundprune.data import DataSet, Sample, open_data
+from groundprune.data.sources import as_task
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.interventions import Intervention
@@ -22,6 +24,7 @@ from groundprune.evaluation.loop import answer_all
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.specs import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
+from groundprune.families.grounding import Grounding
 from groundprune.signals import TextEmbedder
 
 # Images encoded at a time: at 576 tokens of a 7B model 1.2 GB, at LLaVA-NeXT's 2880 6 GB. All settings answer their
@@ -50,6 +53,7 @@ def evaluate(
     dtype: str = "auto",
     seed: int = 0,
     window: int = WINDOW,
+    task: str = "rec",
 ) -> Summary:
     """Run the grid of `compare_settings` on a data set, resumable.
 
@@ -76,6 +80,7 @@ def evaluate(
         dtype: see `gp.load`.
         seed: which scenes, where data is "scenes".
         window: images that are encoded at a time; the tower runs once per image whatever it is.
+        task: how expressions are answered, see `groundprune.data.sources.as_task`.
 
     Returns:
         Accuracies with intervals, per setting and type of question, and differences between policies.
@@ -88,7 +93,7 @@ def evaluate(
         if value < 1:
             raise GroundPruneError(f"{name} must be at least 1 (got {value})")
     settings = compare_settings(pruners, keeps, positions, tokens)
-    found = data if isinstance(data, DataSet) else open_data(data, data_root, limit, seed=seed)
+    found = as_task(data if isinstance(data, DataSet) else open_data(data, data_root, limit, seed=seed), task)
     model, processor = load(model_source, device=device, dtype=dtype)
     run = {"model": str(model_source), "pruner_files": pruner_files(pruners), **asked(found, protocol, seed, limit)}
     return answer_settings(
@@ -117,7 +122,7 @@ def answer_settings(
     refuse_repeated(data)
     run = {
         "weights": weights_fingerprint(model), "dtype": str(model.dtype),
-        "grounding": asdict(runners[0].grounding),
+        "grounding": _how_asked(runners[0].grounding, data),
         "text_tower": None if text_tower is None else str(getattr(text_tower, "source", text_tower)),
         **run,
     }  # fmt: skip
@@ -201,7 +206,19 @@ def asked(data: DataSet, protocol: str, seed: int, limit: int | None) -> dict[st
         "protocol": protocol, "data": data.name, "split": data.split, "source": data.source,
         "seed": seed, "limit": limit, "samples": samples_fingerprint(data.samples),
     }  # fmt: skip
-    return about | {"scenes": len(data.samples) // 2} if data.name == "scenes" else about
+    counts = Counter(sample.kind for sample in data.samples)
+    if set(counts) == {"seg"}:
+        about["task"] = "seg"
+    if data.name == "scenes":
+        equal = len(set(counts.values())) == 1
+        about |= {"scenes": next(iter(counts.values()))} if equal else {"asked": dict(counts)}
+    return about
+
+
+def _how_asked(grounding: Grounding, data: DataSet) -> dict[str, str]:
+    """What of a checkpoint's wording was used; that for outlines only where they are asked for."""
+    outlines = any(sample.kind == "seg" for sample in data.samples)
+    return {key: value for key, value in asdict(grounding).items() if key != "seg_prompt" or outlines}
 
 
 def windows(data: DataSet, images: int) -> list[list[Sample]]:

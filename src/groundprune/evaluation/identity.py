@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 import transformers
 from PIL import Image
@@ -38,12 +39,20 @@ def samples_fingerprint(samples: Sequence[Sample]) -> str:
     digest = hashlib.blake2b(digest_size=8)
     for s in samples:
         box = None if s.box is None else [float(edge) for edge in s.box]
-        about = (s.id, s.kind, s.type, s.text, box, s.answer)
+        about = (s.id, s.kind, s.type, s.text, box, s.answer, *_mask(s))
         if isinstance(s.picture, Image.Image):
             digest.update(repr((*about, s.picture.size, s.picture.mode)).encode() + s.picture.tobytes())
         else:
             digest.update(repr((*about, s.picture.key, s.picture.size)).encode())
     return digest.hexdigest()
+
+
+def _mask(sample: Sample) -> tuple[str, ...]:
+    """Of a sample that is answered by an outline; boxes and words do not depend on it."""
+    if sample.kind != "seg":
+        return ()
+    mask = sample.mask
+    return (mask.tobytes().hex() if isinstance(mask, np.ndarray) else repr(mask),)
 
 
 def pruner_files(pruners: Sequence[str]) -> dict[str, str]:

@@ -11,6 +11,7 @@ from groundprune.evaluation.protocols import PAPER_TOKENS
 from groundprune.families.grounding import Grounding
 
 VQA_TOKENS = 16  # new tokens, as GQA is evaluated
+OUTLINE_TOKENS = 256  # new tokens: 32 points of two numbers that a tokenizer cuts into four
 BOX_MARGIN = 4  # new tokens beyond those of a box: the end of the answer, and a blank or two before the box
 _ANY_BOX = Box(0.12, 0.34, 0.56, 0.78)
 
@@ -29,6 +30,8 @@ def max_new_tokens(
     """
     if kind == "vqa":
         return VQA_TOKENS
+    if kind == "seg":
+        return OUTLINE_TOKENS
     if protocol == "paper":
         return PAPER_TOKENS
     codecs = {box_codec(processor, grounding, *size) for size in sizes}

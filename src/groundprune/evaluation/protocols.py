@@ -16,7 +16,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from groundprune.boxes import Box, make_frame
-from groundprune.checkpoints.prompts import box_codec
+from groundprune.boxes.polygons import Polygon, to_pixels
+from groundprune.checkpoints.prompts import box_codec, polygon_codec
 from groundprune.errors import unknown
 from groundprune.families.grounding import Grounding
 from groundprune.families.llava import LLAVA_GROUNDING
@@ -66,6 +67,12 @@ class Protocol:
             return box if all(map(math.isfinite, box)) else None
         unit = box_codec(self.processor, self.grounding, width, height).decode(answer)
         return None if unit is None else make_frame(self.grounding.frame, width, height).to_pixels(unit)
+
+    def outline(self, answer: str, width: int, height: int) -> Polygon | None:
+        """The outline of an answer in pixels of the image; None where it gives none."""
+        codec = polygon_codec(box_codec(self.processor, self.grounding, width, height))
+        unit = codec.decode(answer)
+        return None if unit is None else to_pixels(unit, make_frame(self.grounding.frame, width, height))
 
     def is_right(self, overlap: float) -> bool:
         """overlap: IoU. The authors of Shikra (rec.py) and of MiniGPT-v2 (eval_ref.py) count strictly above 0.5."""

@@ -7,9 +7,12 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
+
 from groundprune.boxes import iou
+from groundprune.data.masks import decoded, filled, overlap
 from groundprune.data.samples import Sample
-from groundprune.evaluation.protocols import Protocol
+from groundprune.evaluation.protocols import IOU_THRESHOLD, Protocol
 from groundprune.evaluation.rows import KeptCells
 from groundprune.evaluation.specs import Setting
 from groundprune.families.grounding import Grounding
@@ -47,13 +50,18 @@ class Scorer:
         return {**about, "answer": answer, **self.score(sample, answer, size), "kept": kept, **where}
 
     def score(self, sample: Sample, answer: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
-        """correct; for rec also iou (0..1) and box (pixels of the image, or None), both None for vqa.
+        """correct; for rec also iou (0..1) and box (pixels of the image, or None), both None for vqa; for seg iou and
+        pixels (in both masks, in either; None without an outline).
 
         size: width and height of the image where they are known; else it is opened.
         """
-        if sample.box is None:
+        if sample.kind == "vqa":
             return {"correct": same_words(answer, sample.answer or ""), "iou": None, "box": None}
-        box = self.reader.read(answer, *(sample.image.size if size is None else size))
+        size = sample.image.size if size is None else size
+        if sample.kind == "seg":
+            return self._outlined(sample, answer, *size)
+        assert sample.box is not None  # a sample without one is refused
+        box = self.reader.read(answer, *size)
         if box is None:
             return {"correct": False, "iou": 0.0, "box": None}
         overlap = iou(box, sample.box)
@@ -62,6 +70,14 @@ class Scorer:
             "iou": round(overlap, 4),
             "box": [round(edge, 2) for edge in box],
         }
+
+    def _outlined(self, sample: Sample, answer: str, width: int, height: int) -> dict[str, Any]:
+        truth, outline = decoded(sample.mask, width, height), self.reader.outline(answer, width, height)
+        said = np.zeros_like(truth) if outline is None else filled(outline, width, height)
+        both, either = overlap(said, truth)
+        share = both / either if either else 0.0
+        pixels = {"both": both, "either": either, "outlined": outline is not None}
+        return {"correct": share >= IOU_THRESHOLD, "iou": round(share, 4), "box": None, "pixels": pixels}
 
 
 def same_words(answer: str, truth: str) -> bool:

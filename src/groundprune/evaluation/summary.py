@@ -36,24 +36,30 @@ class Task:
 
     Attributes:
         total: of all.
-        mean_iou: of boxes; None for vqa.
-        malformed: answers without a box, which count as wrong, with an IoU of 0; None for vqa.
+        mean_iou: of boxes or of masks (mIoU); None for vqa.
+        malformed: answers without a box or an outline, which count as wrong, with an IoU of 0; None for vqa.
         types: the share per type of question.
+        overall_iou: of seg: pixels in both masks over pixels in either, all samples together (oIoU).
     """
 
     total: Share
     mean_iou: float | None
     malformed: int | None
     types: dict[str, Share]
+    overall_iou: float | None = None
 
     @staticmethod
     def of(rows: Sequence[Row], kind: str) -> Task:
         types = {t: Share.of([r for r in rows if r["type"] == t]) for t in sorted({r["type"] for r in rows})}
         total = Share.of(rows)
-        if kind != "rec":
+        if kind == "vqa":
             return Task(total, None, None, types)
         mean = round(sum(r["iou"] for r in rows) / len(rows), 6) if rows else None
-        return Task(total, mean, sum(r["box"] is None for r in rows), types)
+        if kind == "rec":
+            return Task(total, mean, sum(r["box"] is None for r in rows), types)
+        both, either = (sum(r["pixels"][key] for r in rows) for key in ("both", "either"))
+        overall = round(both / either, 6) if either else None
+        return Task(total, mean, sum(not r["pixels"]["outlined"] for r in rows), types, overall)
 
 
 @dataclass(frozen=True)
@@ -64,12 +70,13 @@ class SettingResult:
     kept: float | None
     rec: Task
     vqa: Task
+    seg: Task
 
     @staticmethod
     def of(setting: Setting, rows: Sequence[Row]) -> SettingResult:
         kept = round(sum(r["kept"] for r in rows) / len(rows), 4) if rows else None
-        rec, vqa = (Task.of([r for r in rows if r["kind"] == kind], kind) for kind in KINDS)
-        return SettingResult(setting, kept, rec, vqa)
+        tasks = {kind: Task.of([r for r in rows if r["kind"] == kind], kind) for kind in KINDS}
+        return SettingResult(setting, kept, **tasks)
 
 
 @dataclass(frozen=True)
@@ -79,7 +86,7 @@ class Difference:
     Attributes:
         pruner: in text.
         budget: "0.5" or "64 tokens".
-        kind: "rec" or "vqa".
+        kind: "rec", "vqa" or "seg".
         n: how many samples.
         difference: of accuracies.
         interval: 95%, paired bootstrap.
@@ -119,7 +126,7 @@ class Summary:
         return next((r for r in self.settings if r.setting.id == setting_id), None)
 
     def to_json(self) -> dict[str, Any]:
-        settings = [{"id": r.setting.id, "label": r.setting.label, **asdict(r)} for r in self.settings]
+        settings = [{"id": r.setting.id, "label": r.setting.label, **_plain(r)} for r in self.settings]
         return {"format": FORMAT, **asdict(self), "settings": settings}
 
     @staticmethod
@@ -183,14 +190,27 @@ def _share(data: Mapping[str, Any]) -> Share:
     return Share(data["n"], data["correct"], data["accuracy"], tuple(data["interval"]))
 
 
+def _plain(result: SettingResult) -> dict[str, Any]:
+    """Outlines are named where there are any: files of other runs stay as they always were."""
+    found = asdict(result)
+    for kind in KINDS:
+        if kind != "seg":
+            del found[kind]["overall_iou"]
+    if not result.seg.total.n:
+        del found["seg"]
+    return found
+
+
 def _setting_result(data: Mapping[str, Any]) -> SettingResult:
-    rec, vqa = (
-        Task(
+    tasks = {
+        kind: Task(
             _share(task["total"]),
             task["mean_iou"],
             task["malformed"],
             {name: _share(share) for name, share in task["types"].items()},
+            task.get("overall_iou"),
         )
-        for task in (data[kind] for kind in KINDS)
-    )
-    return SettingResult(Setting(**data["setting"]), data["kept"], rec, vqa)
+        for kind in KINDS
+        if (task := data.get(kind) if kind == "seg" else data[kind]) is not None
+    }
+    return SettingResult(Setting(**data["setting"]), data["kept"], **{"seg": Task.of([], "seg"), **tasks})

@@ -14,6 +14,7 @@ class Grounding:
         vqa_prompt: with {question}.
         codec: a name in `groundprune.boxes`.
         frame: likewise.
+        seg_prompt: with {expression}, for an outline: a polygon in the numbers of the checkpoint's boxes.
         turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
     """
 
@@ -21,4 +22,8 @@ class Grounding:
     vqa_prompt: str
     codec: str
     frame: str
+    seg_prompt: str = (
+        "Please provide the polygon that outlines the region this sentence describes, as one list of the x and y "
+        "coordinates of its points: {expression}"
+    )
     turn: str = "USER: {image}\n{text} ASSISTANT:"

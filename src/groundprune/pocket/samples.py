@@ -27,6 +27,7 @@ class PocketSample:
     box: tuple[int, int, int, int] | None  # pixels, right and bottom exclusive
     answer: str | None
     others: tuple[tuple[int, int, int, int], ...] = ()  # boxes of the objects that it is not about
+    mask: np.ndarray | None = None  # bool [144, 144], of what an expression refers to
 
 
 def eval_samples(n_rec: int, n_vqa: int, seed: int = 0, split: str = "held-out") -> Iterator[PocketSample]:
@@ -64,4 +65,7 @@ def _question_type(kind: str, rng, split: str) -> str:
 def _as_sample(id: str, scene: Scene, question: Question) -> PocketSample:
     image = Image.fromarray(scene.image)
     others = tuple(o.box for i, o in enumerate(scene.objects) if i not in question.about)
-    return PocketSample(id, image, question.kind, question.type, question.text, question.box, question.answer, others)
+    mask = scene.objects[question.about[0]].mask if question.box else None
+    return PocketSample(
+        id, image, question.kind, question.type, question.text, question.box, question.answer, others, mask
+    )

@@ -47,6 +47,7 @@ class SceneObject:
     color: str
     size: str
     box: tuple[int, int, int, int]
+    window: tuple[int, int, int, int] = (0, 0, 0, 0)  # what the shape was drawn into, a little more than its box
 
     @property
     def center(self) -> tuple[float, float]:
@@ -56,6 +57,14 @@ class SceneObject:
     @property
     def pair(self) -> tuple[str, str]:
         return self.color, self.shape
+
+    @property
+    def mask(self) -> np.ndarray:
+        """Bool [144, 144]: the pixels that are the object's by at least half."""
+        left, top, right, bottom = self.window
+        found = np.zeros((IMAGE_SIZE, IMAGE_SIZE), bool)
+        found[top:bottom, left:right] = shape_mask(self.shape, right - left, bottom - top) >= 0.5
+        return found
 
 
 @dataclass(frozen=True)
@@ -79,7 +88,7 @@ def make_scene(seed: int, novel_pair: bool = False) -> Scene:
         place = _free_place(rng, size, objects)
         if place is not None:
             box = _draw(image, rng, shape, color, place)
-            objects.append(SceneObject(shape, color, size, box))
+            objects.append(SceneObject(shape, color, size, box, place))
     noise = rng.standard_normal((IMAGE_SIZE, IMAGE_SIZE, 1), dtype=np.float32)
     noise *= np.float32(rng.uniform(3, 12))
     image += noise

@@ -7,6 +7,7 @@ difference). Of several results, which are training seeds of one model: their me
 from __future__ import annotations
 
 import re
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -26,6 +27,7 @@ from groundprune.report.notes import notes
 
 DETAILED = ("cls-visual", "0.5")  # the pruner and keep shown by type of question, where they were run
 _TASKS: tuple[tuple[str, str], ...] = (("rec", "REC Acc@0.5"), ("vqa", "VQA"))
+_OUTLINES: tuple[tuple[str, str], ...] = (("seg", "Pr@0.5"),)
 
 
 @dataclass(frozen=True)
@@ -81,7 +83,7 @@ def grids(results: Sequence[Summary]) -> list[Grid]:
     if len(results) == 1 and overview.many(results[0]):
         found = [
             *(Grid(f"{task} by position policy and keep", *overview.overview(results[0], kind), left=2)
-              for kind, task in _TASKS),
+              for kind, task in tasks(results)),
             _whole(results, settings),
         ]  # fmt: skip
     else:
@@ -92,21 +94,40 @@ def grids(results: Sequence[Summary]) -> list[Grid]:
             _others(results, settings),
             _whole(results, settings),
         ]
+    found.append(_outlines(results, settings))
     return [grid for grid in found if grid.rows]
+
+
+def tasks(results: Sequence[Summary]) -> tuple[tuple[str, str], ...]:
+    """Kinds of questions, and what a right answer of each is called; outlines where these were asked for."""
+    outlined = any(r.seg.total.n for result in results for r in result.settings)
+    return _OUTLINES if outlined else _TASKS
+
+
+def _outlines(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
+    """What segmentation is usually told in, beside the share of right answers."""
+    rows: list[list[str]] = []
+    for setting in settings if tasks(results) is _OUTLINES else ():
+        found = [result.result(setting.id) for result in results]
+        of = [r.seg for r in found if r is not None and r.seg.mean_iou is not None]
+        if len(of) == len(results):
+            means = [[t.mean_iou for t in of], [t.overall_iou or 0.0 for t in of], [t.total.accuracy for t in of]]
+            rows.append([setting.label, *(f"{100 * statistics.fmean(m):.1f}" for m in means if None not in m)])
+    return Grid("Masks", ["setting", "mIoU", "oIoU", "Pr@0.5"], rows, left=1)
 
 
 def _main(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
     pruned = [s for s in settings if s.pruner and s.positions in MAIN_POSITIONS]
     shown = [p for p in MAIN_POSITIONS if any(s.positions == p for s in pruned)]
     # Several columns of numbers: two lines of heading let them fit a terminal of 80 columns.
-    header = ["pruner", "keep\n(tokens)", *(f"{kind.upper()}\n{p}" for kind, _ in _TASKS for p in shown)]
+    header = ["pruner", "keep\n(tokens)", *(f"{kind.upper()}\n{p}" for kind, _ in tasks(results) for p in shown)]
     rows: list[list[str]] = []
     if shown:
         # Where nothing is dropped both policies give the stock model's ids.
-        cells = [accuracy(results, Setting(), kind) for kind, _ in _TASKS for _ in shown]
+        cells = [accuracy(results, Setting(), kind) for kind, _ in tasks(results) for _ in shown]
         rows.append(["unpruned", kept(results, Setting()), *cells])
     for setting in {(s.pruner, s.budget): s for s in pruned}.values():
-        cells = [accuracy(results, _under(setting, p), kind) for kind, _ in _TASKS for p in shown]
+        cells = [accuracy(results, _under(setting, p), kind) for kind, _ in tasks(results) for p in shown]
         rows.append([_name(setting), f"{setting.budget} {kept(results, setting)}", *cells])
     return Grid("Accuracy by pruner and position policy", header, rows, left=2)
 
@@ -115,9 +136,9 @@ def _gains(results: Sequence[Summary]) -> Grid:
     found = {(d.pruner, d.budget, d.kind): d for d in results[0].differences}
     rows: list[list[str]] = []
     for pruner, budget in dict.fromkeys((pruner, budget) for pruner, budget, _ in found):
-        cells = [gain(results, pruner, budget, kind) for kind, _ in _TASKS]
+        cells = [gain(results, pruner, budget, kind) for kind, _ in tasks(results)]
         rows.append([short_name(pruner), budget, *cells])
-    return Grid("Preserved minus reassigned", ["pruner", "keep", *(t for _, t in _TASKS)], rows, left=2)
+    return Grid("Preserved minus reassigned", ["pruner", "keep", *(t for _, t in tasks(results))], rows, left=2)
 
 
 def _types(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
@@ -132,7 +153,7 @@ def _types(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
     shown = next((s for s in both if (s.pruner, s.keep) == DETAILED), both[0])
     columns = [Setting(), *(_under(shown, positions) for positions in MAIN_POSITIONS)]
     rows: list[list[str]] = []
-    for kind, task in _TASKS:
+    for kind, task in tasks(results):
         result = results[0].result(shown.id)
         types = [] if result is None else getattr(result, kind).types
         rows += [[task, t, *(accuracy(results, s, kind, t) for s in columns)] for t in types]
@@ -144,19 +165,22 @@ def _others(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
     rows: list[list[str]] = []
     for setting in settings:
         if setting.pruner and setting.positions not in MAIN_POSITIONS:
-            cells = [accuracy(results, setting, kind) for kind, _ in _TASKS]
+            cells = [accuracy(results, setting, kind) for kind, _ in tasks(results)]
             rows.append([_name(setting), setting.budget or EMPTY, setting.positions, *cells])
-    return Grid("Other position policies", ["pruner", "keep", "positions", *(t for _, t in _TASKS)], rows, left=3)
+    return Grid(
+        "Other position policies", ["pruner", "keep", "positions", *(t for _, t in tasks(results))], rows, left=3
+    )
 
 
 def _whole(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
     alone = [s for s in settings if s.pruner is None]
     rows = [
-        ["unchanged" if s.plain else s.positions, *(accuracy(results, s, kind) for kind, _ in _TASKS)] for s in alone
+        ["unchanged" if s.plain else s.positions, *(accuracy(results, s, kind) for kind, _ in tasks(results))]
+        for s in alone
     ]
     # The unpruned model alone is in the main table already.
     shown = rows if len(rows) > 1 or not _main(results, settings).rows else []
-    return Grid("Nothing dropped, only ids changed", ["positions", *(t for _, t in _TASKS)], shown, left=1)
+    return Grid("Nothing dropped, only ids changed", ["positions", *(t for _, t in tasks(results))], shown, left=1)
 
 
 def _under(setting: Setting, positions: str) -> Setting:

@@ -97,8 +97,18 @@ LINES = (
         "spatial-vqa",
         "of that, moved ids alone (reassigned less preserved) cost spatial questions more",
     ),
-    Line("Does it hold for segmentation?", "question 1", "segmentation", ""),
-    Line("Would explicit coordinates in the tower make ids needless?", "question 2", "sources", ""),
+    Line(
+        "Does it hold for segmentation?",
+        "question 1",
+        "segmentation",
+        "half dropped, ids reassigned: outlines collapse",
+    ),
+    Line(
+        "Would explicit coordinates in the tower make ids needless?",
+        "question 2",
+        "sources",
+        "explicit coordinates added before the projector make",
+    ),
     Line(
         "Is no overhead true at every ratio and size?",
         "question 3",
@@ -113,7 +123,12 @@ LINES = (
     ),
     Line("... or with what is kept beside it?", "question 4", "residual", "beside a whole target a random rest"),
     Line("Is pruning a spatial filter of noise?", "question 5", "filter", "dropping only distractors raises"),
-    Line("Would a tower that keeps positions need it less?", "question 6", "sources", ""),
+    Line(
+        "Would a tower that keeps positions need it less?",
+        "question 6",
+        "sources",
+        "a tower with learned positions that its last layers are trained to keep needs",
+    ),
     Line(
         "Coverage of the target is a second cause",
         "FEATHER, IVC-Prune, Nuwa",

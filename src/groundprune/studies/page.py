@@ -46,6 +46,8 @@ def _made(name: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
         asked = f"{run['data']}, {run['split']}, seed {run['seed']}"
         if "scenes" in run:
             asked += f", {run['scenes']} samples of each kind"
+        if "asked" in run:
+            asked += f", {' and '.join(f'{count} {kind.upper()} samples' for kind, count in run['asked'].items())}"
         asked += ", a quick run" if run["quick"] else ""
         told.append(f"- {model} (weights {run['weights']}, {run['dtype']}): {asked}; {versions}; {run['date']}")
     command = f"Made by `groundprune study {name}`; 95% intervals; differences are paired over samples."

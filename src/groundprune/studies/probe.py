@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -20,19 +19,9 @@ from groundprune.studies.parts.depth import (
 )
 from groundprune.studies.parts.drawing import legend, panels, percent_axis
 from groundprune.studies.parts.effects import Effect, no_difference, positive, told
-from groundprune.studies.parts.probe_images import images_of, inputs_of, that_fit
-from groundprune.studies.parts.probing import FULL, LINEAR, MLP, POSITION, QUICK, TARGETS, Split, read_positions
-from groundprune.studies.parts.states import (
-    LLM,
-    PROJECTOR,
-    TOWER,
-    ZEROS,
-    Place,
-    feeding,
-    places,
-    position_table,
-    states,
-)
+from groundprune.studies.parts.position_reading import read_every_place
+from groundprune.studies.parts.probing import LINEAR, MLP, POSITION, TARGETS
+from groundprune.studies.parts.states import LLM, PROJECTOR, TOWER, ZEROS, Place
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, Claim, Findings, Run, Study
 
 # A layer tells places where the linear probe is right of 90% of the tokens, and no longer does below 10%: bounds
@@ -55,20 +44,7 @@ class Probe(Study):
 
     def measure(self, bench: Bench) -> None:
         """Probes at every place; a step each."""
-        found = places(bench.model)
-        images = images_of(bench)
-        bench.step(ABOUT, lambda: _about(bench, len(images)))
-        split, effort = Split.of(len(images), bench.seed), QUICK if bench.quick else FULL
-        missing = [place for place in found if str(place) not in bench.steps]
-        for some in that_fit(bench, images, missing):
-            held, grid = states(bench.model, inputs_of(bench, images), some)
-            for place in some:
-                bench.step(
-                    str(place),
-                    lambda of=held[place], grid=grid: {
-                        "grid": list(grid), "right": read_positions(of, grid, split, effort, bench.seed)
-                    },
-                )  # fmt: skip
+        read_every_place(bench)
 
     def findings(self, runs: Sequence[Run]) -> Findings:
         """What the tower's first and feeding layers tell, what the LLM adds, and the controls."""
@@ -179,11 +155,3 @@ def _notes(runs: Sequence[Run]) -> list[str]:
                 "never given: what is read there comes from what scenes look like, and the LLM's from its ids"
             )
     return notes
-
-
-def _about(bench: Bench, images: int) -> dict[str, Any]:
-    split = Split.of(images, bench.seed)
-    return {
-        "feeds": str(feeding(bench.model)), "table": position_table(bench.model), "train": len(split.train),
-        "test": len(split.test),
-    }  # fmt: skip

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import lzma
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -37,7 +37,8 @@ TWIN = "pocket-seed0"  # the pocket's second training, which a checkout holds
 class Asked:
     """What a study is run on. models: by the name that results give them, where each is.
 
-    data, data_root, limit: see `open_data`; limit None = as many samples as the study says.
+    data, data_root, limit: see `open_data`; limit None = as many samples as the study says. opener: what loads a
+    model of a place; None = `gp.load`.
     """
 
     models: dict[str, str]
@@ -50,12 +51,14 @@ class Asked:
     dtype: str = "auto"
     batch_size: int = 64
     text_tower: str | None = None
+    opener: Callable[[str], tuple[Any, Any]] | None = None
     _loaded: dict[str, tuple[Any, Any]] = field(default_factory=dict, compare=False, repr=False)
 
     def loaded(self, place: str) -> tuple[Any, Any]:
         """Model and processor, loaded once for all studies that are asked the same."""
         if place not in self._loaded:
-            self._loaded[place] = load(place, device=self.device, dtype=self.dtype)
+            opened = self.opener(place) if self.opener else load(place, device=self.device, dtype=self.dtype)
+            self._loaded[place] = opened
         return self._loaded[place]
 
 
@@ -63,8 +66,13 @@ def models_of(model: str) -> dict[str, str]:
     """The model; of the pocket both trainings, where the package lies in a checkout that holds the second."""
     if model != POCKET:
         return {Path(model).name: model}
-    twin = Path(version.__file__).parents[2] / "results" / TWIN
+    twin = _checkout() / "results" / TWIN
     return {POCKET: POCKET} | ({TWIN: str(twin)} if (twin / "config.json").is_file() else {})
+
+
+def _checkout() -> Path:
+    """The root of the checkout that holds the package, if one does."""
+    return Path(version.__file__).parents[2]
 
 
 def run_study(study: Study, wanted: Asked, out: Path, progress: bool = True) -> Findings:
@@ -89,13 +97,36 @@ def run_study(study: Study, wanted: Asked, out: Path, progress: bool = True) -> 
     return conclude(study, folder, list(wanted.models))
 
 
-def conclude(study: Study, folder: Path, models: Sequence[str] | None = None) -> Findings:
-    """Findings, figure and page, made of what the study's folder holds.
+def redraw(study: Study, out: Path) -> Findings:
+    """Findings, figure and page of a study of trained models, from the runs that a checkout stores.
+
+    Args:
+        study: one with `trained`.
+        out: as of `run_study`.
+
+    Returns:
+        Findings.
+
+    Raises:
+        GroundPruneError: there is no checkout around the package, or it stores no run of the study.
+    """
+    home = _checkout() / "results" / "studies" / study.name
+    if not models_in(home):
+        raise GroundPruneError(
+            f"the study {study.name} is of models that are trained for it, and no run of them is stored here: "
+            f"in a checkout, `python -m tools.variants {study.name}` trains them"
+        )
+    return conclude(study, out / study.name, source=home)
+
+
+def conclude(study: Study, folder: Path, models: Sequence[str] | None = None, source: Path | None = None) -> Findings:
+    """Findings, figure and page, made of the runs in the study's folder, or in another one (`source`).
 
     models: which of its runs; None = all. Raises GroundPruneError where there is none.
     """
-    runs = runs_in(folder, models)
-    stored = conclusion(study, folder, runs)
+    runs = runs_in(source or folder, models)
+    stored = conclusion(study, source or folder, runs)
+    folder.mkdir(parents=True, exist_ok=True)
     with writing(folder):
         replace(folder / FINDINGS, json.dumps(stored, indent=1, ensure_ascii=False, allow_nan=False) + "\n")
         figure = drawn(study, runs)
@@ -144,7 +175,9 @@ def _data(study: Study, wanted: Asked) -> DataSet:
         found = open_data(wanted.data, scenes=count, seed=wanted.seed)
     else:
         found = open_data(wanted.data, wanted.data_root, count)
-    samples = [sample for sample in found.samples if sample.kind in study.kinds]
+    # Outlines are asked for by expressions.
+    kinds = {"rec" if kind == "seg" else kind for kind in study.kinds}
+    samples = [sample for sample in found.samples if sample.kind in kinds]
     if not samples:
         raise GroundPruneError(f"the study {study.name} asks {' and '.join(study.kinds)}; {wanted.data} holds none")
     return study.asked(DataSet(found.name, found.split, found.source, samples))
@@ -158,8 +191,6 @@ def _run_model(
         "model": name, "study": study.name, "quick": wanted.quick,
         **asked(data, PROTOCOL, wanted.seed, wanted.limit),
     }  # fmt: skip
-    if data.name == "scenes":
-        run["scenes"] = len(data.samples) // len(study.kinds)
     # A study without settings leaves a summary too: it says what was run, and refuses another run's folder.
     summary = answer_settings(
         model, processor, data, study.settings(wanted.quick), run, PROTOCOL, folder, wanted.batch_size, progress,
@@ -186,5 +217,5 @@ def _measured(folder: Path) -> dict[str, Any]:
 def _about(folder: Path) -> dict[str, Any]:
     summary = read_summary(folder)
     about = {key: summary.about[key] for key in ("command", "versions", "date", "device")}
-    kept = ("data", "split", "source", "seed", "scenes", "limit", "quick", "weights", "dtype")
+    kept = ("data", "split", "source", "seed", "scenes", "asked", "limit", "quick", "weights", "dtype")
     return {**{key: summary.run[key] for key in kept if key in summary.run}, **about, "skipped": summary.skipped}

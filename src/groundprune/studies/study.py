@@ -147,6 +147,7 @@ class Study:
         kinds: which kinds of samples it asks.
         columns: of its rows that `findings` and `draw` read beside setting, sample, kind, type, correct, iou, kept.
         interventions: that its settings name.
+        trained: whether its models are trained for it alone, from a checkout (`python -m tools.variants`).
     """
 
     number: ClassVar[int]
@@ -158,6 +159,7 @@ class Study:
     kinds: ClassVar[tuple[str, ...]] = ("rec", "vqa")
     columns: ClassVar[tuple[str, ...]] = ()
     interventions: ClassVar[Mapping[str, Intervention]] = {}
+    trained: ClassVar[bool] = False
 
     def settings(self, quick: bool) -> list[Setting]:
         """What the model answers under; nothing by default."""
@@ -186,8 +188,14 @@ def studies() -> dict[str, Study]:
 
     for module in pkgutil.iter_modules(home.__path__):  # not what they are made of, `parts`
         importlib.import_module(f"{home.__name__}.{module.name}")
-    found = [cls() for cls in Study.__subclasses__() if cls.__module__.startswith(home.__name__ + ".")]
+    found = [
+        cls() for cls in _below(Study) if cls.__module__.startswith(home.__name__ + ".") and hasattr(cls, "number")
+    ]
     return {study.name: study for study in sorted(found, key=lambda study: study.number)}
+
+
+def _below(cls: type[Study]) -> list[type[Study]]:
+    return [found for below in cls.__subclasses__() for found in (below, *_below(below))]
 
 
 def study_of(name: str) -> Study:

@@ -16,6 +16,7 @@ from groundprune.checkpoints.load import checkpoint_folder, grounding_of, read_c
 from groundprune.checkpoints.processor import load_processor
 from groundprune.checkpoints.prompts import framed, prompt_for
 from groundprune.data import Sample, open_data
+from groundprune.data.sources import as_task
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation.driver import asked, refuse_repeated
 from groundprune.evaluation.identity import about_this_run, files_fingerprint, pruner_files
@@ -52,6 +53,7 @@ def evaluate(
     tokens: Sequence[int | str] = (),
     seed: int = 0,
     engine: Mapping[str, Any] | None = None,
+    task: str = "rec",
 ) -> Summary:
     """As `groundprune.evaluation.evaluate`, with answers from vLLM.
 
@@ -64,7 +66,7 @@ def evaluate(
         raise GroundPruneError(f"batch size must be at least 1 (got {batch_size})")
     version = check_version()
     settings = compare_settings(pruners, keeps, positions, tokens)
-    found = open_data(data, data_root, limit, seed=seed)
+    found = as_task(open_data(data, data_root, limit, seed=seed), task)
     refuse_repeated(found)
     arguments = {**DEFAULTS, **engine_defaults(model_source), **(engine or {})}
     runner = EngineRunner(model_source, found.samples, batch_size, protocol, arguments)

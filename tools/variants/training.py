@@ -1,0 +1,100 @@
+"""Training of variants: every tower, then every model, several at a time, each in one process of one thread.
+
+WORK/seed-N/TOWER.pt, WORK/seed-N/VARIANT.pt: checkpoints, from which a run that was killed goes on.
+"""
+
+import signal
+from collections.abc import Sequence
+from dataclasses import dataclass
+from multiprocessing import get_context
+from pathlib import Path
+
+import torch
+
+from groundprune.errors import GroundPruneError
+from tools.pocket_training.language import train_language
+from tools.pocket_training.runtime import Workers, load_state
+from tools.pocket_training.tower import train_tower
+
+from .catalogue import VARIANTS, Variant
+
+MINUTES = {"tower": 3, "model": 6}  # of a processor of the machine that the stored runs were made on
+
+
+@dataclass(frozen=True)
+class Job:
+    """variant: its name. tower: whether its tower is trained, else what stands behind it."""
+
+    variant: str
+    seed: int
+    work: Path
+    tower: bool
+    quick: bool = False
+
+    @property
+    def path(self) -> Path:
+        """Of the checkpoint."""
+        made = VARIANTS[self.variant]
+        return self.work / f"seed-{self.seed}" / f"{made.tower_name if self.tower else made.name}.pt"
+
+    @property
+    def steps(self) -> int:
+        """As planned."""
+        variant = VARIANTS[self.variant]
+        plan = variant.tower_plan if self.tower else variant.language_plan
+        return plan(self.seed, self.quick).steps
+
+    @property
+    def done(self) -> bool:
+        return load_state(self.path).get("step", 0) >= self.steps
+
+    def run(self) -> None:
+        """Train to the end, or go on."""
+        torch.set_num_threads(1)
+        variant, workers = VARIANTS[self.variant], Workers()
+        if self.tower:
+            train_tower(workers, variant.tower_plan(self.seed, self.quick), self.path)
+            return
+        tower = Job(self.variant, self.seed, self.work, tower=True).path
+        plan = variant.language_plan(self.seed, self.quick)
+        train_language(workers, plan, tower, self.path, lesson=variant.lesson)
+
+
+def jobs(variants: Sequence[Variant], seeds: Sequence[int], work: Path, quick: bool = False) -> list[Job]:
+    """Towers first; a seed is whole before the next one begins."""
+    found: list[Job] = []
+    for seed in seeds:
+        towers = {variant.tower_name: variant.name for variant in variants}
+        found += [Job(name, seed, work, tower=True, quick=quick) for name in towers.values()]
+        found += [Job(variant.name, seed, work, tower=False, quick=quick) for variant in variants]
+    return found
+
+
+def minutes(missing: Sequence[Job]) -> int:
+    """Of processor time that training takes, about."""
+    return sum(MINUTES["tower" if job.tower else "model"] for job in missing)
+
+
+def train(every: Sequence[Job], processes: int) -> None:
+    """What is not trained yet. Raises GroundPruneError where a training fails; KeyboardInterrupt passes."""
+    missing = [job for job in every if not job.done]
+    stages = dict.fromkeys((job.seed, job.tower) for job in every)  # models need their towers
+    for stage in stages:
+        mine = [job for job in missing if (job.seed, job.tower) == stage]
+        # One process per training: what torch compiled for one is of no use to the next.
+        with get_context("spawn").Pool(processes, _ignore_interrupt, maxtasksperchild=1) as pool:
+            for job, error in pool.imap_unordered(_run, mine):
+                if error:
+                    raise GroundPruneError(f"training {job.path} failed: {error}")
+
+
+def _ignore_interrupt() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent ends the pool
+
+
+def _run(job: Job) -> tuple[Job, str | None]:
+    try:
+        job.run()
+    except Exception as error:  # told by the parent, which knows which job it was
+        return job, f"{type(error).__name__}: {error}"
+    return job, None
