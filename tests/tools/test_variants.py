@@ -252,7 +252,7 @@ def test_variants_differ_in_one_thing():
     for name in ("before", "after", "fixed", "outlines", "with-preserved", "with-reassigned"):
         assert VARIANTS[name].tower_name == plain.tower_name
     plans = {name: v.language_plan(0) for name, v in VARIANTS.items()}
-    assert {(plan.steps, plan.batch, plan.hints) for plan in plans.values()} == {(1400, 8, 0.5)}
+    assert {(plan.steps, plan.batch, plan.hints) for plan in plans.values()} == {(2800, 8, 0.5)}
     assert [variant.name for variant in wanted(["offset", "sources"])][:2] == ["plain", "fixed"]
 
 
@@ -286,6 +286,15 @@ def test_a_training_that_was_killed_goes_on(tmp_path):
             load_state(a.path)["model"].items(), load_state(b.path)["model"].values(), strict=True
         ):
             assert_near(other, weight), name
+
+
+def test_a_checkpoint_of_another_plan_is_refused(tmp_path):
+    (short, _) = jobs([VARIANTS["plain"]], [0], tmp_path, quick=True)
+    short.run()
+    (whole, _) = jobs([VARIANTS["plain"]], [0], tmp_path)
+    assert whole.path == short.path
+    with pytest.raises(GroundPruneError, match=r"tower\.pt was trained by another plan"):
+        train([whole], processes=1)
 
 
 def test_a_failed_training_is_named(tmp_path):

@@ -44,7 +44,7 @@ class Variant:
     def language_plan(self, seed: int, quick: bool = False) -> LanguagePlan:
         """Of the second."""
         plan = LanguagePlan(
-            FIRST_SEED + seed, steps=1400, batch=8, rec=8, vqa=4, text_length=128, warmup=40, compile=False,
+            FIRST_SEED + seed, steps=2800, batch=8, rec=8, vqa=4, text_length=128, warmup=40, compile=False,
             patch=PATCH, shares=SHARES, hints=0.5, gaps=False,
         )  # fmt: skip
         return replace(plan, **self.plan, **({"steps": 4, "batch": 4} if quick else {}))

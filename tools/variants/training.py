@@ -5,20 +5,21 @@ WORK/seed-N/TOWER.pt, WORK/seed-N/VARIANT.pt: checkpoints, from which a run that
 
 import signal
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 
 import torch
 
 from groundprune.errors import GroundPruneError
-from tools.pocket_training.language import train_language
+from tools.pocket_training.language import LanguagePlan, train_language
 from tools.pocket_training.runtime import Workers, load_state
 from tools.pocket_training.tower import train_tower
+from tools.pocket_training.tower_data import TowerPlan
 
 from .catalogue import VARIANTS, Variant
 
-MINUTES = {"tower": 3, "model": 6}  # of a processor of the machine that the stored runs were made on
+MINUTES = {"tower": 3, "model": 12}  # of a processor of the machine that the stored runs were made on
 
 
 @dataclass(frozen=True)
@@ -38,15 +39,18 @@ class Job:
         return self.work / f"seed-{self.seed}" / f"{made.tower_name if self.tower else made.name}.pt"
 
     @property
-    def steps(self) -> int:
-        """As planned."""
+    def plan(self) -> TowerPlan | LanguagePlan:
+        """Of the training."""
         variant = VARIANTS[self.variant]
-        plan = variant.tower_plan if self.tower else variant.language_plan
-        return plan(self.seed, self.quick).steps
+        return (variant.tower_plan if self.tower else variant.language_plan)(self.seed, self.quick)
 
     @property
     def done(self) -> bool:
-        return load_state(self.path).get("step", 0) >= self.steps
+        """Raises GroundPruneError where the checkpoint is of another plan, which going on would mix with this one."""
+        state = load_state(self.path)
+        if state and state["plan"] != asdict(self.plan):
+            raise GroundPruneError(f"{self.path} was trained by another plan than this version's: remove it")
+        return state.get("step", 0) >= self.plan.steps
 
     def run(self) -> None:
         """Train to the end, or go on."""
