@@ -4,13 +4,13 @@ Everything is a function of the seeds and the plan. Interrupted, the same call g
 """
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from groundprune.checkpoints.load import usable_device
 from groundprune.errors import GroundPruneError
 from groundprune.pocket.scenes import IMAGE_SIZE, TRAIN_SEEDS
+from tools.command_line import cache_folder
 
 from .card import SPLIT_SIZES, card_text, measure, versions
 from .export import replaced, save_checkpoint
@@ -20,7 +20,7 @@ from .tower import load_clip, train_tower
 from .tower_data import TowerPlan
 from .vocabulary import words
 
-__all__ = ["Recipe", "default_work", "export", "recipe", "train"]
+__all__ = ["Recipe", "export", "recipe", "train"]
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,6 @@ def recipe(seed: int, quick: bool = False) -> Recipe:
         replace(language, steps=6, batch=4, compile=False),
         dict.fromkeys(SPLIT_SIZES, 4),
     )
-
-
-def default_work(seed: int) -> Path:
-    """Where checkpoints of a run go unless told otherwise: the user's cache, never the repository."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "groundprune" / "pocket" / f"seed-{seed}"
 
 
 def train(
@@ -72,7 +66,7 @@ def train(
     plan = recipe(seed, quick)
     _check(seed, plan, processes, out)
     usable_device(device)
-    work = Path(work or default_work(seed))
+    work = Path(work or cache_folder("pocket", f"seed-{seed}"))
     print(f"checkpoints of this run: {work}", flush=True)
     tower, language = tower_from or work / "tower.pt", work / "language.pt"
     if tower_from is None and _steps_done(tower) < plan.tower.steps:

@@ -4,28 +4,19 @@ python -m tools.pocket_training --seed 1 --processes 2 --work runs/seed1 --out r
 groundprune ground scene.png "the star" --model runs/seed1/checkpoint
 """
 
-import argparse
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NoReturn
 
-from groundprune.cli.console import quieten
-from groundprune.errors import GroundPruneError
+from tools.command_line import Parser, answered
 
 from . import train
 
 NAME = "tools.pocket_training"
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise GroundPruneError(f"{message} (see python -m {NAME} --help)")
-
-
-def _parser() -> argparse.ArgumentParser:
-    text = argparse.RawDescriptionHelpFormatter
-    parser = _Parser(prog=f"python -m {NAME}", description=__doc__, formatter_class=text, allow_abbrev=False)
+def _parser() -> Parser:
+    parser = Parser(NAME, __doc__)
     parser.add_argument("--seed", type=int, default=0, help="of the weights and of the scenes")
     parser.add_argument("--work", type=Path, help="where checkpoints go; default: the user's cache")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
@@ -38,17 +29,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(words: Sequence[str] | None = None) -> int:
     """Train as a command line says, by default the process's own; returns the exit code."""
-    try:
-        arguments = _parser().parse_args(words)
-        quieten()
-        print(f"exported to {train(**vars(arguments))}")
-    except GroundPruneError as error:
-        print(f"{NAME}: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"{NAME}: interrupted; the same command goes on", file=sys.stderr)
-        return 130
-    return 0
+    return answered(_parser(), words, lambda **arguments: print(f"exported to {train(**arguments)}"))
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from .hints import Hints
 from .model import make_llava
 from .optimizers import descend, make_optimizers, set_rate
 from .packed_model import packed_hidden
-from .packing import PREFIX_BUCKETS, SHARES, PackedText, Shares, draw_blocks, draw_gap, draw_prefix, pack
+from .packing import PREFIX_BUCKETS, SHARES, Shares, Turn, draw_blocks, draw_gap, draw_prefix, pack, turn
 from .runtime import Meter, Workers, autocast, batches, learning_rate, load_state, save_atomically, scene_seed
 from .tower import load_clip, to_pixels
 from .tower_data import patch_owners
@@ -69,18 +69,9 @@ class LanguageBatches:
         rng = np.random.default_rng([self.plan.seed, step, 3])
         return int(rng.choice(list(PREFIX_BUCKETS), p=list(PREFIX_BUCKETS.values())))
 
-    def prefix(self, rng, length: int) -> list[int]:
-        """Token ids before the image, at most `length`."""
-        return draw_prefix(rng, length)
-
-    def gap(self, rng) -> int:
-        """Unused positions before the image."""
-        return draw_gap(rng) if self.plan.gaps else 0
-
-    def packed(self, rng, scene: Scene) -> PackedText:
-        """Questions about a scene and their answers."""
-        plan = self.plan
-        return pack(draw_blocks(rng, scene, plan.rec, plan.vqa, shares=plan.shares), plan.text_length)
+    def turn(self, scene: Scene) -> Turn:
+        """How questions about a scene and their answers are said."""
+        return turn
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         plan, length = self.plan, self.prefix_length(step)
@@ -89,9 +80,10 @@ class LanguageBatches:
             seed = scene_seed(plan.seed, 1, step * plan.batch + row)
             scene, rng = make_scene(seed), np.random.default_rng([seed, 4])
             images.append(scene.image)
-            prefixes.append(self.prefix(rng, length))
-            gaps.append(self.gap(rng))
-            rows.append(self.packed(rng, scene))
+            prefixes.append(draw_prefix(rng, length))
+            gaps.append(draw_gap(rng) if plan.gaps else 0)
+            blocks = draw_blocks(rng, scene, plan.rec, plan.vqa, shares=plan.shares)
+            rows.append(pack(blocks, plan.text_length, self.turn(scene)))
             if plan.hints:
                 owner = patch_owners(scene.objects, plan.patch)
                 asked += [(len(rows) - 1, column) for column, _ in rows[-1].asked]

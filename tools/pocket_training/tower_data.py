@@ -58,14 +58,6 @@ def patch_owners(objects, patch: int = PATCH_SIZE) -> np.ndarray:
     return owner.ravel()
 
 
-def patch_attributes(objects, owner: np.ndarray) -> np.ndarray:
-    """Which shape, colour and size each patch shows; the last class of each is the background: int64 [3, patches]."""
-    codes = [
-        [options.index(getattr(o, name)) for o in objects] + [len(options)] for name, options in ATTRIBUTES.items()
-    ]
-    return np.array(codes)[:, owner]  # index -1 picks the background
-
-
 class Phrases:
     """Every description of an object, but for those that name a held-out pair, and what each fits."""
 
@@ -98,11 +90,11 @@ class Phrases:
 
 
 def _objects_of(form) -> list[SceneObject]:
-    choices = [options if name in form else options[:1] for name, options in ATTRIBUTES.items()]
+    choices = [options if name in form else options[:1] for name, options in _ATTRIBUTES.items()]
     return [SceneObject(s, c, z, (0, 0, 0, 0)) for s in choices[0] for c in choices[1] for z in choices[2]]
 
 
-ATTRIBUTES = {"shape": SHAPES, "color": COLORS, "size": SIZES}
+_ATTRIBUTES = {"shape": SHAPES, "color": COLORS, "size": SIZES}
 WORD_TEXTS = {
     "shape": [f"the {shape}" for shape in SHAPES],
     "color": [f"the {color} object" for color in COLORS],
@@ -133,7 +125,10 @@ class TowerBatches:
             owner = patch_owners(scene.objects, self.plan.patch)
             images.append(scene.image)
             present.append(self.phrases.fitting(scene.objects))
-            attributes.append(patch_attributes(scene.objects, owner))
+            # The last class of every attribute is the background, which index -1 picks.
+            codes = [[options.index(getattr(o, name)) for o in scene.objects] + [len(options)]
+                     for name, options in _ATTRIBUTES.items()]  # fmt: skip
+            attributes.append(np.array(codes)[:, owner])
             for kind in ("rec", "vqa")[:QUESTIONS_PER_SCENE]:
                 question = draw_question(rng, scene.objects, kind)
                 wanted = np.isin(owner, question.about) if question else np.zeros(len(owner), bool)

@@ -1,6 +1,7 @@
 """How the variants' second stage differs from the pocket's, one thing each."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -11,7 +12,7 @@ from groundprune.pocket.scenes import Scene
 from tools.pocket_training.language import LanguageBatches, LanguagePlan, Lesson
 from tools.pocket_training.model import Decoder, make_llava
 from tools.pocket_training.packed_model import packed_hidden
-from tools.pocket_training.packing import PLAIN_PREFIX, PackedText, draw_blocks, pack
+from tools.pocket_training.packing import PLAIN_PREFIX, Turn
 from tools.pocket_training.runtime import Workers
 
 from .outlines import outline_turn
@@ -29,8 +30,8 @@ class Variation(Lesson):
     """One change of the lesson, or none.
 
     projector: "mlp" | "linear" | "conv". coordinates: "" | "before" | "after" the projector. joint: the tower learns
-    too. fixed: always the same words before the image. outlines: places are answered by
-    polygons. pruned: "" | "preserved" | "reassigned": random tokens are dropped in every other step, with such ids.
+    too. fixed: always the same words before the image. outlines: places are answered by polygons. pruned: "" |
+    "preserved" | "reassigned": random tokens are dropped in every other step, with such ids.
     """
 
     projector: str = "mlp"
@@ -83,12 +84,8 @@ class _Batches(LanguageBatches):
     def prefix_length(self, step: int) -> int:
         return len(PLAIN_PREFIX) if self.variation.fixed else super().prefix_length(step)
 
-    def packed(self, rng, scene: Scene) -> PackedText:
-        plan = self.plan
-        if not self.variation.outlines:
-            return super().packed(rng, scene)
-        blocks = draw_blocks(rng, scene, plan.rec, plan.vqa, shares=plan.shares)
-        return pack(blocks, plan.text_length, lambda question: outline_turn(question, scene))
+    def turn(self, scene: Scene) -> Turn:
+        return partial(outline_turn, scene=scene) if self.variation.outlines else super().turn(scene)
 
     def __call__(self, step: int) -> dict[str, Tensor]:
         batch = super().__call__(step)

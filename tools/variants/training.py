@@ -5,7 +5,7 @@ WORK/seed-N/TOWER.pt, WORK/seed-N/VARIANT.pt: checkpoints, from which a run that
 
 import signal
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -56,12 +56,10 @@ class Job:
         """Train to the end, or go on."""
         torch.set_num_threads(1)
         variant, workers = VARIANTS[self.variant], Workers()
-        if self.tower:
-            train_tower(workers, variant.tower_plan(self.seed, self.quick), self.path)
-            return
-        tower = Job(self.variant, self.seed, self.work, tower=True).path
-        plan = variant.language_plan(self.seed, self.quick)
-        train_language(workers, plan, tower, self.path, lesson=variant.lesson)
+        if isinstance(plan := self.plan, TowerPlan):
+            train_tower(workers, plan, self.path)
+        else:
+            train_language(workers, plan, replace(self, tower=True).path, self.path, lesson=variant.lesson)
 
 
 def jobs(variants: Sequence[Variant], seeds: Sequence[int], work: Path, quick: bool = False) -> list[Job]:
@@ -85,7 +83,7 @@ def train(every: Sequence[Job], processes: int) -> None:
     stages = dict.fromkeys((job.seed, job.tower) for job in every)  # models need their towers
     for stage in stages:
         mine = [job for job in missing if (job.seed, job.tower) == stage]
-        # One process per training: what torch compiled for one is of no use to the next.
+        # One process per training, which gives back whatever memory it took.
         with get_context("spawn").Pool(processes, _ignore_interrupt, maxtasksperchild=1) as pool:
             for job, error in pool.imap_unordered(_run, mine):
                 if error:

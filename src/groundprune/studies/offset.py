@@ -12,16 +12,17 @@ from groundprune.studies.parts.drawing import legend, panels
 from groundprune.studies.parts.effects import Effect, no_difference, positive
 from groundprune.studies.parts.trained import (
     MARGIN_NEED,
+    PERMUTED,
     UNPRUNED,
+    Measure,
     TrainedStudy,
     Variants,
-    arms_table,
-    draw_variants,
     kept,
+    minus,
     part_of_unpruned,
-    share,
-    told_points,
+    right,
 )
+from groundprune.studies.parts.trained_tables import arms_table, draw_variants, told_points
 from groundprune.studies.study import Claim, Findings, Run
 
 VARIED, FIXED = "plain", "fixed"
@@ -40,7 +41,7 @@ class Offset(TrainedStudy):
         "grounding, with nothing dropped."
     )
     variants: ClassVar = {
-        VARIED: "words of many lengths before the image, and unused positions",
+        VARIED: "words of many lengths before the image",
         FIXED: "always the same words before the image",
     }
 
@@ -53,7 +54,7 @@ class Offset(TrainedStudy):
         found = Variants(runs)
         shift = {name: found.told_of(name, _lost(_shifted(8))) for name in self.variants}
         layout = {name: found.told_of(name, _of_the_loss(kept("reassigned-image"))) for name in self.variants}
-        order = {name: found.told_of(name, _lost(Setting.of(positions="permuted:0"))) for name in self.variants}
+        order = {name: found.told_of(name, _lost(PERMUTED)) for name in self.variants}
         one = {name: found.told_of(name, _lost(_shifted(1))) for name in self.variants}
         claims = [
             Claim("trained behind one prefix, ids shifted by 8 cost REC", "shifted ids break grounding",
@@ -82,7 +83,7 @@ class Offset(TrainedStudy):
         figure, axes = panels(2, across=2, height=2.8)
         arms = {
             "unpruned": UNPRUNED, "shifted:8": _shifted(8), "shifted:32": _shifted(32),
-            "permuted:0": Setting.of(positions="permuted:0"),
+            "permuted:0": PERMUTED,
             "preserved": kept("preserved"), "reassigned-image": kept("reassigned-image"),
             "reassigned": kept("reassigned"),
         }  # fmt: skip
@@ -99,30 +100,21 @@ def _shifted(by: int) -> Setting:
     return Setting.of(positions=f"shifted:{by}")
 
 
-def _lost(setting: Setting):
+def _lost(setting: Setting) -> Measure:
     """How much of the unpruned REC a setting takes."""
-
-    def measure(run: Run) -> float | None:
-        left = part_of_unpruned(setting)(run)
-        return None if left is None else 1 - left
-
-    return measure
+    return minus(part_of_unpruned(UNPRUNED), part_of_unpruned(setting))
 
 
-def _of_the_loss(setting: Setting):
+def _of_the_loss(setting: Setting) -> Measure:
     """What a setting takes, less nine tenths of what reassigned ids take; both from preserved ids."""
-
-    def measure(run: Run) -> float | None:
-        top, mine, low = (share(run, s) for s in (kept("preserved"), setting, kept("reassigned")))
-        return None if top is None or mine is None or low is None else (top - mine) - 0.9 * (top - low)
-
-    return measure
+    top = right(kept("preserved"))
+    return minus(minus(top, right(setting)), minus(top, right(kept("reassigned"))), 0.9)
 
 
 def _arms() -> dict[str, Setting]:
     return {
         "unpruned": UNPRUNED, **{f"shifted by {by}": _shifted(by) for by in SHIFTS},
-        "permuted": Setting.of(positions="permuted:0"), "half dropped, preserved": kept("preserved"),
+        "permuted": PERMUTED, "half dropped, preserved": kept("preserved"),
         "image reassigned": kept("reassigned-image"), "all reassigned": kept("reassigned"),
     }  # fmt: skip
 

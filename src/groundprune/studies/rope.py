@@ -20,16 +20,15 @@ from groundprune.studies.parts.trained import (
     MARGIN_NEED,
     NEED,
     OBJECTS,
+    PERMUTED,
     UNPRUNED,
     TrainedStudy,
     Variants,
-    arms_table,
-    draw_variants,
     kept,
     objects_kept,
     part_of_unpruned,
-    told_points,
 )
+from groundprune.studies.parts.trained_tables import arms_table, draw_variants, told_points
 from groundprune.studies.study import Claim, Findings, Run
 from groundprune.tokens.positions import Policy
 
@@ -130,7 +129,7 @@ def _arms() -> dict[str, Setting]:
         "unpruned": UNPRUNED, "preserved": kept("preserved"), "reassigned": kept("reassigned"),
         "image reassigned": kept("reassigned-image"), **{f"{_NAMES[axis]} reassigned": _axis(axis) for axis in AXES},
         **{f"{which} shuffled": _shuffled(which) for which in LINES},
-        "permuted": Setting.of(positions="permuted:0"),
+        "permuted": PERMUTED,
     }  # fmt: skip
 
 

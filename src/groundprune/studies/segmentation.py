@@ -16,17 +16,17 @@ from groundprune.studies.parts.effects import negative, positive
 from groundprune.studies.parts.trained import (
     KEEP,
     LEARNT,
+    PERMUTED,
     UNPRUNED,
     Measure,
     TrainedStudy,
     Variants,
-    draw_variants,
     kept,
+    minus,
     part_of_unpruned,
-    percent,
     right,
-    told_points,
 )
+from groundprune.studies.parts.trained_tables import draw_variants, percent, told_points
 from groundprune.studies.study import Claim, Findings, Run, Table
 
 OUTLINES = "outlines"
@@ -54,10 +54,11 @@ class Segmentation(TrainedStudy):
         found = Variants(runs, _pr(UNPRUNED))
         collapse = found.told_of(OUTLINES, _beside(kept("reassigned"), HALF))
         back = found.told_of(OUTLINES, _beside(kept("preserved"), MOST))
-        gain = found.told_of(OUTLINES, _gain(_mean_iou))
-        whole = found.told_of(OUTLINES, _gain(_overall_iou))
-        order = found.told_of(OUTLINES, _beside(Setting.of(positions="permuted:0"), HALF))
-        pruned = found.told_of(OUTLINES, _gain_of(cell("divprune", KEEP), cell("divprune", KEEP, "reassigned")))
+        gain = found.told_of(OUTLINES, minus(_mean_iou(kept("preserved")), _mean_iou(kept("reassigned"))))
+        whole = found.told_of(OUTLINES, minus(_overall_iou(kept("preserved")), _overall_iou(kept("reassigned"))))
+        order = found.told_of(OUTLINES, _beside(PERMUTED, HALF))
+        chosen = minus(_pr(cell("divprune", KEEP)), _pr(cell("divprune", KEEP, "reassigned")))
+        pruned = found.told_of(OUTLINES, chosen)
         claims = [
             Claim("half dropped, ids reassigned: outlines collapse (less than half of unpruned Pr@0.5 is left)",
                   "asked, not tested", f"against half of unpruned: {told_points(collapse)}", negative([collapse], 0)),
@@ -102,58 +103,37 @@ def _pr(setting: Setting) -> Measure:
     return right(setting, "seg")
 
 
-def _mean_iou(run: Run, setting: Setting) -> float | None:
-    rows = run.answers(setting, "seg")
-    return sum(row["iou"] for row in rows) / len(rows) if rows else None
+def _mean_iou(setting: Setting) -> Measure:
+    def measure(run: Run) -> float | None:
+        rows = run.answers(setting, "seg")
+        return sum(row["iou"] for row in rows) / len(rows) if rows else None
+
+    return measure
 
 
-def _overall_iou(run: Run, setting: Setting) -> float | None:
-    rows = run.answers(setting, "seg")
-    either = sum(row["pixels"]["either"] for row in rows)
-    return sum(row["pixels"]["both"] for row in rows) / either if either else None
+def _overall_iou(setting: Setting) -> Measure:
+    def measure(run: Run) -> float | None:
+        rows = run.answers(setting, "seg")
+        either = sum(row["pixels"]["either"] for row in rows)
+        return sum(row["pixels"]["both"] for row in rows) / either if either else None
+
+    return measure
 
 
 def _beside(setting: Setting, part: float) -> Measure:
     """What is left of the unpruned Pr@0.5, less a part of it."""
-
-    def measure(run: Run) -> float | None:
-        left = part_of_unpruned(setting, kind="seg")(run)
-        return None if left is None else left - part
-
-    return measure
-
-
-def _gain(of) -> Measure:
-    """Preserved less reassigned, of `of(run, setting)`."""
-
-    def measure(run: Run) -> float | None:
-        high, low = of(run, kept("preserved")), of(run, kept("reassigned"))
-        return None if high is None or low is None else high - low
-
-    return measure
-
-
-def _gain_of(a: Setting, b: Setting) -> Measure:
-    def measure(run: Run) -> float | None:
-        high, low = _pr(a)(run), _pr(b)(run)
-        return None if high is None or low is None else high - low
-
-    return measure
+    return minus(part_of_unpruned(setting, kind="seg"), part_of_unpruned(UNPRUNED, kind="seg"), part)
 
 
 def _table(found: Variants) -> Table:
     arms = {
         "unpruned": UNPRUNED, "objects kept, preserved": kept("preserved"),
         "objects kept, reassigned": kept("reassigned"), "divprune, preserved": cell("divprune", KEEP),
-        "divprune, reassigned": cell("divprune", KEEP, "reassigned"), "permuted": Setting.of(positions="permuted:0"),
+        "divprune, reassigned": cell("divprune", KEEP, "reassigned"), "permuted": PERMUTED,
     }  # fmt: skip
     rows = []
     for name, setting in arms.items():
-        measures = [
-            lambda run, s=setting: _mean_iou(run, s),
-            lambda run, s=setting: _overall_iou(run, s),
-            _pr(setting),
-        ]
+        measures = [_mean_iou(setting), _overall_iou(setting), _pr(setting)]
         rows.append([name, *(percent(found.mean(OUTLINES, measure)) for measure in measures)])
     return Table("Percent, mean over trainings", ["setting", "mIoU", "oIoU", "Pr@0.5"], rows)
 

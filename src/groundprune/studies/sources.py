@@ -7,29 +7,29 @@ from typing import ClassVar
 
 from matplotlib.figure import Figure
 
-from groundprune.evaluation.specs import Setting
 from groundprune.studies.parts.contrasts import cell
 from groundprune.studies.parts.depth import ABOUT, accuracy, measured_places
 from groundprune.studies.parts.drawing import legend, panels
-from groundprune.studies.parts.effects import Effect, negative, no_difference, positive
+from groundprune.studies.parts.effects import Effect, negative, positive, within
 from groundprune.studies.parts.position_reading import read_every_place
 from groundprune.studies.parts.probing import LINEAR, POSITION
 from groundprune.studies.parts.states import PROJECTOR, TOWER, Place
 from groundprune.studies.parts.trained import (
+    KEEP,
     LEARNT,
     MARGIN_NEED,
     NEED,
+    PERMUTED,
     UNPRUNED,
     TrainedStudy,
     Variants,
-    draw_variants,
     kept,
+    minus,
     part_of_unpruned,
-    percent,
     right,
-    told_points,
 )
-from groundprune.studies.study import Bench, Claim, Findings, Run, Table
+from groundprune.studies.parts.trained_tables import draw_variants, percent, told_points
+from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, Claim, Findings, Run, Table
 
 PLAIN, LEARNED = "plain", "learned"
 TOWERS = {
@@ -136,9 +136,7 @@ class Sources(TrainedStudy):
         return figure
 
 
-def _beyond(run: Run) -> float | None:
-    wanted, given = part_of_unpruned(kept("preserved"))(run), part_of_unpruned(kept("reassigned"))(run)
-    return None if wanted is None or given is None else given - STANDS * wanted
+_beyond = minus(part_of_unpruned(kept("reassigned")), part_of_unpruned(kept("preserved")), STANDS)
 
 
 def _collapses(found: Variants) -> Claim:
@@ -154,10 +152,10 @@ def _told_less(found: Variants, name: str, less: Effect) -> str:
 
 
 def _changes(less: Effect) -> str:
-    """Of "it makes a difference": the other way round than `no_difference`."""
-    if positive([less], 0) == "holds" or negative([less], 0) == "holds":
-        return "holds"
-    return {"holds": "does not hold"}.get(no_difference([less], MARGIN_NEED), "cannot be told here")
+    """Of "it makes a difference": the other way round than `no_difference`, but that a small one is one."""
+    if HOLDS in (positive([less], 0), negative([less], 0)):
+        return HOLDS
+    return FAILS if within([less], MARGIN_NEED) else UNTOLD
 
 
 def _mean_read(runs: Sequence[Run], place: Place) -> float:
@@ -182,8 +180,8 @@ def _table(found: Variants, variants: Mapping[str, str]) -> Table:
     for name, what in variants.items():
         measures = [
             right(UNPRUNED), right(UNPRUNED, "vqa"), right(kept("preserved")), right(kept("reassigned")), NEED,
-            part_of_unpruned(kept("preserved")), right(cell("divprune", "0.5")),
-            right(cell("divprune", "0.5", "reassigned")), right(Setting.of(positions="permuted:0")),
+            part_of_unpruned(kept("preserved")), right(cell("divprune", KEEP)),
+            right(cell("divprune", KEEP, "reassigned")), right(PERMUTED),
         ]  # fmt: skip
         rows.append([name, what, *(percent(found.mean(name, measure)) for measure in measures)])
     return Table("Percent, mean over trainings; half of the tokens dropped, none of an object's", header, rows)

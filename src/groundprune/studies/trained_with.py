@@ -17,13 +17,11 @@ from groundprune.studies.parts.trained import (
     UNPRUNED,
     TrainedStudy,
     Variants,
-    arms_table,
-    draw_variants,
     kept,
+    minus,
     right,
-    share,
-    told_points,
 )
+from groundprune.studies.parts.trained_tables import arms_table, draw_variants, told_points
 from groundprune.studies.study import Claim, Findings, Run
 
 WHOLE, PRESERVED, REASSIGNED = "plain", "with-preserved", "with-reassigned"
@@ -94,9 +92,7 @@ def _random(policy: str) -> Setting:
     return cell("random", KEEP, policy)
 
 
-def _gap(run: Run) -> float | None:
-    high, low = share(run, kept("preserved")), share(run, kept("reassigned"))
-    return None if high is None or low is None else high - low
+_gap = minus(right(kept("preserved")), right(kept("reassigned")))
 
 
 def _turned(effect: Effect) -> Effect:

@@ -44,10 +44,8 @@ class Place:
 def places(model: Any) -> list[Place]:
     """All places of a model, in the order in which a picture passes them."""
     model = unwrapped(model)
-    blocks, layers = (
-        len(_blocks(family_of(model.config), model.base_model)),
-        model.config.get_text_config().num_hidden_layers,
-    )
+    blocks = len(_blocks(family_of(model.config), model.base_model))
+    layers = model.config.get_text_config().num_hidden_layers
     tower = [Place(TOWER, k) for k in range(blocks + 1)]
     return [*tower, Place(PROJECTOR, 0), *(Place(LLM, k) for k in range(1, layers + 1))]
 

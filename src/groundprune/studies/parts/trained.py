@@ -14,25 +14,23 @@ from dataclasses import replace
 from typing import ClassVar
 
 import torch
-from matplotlib.axes import Axes
 from torch import Tensor
 
 from groundprune.data import DataSet
 from groundprune.evaluation.interventions import Intervention, Truths
 from groundprune.evaluation.specs import Setting
 from groundprune.pruners import Pruner
-from groundprune.report.style import look_of
 from groundprune.studies.parts.contrasts import cell
 from groundprune.studies.parts.effects import Effect
 from groundprune.studies.parts.forcing import Forced, regions_of
-from groundprune.studies.study import Run, Study, Table
+from groundprune.studies.study import Run, Study
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.positions import Policy
 
 LEARNT = 0.60  # of REC, unpruned: a training that stays below it is no evidence
 MARGIN_NEED = 0.10  # of the unpruned accuracy: a variant that needs ids less needs them less by a tenth
 TYPES = ("attribute", "color", "shape", "size", "existence")
-UNPRUNED = Setting.of()
+UNPRUNED, PERMUTED = Setting.of(), Setting.of(positions="permuted:0")
 KEEP = "0.5"
 OBJECTS = "objects-kept"
 # Two-sided 95% quantiles of Student's t by degrees of freedom.
@@ -43,8 +41,7 @@ Measure = Callable[[Run], float | None]
 
 def kept(policy: str) -> Setting:
     """Half of the tokens dropped at random, none of an object's while others are left; ids by the policy."""
-    plain = cell("random", KEEP, policy)
-    return Setting(plain.pruner, plain.keep, plain.tokens, plain.positions, OBJECTS)
+    return replace(cell("random", KEEP, policy), intervention=OBJECTS)
 
 
 def objects_kept(pruner: Pruner, policy: Policy, truths: Truths) -> tuple[Pruner, Policy]:
@@ -83,8 +80,7 @@ class TrainedStudy(Study):
         """Unpruned; half of the tokens kept, those of objects first, and by a pruner; every id in another order."""
         policies = ("preserved", "reassigned")
         return [
-            UNPRUNED, *map(kept, policies), *(cell("divprune", KEEP, p) for p in policies),
-            Setting.of(positions="permuted:0"),
+            UNPRUNED, *map(kept, policies), *(cell("divprune", KEEP, p) for p in policies), PERMUTED,
         ]  # fmt: skip
 
 
@@ -175,61 +171,15 @@ def part_of_unpruned(setting: Setting, minus: Setting | None = None, kind: str =
     return measure
 
 
+def minus(first: Measure, second: Measure, times: float = 1.0) -> Measure:
+    """A measure less another, or less a multiple of it."""
+
+    def measure(run: Run) -> float | None:
+        a, b = first(run), second(run)
+        return None if a is None or b is None else a - times * b
+
+    return measure
+
+
 # How much of its accuracy a model owes to ids that were preserved, all objects' tokens being there.
 NEED = part_of_unpruned(kept("preserved"), kept("reassigned"))
-
-
-def percent(effect: Effect) -> str:
-    """A mean over trainings in percent, with its interval."""
-    if not effect.n:
-        return "-"
-    if math.isinf(effect.low):
-        return f"{100 * effect.value:.1f} (1 training)"
-    return f"{100 * effect.value:.1f} [{100 * effect.low:.1f}, {100 * effect.high:.1f}]"
-
-
-def told_points(effect: Effect, unit: str = "") -> str:
-    """A difference in points: "+12.3 [+10.1, +14.5] (3 trainings)"."""
-    if not effect.n:
-        return "not measured"
-    if math.isinf(effect.low):
-        return f"{100 * effect.value:+.1f}{unit} (1 training)"
-    return f"{effect}{unit} ({effect.n} trainings)"
-
-
-def arms_table(
-    found: Variants, names: Sequence[str], kinds: Sequence[str], arms: Mapping[str, Setting], first: str
-) -> Table:
-    """A row per variant and kind of question, a column per arm. first: heading of the first column."""
-    rows = [
-        [f"{name}, {kind.upper()}", *(percent(found.mean(name, right(setting, kind))) for setting in arms.values())]
-        for name in names
-        for kind in kinds
-    ]
-    return Table("Right answers in percent, mean over trainings", [first, *arms], rows)
-
-
-def draw_variants(
-    ax: Axes,
-    variants: Variants,
-    names: Sequence[str],
-    kind: str,
-    arms: Mapping[str, Setting],
-    labels: Mapping[str, str] | None = None,
-) -> None:
-    """A row per variant: a mark per training and arm. arms: name of a look to setting; labels: what it is called."""
-    called = labels or {}
-    for i, (label, setting) in enumerate(arms.items()):
-        look, aside = look_of(label), 0.16 * (i - (len(arms) - 1) / 2)
-        for row, name in enumerate(names):
-            found = [s for run in variants.runs(name) if (s := share(run, setting, kind)) is not None]
-            ax.plot(
-                [100 * s for s in found], [row + aside] * len(found), color=look.colour, marker=look.marker,
-                linestyle="none", markersize=5, alpha=0.8, label=called.get(label, label) if row == 0 else None,
-            )  # fmt: skip
-    ax.set_yticks(range(len(names)), names)
-    ax.set_ylim(len(names) - 0.5, -0.5)
-    ax.set_xlim(-4, 104)
-    ax.set_xlabel("right answers (%)")
-    ax.set_title(kind.upper())
-    ax.grid(axis="x")
