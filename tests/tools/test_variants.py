@@ -10,10 +10,11 @@ from PIL import Image
 import groundprune as gp
 from groundprune.boxes import make_frame
 from groundprune.boxes.polygons import PolygonCodec, to_pixels
-from groundprune.checkpoints.prompts import chat_prompt
+from groundprune.checkpoints.load import grounding_of
+from groundprune.checkpoints.prompts import chat_prompt, prompt_for
 from groundprune.data.masks import filled, overlap
 from groundprune.errors import GroundPruneError
-from groundprune.pocket.questions import draw_question
+from groundprune.pocket.questions import Question, draw_question
 from groundprune.pocket.scenes import IMAGE_SIZE, SHAPES, SIZES, make_scene
 from groundprune.tokens.selection import Selection
 from support.closeness import assert_apart, assert_near
@@ -237,6 +238,14 @@ def test_only_places_are_answered_by_outlines():
     place, word = (draw_question(rng, scene.objects, kind) for kind in ("rec", "vqa"))
     assert len(outline_turn(place, scene)[1]) >= 17
     assert [LM_WORDS[i] for i in outline_turn(word, scene)[1]] == [*word.answer.split(), EOS]
+
+
+def test_outlines_are_asked_for_in_the_words_of_training(quick):
+    model, processor = load_variant(quick["plain"])
+    said = prompt_for(processor, grounding_of(model), "seg", "the red star")
+    question = Question("rec", "attribute", "the red star", (0,), box=(1, 2, 30, 40))
+    asked, _ = outline_turn(question, make_scene(3))
+    assert said.split()[-len(asked) :] == [LM_WORDS[i] for i in asked]
 
 
 def test_variants_differ_in_one_thing():

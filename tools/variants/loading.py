@@ -1,6 +1,7 @@
 """A trained variant as studies run it: a model and its processor."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +17,18 @@ from .axes import FRAMES, Axes
 from .catalogue import PATCH, VARIANTS
 from .training import Job
 
+# Outlines are asked for in the words that `outlines` is trained with, which are those for boxes.
+_ASKED = {**GROUNDING, "seg_prompt": GROUNDING["rec_prompt"]}
+
 
 def load_variant(job: Job) -> tuple[Any, Any]:
     """What a training of a model has made, ready to answer; its processor's files are written beside it."""
     variant = VARIANTS[job.variant]
-    model = variant.lesson.model(load_clip(Job(job.variant, job.seed, job.work, tower=True).path))
+    model = variant.lesson.model(load_clip(replace(job, tower=True).path))
     model.load_state_dict(load_state(job.path)["model"])
     folder = job.path.with_suffix("")
     folder.mkdir(exist_ok=True)
-    (folder / "grounding.json").write_text(json.dumps(GROUNDING))
+    (folder / "grounding.json").write_text(json.dumps(_ASKED))
     if isinstance(variant.lesson, Axes):
         _write_qwen_processor(folder)
     else:
