@@ -3,6 +3,8 @@
 import io
 import json
 import re
+import sys
+from importlib.machinery import ModuleSpec
 from pathlib import Path
 
 import pytest
@@ -10,6 +12,7 @@ from rich.console import Console
 
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import Runner, Setting, compare, read_rows, read_summary, summarize
+from groundprune.evaluation.identity import about_this_run
 from groundprune.evaluation.results import Results
 from groundprune.report.tables import markdown_table, print_tables
 
@@ -202,3 +205,19 @@ def test_stored_figures_are_intervals_within_their_range():
         assert (-100 if sign else 0) <= float(low)
         assert float(high) <= 100
     assert "±" not in page
+
+
+@pytest.mark.parametrize(
+    ("module", "program"),
+    [("groundprune.__main__", "python -m groundprune"), ("tools.asking", "python -m tools.asking")],
+)
+def test_a_run_names_the_module_that_ran_it(module, program, monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", ModuleSpec(module, None))
+    monkeypatch.setattr(sys, "argv", ["somewhere/__main__.py", "--out", "a folder"])
+    assert about_this_run("cpu", 1, 1)["command"] == f"{program} --out 'a folder'"
+
+
+def test_a_run_names_the_script_that_ran_it(monkeypatch):
+    monkeypatch.setattr(sys.modules["__main__"], "__spec__", None)
+    monkeypatch.setattr(sys, "argv", ["/usr/bin/groundprune", "compare"])
+    assert about_this_run("cpu", 1, 1)["command"] == "groundprune compare"

@@ -5,6 +5,7 @@ import math
 import pytest
 import torch
 
+from groundprune.cli import main
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation.interventions import Truths
 from groundprune.pruners import Random
@@ -158,3 +159,20 @@ def test_without_stored_runs_the_training_is_named(tmp_path, monkeypatch):
     monkeypatch.setattr(running, "_checkout", lambda: tmp_path)
     with pytest.raises(GroundPruneError, match=r"python -m tools\.variants rope"):
         redraw(study_of("rope"), tmp_path / "out")
+
+
+@pytest.mark.parametrize("option", ["--model", "--data", "--limit"])
+def test_a_study_of_trained_models_takes_no_other_model(option, tmp_path, capsys):
+    value = "5" if option == "--limit" else "elsewhere"
+    assert main(["study", "rope", option, value, "--out", str(tmp_path / "out")]) == 2
+    said = capsys.readouterr().err
+    assert option in said
+    assert "python -m tools.variants rope" in said
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_unknown_study_names_all_that_the_command_takes(capsys):
+    assert main(["study", "swep"]) == 2
+    said = capsys.readouterr().err
+    assert "did you mean 'sweep'" in said
+    assert all(name in said for name in ("all", "list", "table1"))

@@ -139,7 +139,7 @@ class Meter:
     def __init__(self, name: str, workers: Workers, steps: int, first: int, seconds: float, every: int = 25):
         self.name, self.steps, self.first, self.every = name, steps, first, every
         self.console = Console() if workers.leads else None
-        self.sums: dict[str, float] = {}
+        self.sums: dict[str, torch.Tensor] = {}
         self.seen, self.before, self.began, self.saved = 0, seconds, time.monotonic(), time.monotonic()
 
     @property
@@ -155,12 +155,12 @@ class Meter:
 
     def add(self, step: int, numbers: dict[str, torch.Tensor]) -> None:
         for key, value in numbers.items():
-            self.sums[key] = self.sums.get(key, 0.0) + float(value)
+            self.sums[key] = self.sums.get(key, torch.zeros_like(value)) + value  # read when printed
         self.seen += 1
         if (step + 1) % self.every and step + 1 != self.steps:
             return
         if self.console:
-            means = "  ".join(f"{key} {value / self.seen:.3f}" for key, value in self.sums.items())
+            means = "  ".join(f"{key} {float(value) / self.seen:.3f}" for key, value in self.sums.items())
             pace = (time.monotonic() - self.began) / (step + 1 - self.first)
             left = math.ceil(pace * (self.steps - step - 1) / 60)
             self.console.print(

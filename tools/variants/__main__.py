@@ -26,20 +26,23 @@ def _parser() -> Parser:
     parser.add_argument("studies", metavar="study", nargs="+", help=f"of {', '.join(STUDIES)}; or {ALL}")
     parser.add_argument("--seeds", type=int, default=len(SEEDS), help="how many trainings of each variant")
     parser.add_argument("--processes", type=int, default=1, help="trainings at a time, one thread each")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, where they are trained")
     parser.add_argument("--work", type=Path, default=cache_folder("variants"), help="where checkpoints go")
     parser.add_argument("--out", type=Path, default=Path("runs") / "studies", help="as of groundprune study")
     parser.add_argument("--quick", action="store_true", help="learn nothing, ask little: to see that all runs")
     return parser
 
 
-def run(studies: Sequence[str], seeds: int, processes: int, work: Path, out: Path, quick: bool = False) -> None:
+def run(
+    studies: Sequence[str], seeds: int, processes: int, device: str, work: Path, out: Path, quick: bool = False
+) -> None:
     """Train what is missing, then run the studies. Raises GroundPruneError for arguments that make no sense."""
     if not 1 <= seeds <= len(SEEDS):
         raise GroundPruneError(f"--seeds must be 1 to {len(SEEDS)} (got {seeds})")
     if processes < 1:
         raise GroundPruneError(f"--processes must be a whole number of at least 1 (got {processes})")
     names = list(STUDIES) if ALL in studies else list(studies)
-    every = jobs(wanted(names), SEEDS[:seeds], work / "quick" if quick else work, quick)
+    every = jobs(wanted(names), SEEDS[:seeds], work / "quick" if quick else work, quick, device)
     missing = [job for job in every if not job.done]
     told = "a few steps each" if quick else f"about {minutes(missing)} minutes of one processor"
     print(f"{len(missing)} of {len(every)} trainings to do, {told}; checkpoints: {work}", flush=True)

@@ -24,13 +24,14 @@ MINUTES = {"tower": 3, "model": 12}  # of a processor of the machine that the st
 
 @dataclass(frozen=True)
 class Job:
-    """variant: its name. tower: whether its tower is trained, else what stands behind it."""
+    """variant: its name. tower: whether its tower is trained, else what stands behind it. device: "cpu" | "cuda"."""
 
     variant: str
     seed: int
     work: Path
     tower: bool
     quick: bool = False
+    device: str = "cpu"
 
     @property
     def path(self) -> Path:
@@ -55,20 +56,22 @@ class Job:
     def run(self) -> None:
         """Train to the end, or go on."""
         torch.set_num_threads(1)
-        variant, workers = VARIANTS[self.variant], Workers()
+        variant, workers = VARIANTS[self.variant], Workers(device=self.device)
         if isinstance(plan := self.plan, TowerPlan):
             train_tower(workers, plan, self.path)
         else:
             train_language(workers, plan, replace(self, tower=True).path, self.path, lesson=variant.lesson)
 
 
-def jobs(variants: Sequence[Variant], seeds: Sequence[int], work: Path, quick: bool = False) -> list[Job]:
+def jobs(
+    variants: Sequence[Variant], seeds: Sequence[int], work: Path, quick: bool = False, device: str = "cpu"
+) -> list[Job]:
     """Towers first; a seed is whole before the next one begins."""
     found: list[Job] = []
     for seed in seeds:
         towers = {variant.tower_name: variant.name for variant in variants}
-        found += [Job(name, seed, work, tower=True, quick=quick) for name in towers.values()]
-        found += [Job(variant.name, seed, work, tower=False, quick=quick) for variant in variants]
+        found += [Job(name, seed, work, True, quick, device) for name in towers.values()]
+        found += [Job(variant.name, seed, work, False, quick, device) for variant in variants]
     return found
 
 

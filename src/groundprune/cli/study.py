@@ -14,7 +14,7 @@ from groundprune.errors import GroundPruneError
 if TYPE_CHECKING:
     from groundprune.studies.study import Findings
 
-ALL, TABLE1 = "all", "table1"
+ALL, LIST, TABLE1 = "all", "list", "table1"
 
 
 def study(
@@ -64,21 +64,27 @@ def study(
         return
     if plan or checkpoints is not None:
         raise GroundPruneError(f"--{'plan' if plan else 'checkpoints'} belongs to the study {TABLE1}")
-    model, data = model or "pocket", data or "scenes"
     from groundprune.studies.study import studies, study_of
 
-    if name == "list":
+    if name == LIST:
         for each in studies().values():
             typer.echo(f"{each.name:14} {each.question}")
         typer.echo(f"{TABLE1:14} What do five models lose on RefCOCO and GQA? (needs checkpoints and data)")
         return
-    chosen = list(studies().values()) if name == ALL else [study_of(name)]
+    chosen = list(studies().values()) if name == ALL else [study_of(name, (ALL, LIST, TABLE1))]
+    given = [option for option, value in (("model", model), ("data", data), ("limit", limit)) if value is not None]
+    if chosen[0].trained and name != ALL and given:
+        raise GroundPruneError(
+            f"the study {name} is of models that are trained for it, and takes no --{given[0]}: "
+            f"`python -m tools.variants {name}` trains them and asks them"
+        )
+    model, data = model or "pocket", data or "scenes"
     announce(model)
     quieten()
     from groundprune.studies.running import PAGE, Asked, models_of, redraw, run_study
 
     models = models_of(model)
-    if not as_json and model == "pocket" and len(models) == 1:
+    if not as_json and model == "pocket" and len(models) == 1 and not all(each.trained for each in chosen):
         typer.echo("the pocket's second training is not here (it lies in a checkout): one model is run", err=True)
     wanted = Asked(models, data, data_root, limit, quick, seed, device, dtype, batch_size, text_tower)
     found: dict[str, Findings] = {}

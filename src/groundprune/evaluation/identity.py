@@ -96,5 +96,5 @@ def about_this_run(
 
 
 def _program() -> list[str]:
-    name = Path(sys.argv[0]).name
-    return ["python", "-m", "groundprune"] if name == "__main__.py" else [name]
+    spec = getattr(sys.modules["__main__"], "__spec__", None)  # of `python -m`; None of a script
+    return ["python", "-m", spec.name.removesuffix(".__main__")] if spec else [Path(sys.argv[0]).name]

@@ -16,7 +16,7 @@ def page(study: Study, stored: Mapping[str, Any], figure: str) -> str:
     parts += [_table(table) for table in findings.tables]
     if findings.notes:
         parts.append("\n".join(f"- {note}" for note in findings.notes))
-    parts.append(_made(study.name, stored["runs"]))
+    parts.append(_made(study, stored["runs"]))
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
@@ -39,7 +39,7 @@ def _table(table: Table) -> str:
     return f"**{table.title}**\n\n" + markdown(table.header, table.rows)
 
 
-def _made(name: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
+def _made(study: Study, runs: Mapping[str, Mapping[str, Any]]) -> str:
     told = []
     for model, run in runs.items():
         versions = ", ".join(f"{package} {version}" for package, version in run["versions"].items())
@@ -50,5 +50,7 @@ def _made(name: str, runs: Mapping[str, Mapping[str, Any]]) -> str:
             asked += f", {' and '.join(f'{count} {kind.upper()} samples' for kind, count in run['asked'].items())}"
         asked += ", a quick run" if run["quick"] else ""
         told.append(f"- {model} (weights {run['weights']}, {run['dtype']}): {asked}; {versions}; {run['date']}")
-    command = f"Made by `groundprune study {name}`; 95% intervals; differences are paired over samples."
+    name, over = study.name, "trainings" if study.trained else "samples"
+    by = f"python -m tools.variants {name}" if study.trained else f"groundprune study {name}"
+    command = f"Made by `{by}`; 95% intervals; differences are paired over {over}."
     return "\n".join([command, "", *told])

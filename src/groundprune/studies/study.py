@@ -198,8 +198,8 @@ def _below(cls: type[Study]) -> list[type[Study]]:
     return [found for below in cls.__subclasses__() for found in (below, *_below(below))]
 
 
-def study_of(name: str) -> Study:
-    """The study of a name. Raises GroundPruneError, with the nearest, where there is none."""
+def study_of(name: str, also: Sequence[str] = ()) -> Study:
+    """The study of a name. also: what else a caller takes. Raises GroundPruneError, with the nearest, for another."""
     if name not in studies():
-        raise unknown("study", name, studies())
+        raise unknown("study", name, [*studies(), *also])
     return studies()[name]
