@@ -47,7 +47,7 @@ class Variant:
             FIRST_SEED + seed, steps=2800, batch=8, rec=8, vqa=4, text_length=128, warmup=40, compile=False,
             patch=PATCH, shares=SHARES, hints=0.5, gaps=False,
         )  # fmt: skip
-        return replace(plan, **self.plan, **({"steps": 4, "batch": 4} if quick else {}))
+        return replace(plan, **{**self.plan, **({"steps": 4, "batch": 4} if quick else {})})
 
 
 VARIANTS = {
@@ -63,7 +63,8 @@ VARIANTS = {
         Variant("linear", "learned", lesson=Variation(projector="linear")),
         Variant("conv", "learned", lesson=Variation(projector="conv")),
         Variant("fixed", lesson=Variation(fixed=True)),
-        Variant("outlines", lesson=Variation(outlines=True), plan={"text_length": 192, "rec": 5}),
+        # An outline takes more words than a box: fewer to an image, as many in all.
+        Variant("outlines", lesson=Variation(outlines=True), plan={"text_length": 192, "rec": 5, "steps": 4480}),
         Variant("with-preserved", lesson=Variation(pruned="preserved")),
         Variant("with-reassigned", lesson=Variation(pruned="reassigned")),
         Variant("one-axis", lesson=Axes(split=False)),

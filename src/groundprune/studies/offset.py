@@ -58,9 +58,9 @@ class Offset(TrainedStudy):
         one = {name: found.told_of(name, _lost(_shifted(1))) for name in self.variants}
         claims = [
             Claim("trained behind one prefix, ids shifted by 8 cost REC", "shifted ids break grounding",
-                  told_points(shift[FIXED]), positive([shift[FIXED]], 0)),
+                  told_points(shift[FIXED]), positive([shift[FIXED]], _MARGIN)),
             Claim("trained behind one prefix, ids shifted by 1 cost REC", "shifted ids break grounding",
-                  told_points(one[FIXED]), positive([one[FIXED]], 0)),
+                  told_points(one[FIXED]), positive([one[FIXED]], _MARGIN)),
             Claim("trained behind many, ids shifted by 8 cost nothing", "shifted ids break grounding",
                   told_points(shift[VARIED]), no_difference([shift[VARIED]], _MARGIN)),
             *(Claim(f"{name}: ids in another order break grounding", "permuted ids break grounding",
@@ -76,7 +76,7 @@ class Offset(TrainedStudy):
             *found.note(list(self.variants)),
         ]
         table = arms_table(found, list(self.variants), self.kinds, _arms(), "trained, asked")
-        return Findings(_answer(shift, order), claims, [table], notes)
+        return Findings(_answer(one, shift, order), claims, [table], notes)
 
     def draw(self, runs: Sequence[Run]) -> Figure:
         """REC and VQA of both trainings."""
@@ -119,11 +119,16 @@ def _arms() -> dict[str, Setting]:
     }  # fmt: skip
 
 
-def _answer(shift: dict[str, Effect], order: dict[str, Effect]) -> str:
-    if not all(effect.n for effect in (*shift.values(), *order.values())):
+def _answer(one: dict[str, Effect], row: dict[str, Effect], order: dict[str, Effect]) -> str:
+    if not all(effect.n for costs in (one, row, order) for effect in costs.values()):
         return "Nothing can be said: a training has not learnt to ground."
-    return (
-        f"A common shift by 8 takes {100 * shift[FIXED].value:.0f}% of the REC of a model trained behind one prefix "
-        f"and {100 * shift[VARIED].value:.0f}% of one trained behind many; another order takes "
-        f"{100 * order[FIXED].value:.0f}% and {100 * order[VARIED].value:.0f}%."
-    )
+    told = [
+        f"{how}, a shift of all ids by 1 takes {_points(one[name])} of the unpruned REC, by 8 (a row of the "
+        f"grid) {_points(row[name])}, another order {_points(order[name])}"
+        for name, how in ((FIXED, "Trained behind one prefix"), (VARIED, "trained behind many"))
+    ]
+    return f"{'; '.join(told)}."
+
+
+def _points(effect: Effect) -> str:
+    return f"{100 * effect.value:.0f}%"
