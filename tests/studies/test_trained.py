@@ -99,6 +99,18 @@ def test_a_source_that_makes_ids_needless_is_told_apart():
     assert found["a tower with 2-D rotary positions needs preserved ids less"] == FAILS
 
 
+def test_what_is_lost_with_the_tokens_is_no_need_of_ids():
+    """A model that reads half as much from the tokens that stay loses as much of it to reassigned ids."""
+
+    def halved(variant, setting):
+        dropped = variant == "three-axes" and setting.pruner
+        return paper(variant, setting) / 2 if dropped else paper(variant, setting)
+
+    found = verdicts(study_of("rope"), trained(study_of("rope"), halved))
+    assert found["three-axes: REC needs preserved ids"] == HOLDS
+    assert found["with three axes a model needs preserved ids less"] == FAILS
+
+
 def test_differences_are_paired_by_seed():
     """Seeds differ by more than variants do: only pairs tell."""
     runs = [

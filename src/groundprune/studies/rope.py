@@ -25,8 +25,9 @@ from groundprune.studies.parts.trained import (
     TrainedStudy,
     Variants,
     kept,
+    minus,
     objects_kept,
-    part_of_unpruned,
+    taken,
 )
 from groundprune.studies.parts.trained_tables import arms_table, draw_variants, told_points
 from groundprune.studies.study import Claim, Findings, Run
@@ -71,16 +72,16 @@ class Rope(TrainedStudy):
         found = Variants(runs)
         need = {name: found.told_of(name, NEED) for name in self.variants}
         less = found.less(ONE, THREE, NEED)
-        alone = {axis: found.told_of(THREE, part_of_unpruned(kept("preserved"), _axis(axis))) for axis in AXES}
-        rows_more = found.told_of(THREE, part_of_unpruned(_axis("columns"), _axis("rows")))
+        alone = {axis: found.told_of(THREE, taken(_axis(axis))) for axis in AXES}
+        rows_more = found.told_of(THREE, minus(taken(_axis("rows")), taken(_axis("columns"))))
         claims = [
             *(Claim(f"{name}: REC needs preserved ids", "yes, of ids that count tokens",
-                    f"{told_points(need[name])} of the unpruned accuracy", positive([need[name]], 0))
+                    f"{told_points(need[name])} of what preserved ids give", positive([need[name]], 0))
               for name in self.variants),
             Claim("with three axes a model needs preserved ids less", "not tested", told_points(less),
                   positive([less], MARGIN_NEED)),
             *(Claim(f"three axes: ids reassigned on {_NAMES[axis]} alone break grounding", "not tested",
-                    f"{told_points(alone[axis])} of the unpruned accuracy", _breaks(axis, alone[axis]))
+                    f"{told_points(alone[axis])} of what preserved ids give", _breaks(axis, alone[axis]))
               for axis in AXES),
             Claim("three axes: rows carry more of it than columns", "not tested", told_points(rows_more),
                   positive([rows_more], MARGIN_NEED)),
@@ -103,7 +104,7 @@ class Rope(TrainedStudy):
         looks = ("stretched", "shifted:8", "official")
         moved = {look: _axis(axis) for look, axis in zip(looks, AXES, strict=True)}
         draw_variants(axes[1], found, [THREE], "rec", moved, dict(zip(looks, (_NAMES[a] for a in AXES), strict=True)))
-        axes[1].set_title("REC, ids reassigned on one axis alone")
+        axes[1].set_title("REC, one axis reassigned")
         legend(figure, axes)
         return figure
 
@@ -138,7 +139,7 @@ def _answer(need: Mapping[str, Effect], alone: Mapping[str, Effect]) -> str:
         return "Nothing can be said: a training has not learnt to ground."
     parts = ", ".join(f"{_NAMES[axis]} {100 * effect.value:.0f}%" for axis, effect in alone.items() if effect.n)
     return (
-        f"Preserved ids are worth {100 * need[ONE].value:.0f}% of the unpruned REC where ids count tokens and "
-        f"{100 * need[THREE].value:.0f}% where rows and columns have axes of their own; ids reassigned on one axis "
-        f"alone cost, by axis: {parts}."
+        f"Of the REC that preserved ids give, reassigned ones take {100 * need[ONE].value:.0f}% where ids count "
+        f"tokens and {100 * need[THREE].value:.0f}% where rows and columns have axes of their own; there ids reassigned on "
+        f"one axis alone take, by axis: {parts}."
     )

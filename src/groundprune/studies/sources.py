@@ -96,10 +96,9 @@ class Sources(TrainedStudy):
                       _told_less(found, name, less), _changes(less))
             )  # fmt: skip
         notes = [
-            "Need: how much of the unpruned accuracy is left by preserved ids and not by reassigned ones, half of "
-            "the tokens being dropped and none of an object's. Intervals are Student's, over trainings; a difference "
-            "is paired by seed. Less means by a tenth of the unpruned accuracy "
-            f"({100 * MARGIN_NEED:g} points) or more.",
+            "Need: of what is right with preserved ids, the share that reassigned ids take, half of the tokens being "
+            "dropped and none of an object's. Intervals are Student's, over trainings; a difference is paired by "
+            f"seed. A difference of less than {100 * MARGIN_NEED:g} points is none.",
             f"Nothing is concluded of a variant whose unpruned REC is under {100 * LEARNT:g} in a training.",
             *found.note(list(self.variants)),
         ]
@@ -128,7 +127,7 @@ class Sources(TrainedStudy):
         axes[1].set_xlabel("tower layer  |  P: projector")
         axes[1].set_ylabel("positions that a linear probe reads (%)")
         axes[2].set_xlabel("positions read behind the projector (%)")
-        axes[2].set_ylabel("need of preserved ids (% of unpruned)")
+        axes[2].set_ylabel("taken by reassigned ids (%)")
         axes[2].set_ylim(-4, 104)
         for ax in axes[1:]:
             ax.grid(axis="y")
@@ -143,7 +142,7 @@ def _collapses(found: Variants) -> Claim:
     need = found.told_of(PLAIN, NEED)
     return Claim(
         "without any position signal in the tower, REC needs preserved ids", "yes: 56.14 to 15.34 without",
-        f"{told_points(need)} of the unpruned accuracy", positive([need], 0),
+        f"{told_points(need)} of what preserved ids give", positive([need], 0),
     )  # fmt: skip
 
 
@@ -205,4 +204,4 @@ def _answer(found: Variants) -> str:
     if PLAIN not in known:
         return "Nothing was measured of a model that has learnt to ground."
     told = ", ".join(f"{name} {100 * effect.value:.0f}%" for name, effect in known.items())
-    return f"Of its unpruned REC a model owes to preserved ids, by source of positions: {told}."
+    return f"Of the REC that preserved ids give, reassigned ones take, by source of positions: {told}."

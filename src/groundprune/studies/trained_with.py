@@ -112,9 +112,9 @@ def _answer(found: Variants, still: Effect, best: Effect, bought: Effect) -> str
     if still.n and not bought.n:
         low = found.mean(REASSIGNED, right(UNPRUNED))
         return (
-            f"Trained with pruned inputs and preserved ids, a model still loses {100 * still.value:.0f} points of REC "
-            f"when renumbered; trained with renumbered ids it has not learnt to ground in as many steps (unpruned REC "
-            f"{100 * low.value:.0f}%), so what that could buy back cannot be told."
+            f"Trained with pruned inputs and preserved ids, a model still loses {100 * still.value:.0f} points of "
+            "REC when renumbered; trained with renumbered ids it has not learnt to ground in as many steps (unpruned "
+            f"REC {100 * low.value:.0f}%), so what that could buy back cannot be told."
         )
     if not (best.n and bought.n):
         return "Nothing can be said: a training has not learnt to ground."

@@ -28,7 +28,7 @@ from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.positions import Policy
 
 LEARNT = 0.60  # of REC, unpruned: a training that stays below it is no evidence
-MARGIN_NEED = 0.10  # of the unpruned accuracy: a variant that needs ids less needs them less by a tenth
+MARGIN_NEED = 0.10  # a variant that needs ids less needs them less by a tenth
 TYPES = ("attribute", "color", "shape", "size", "existence")
 UNPRUNED, PERMUTED = Setting.of(), Setting.of(positions="permuted:0")
 KEEP = "0.5"
@@ -160,13 +160,12 @@ def right(setting: Setting, kind: str = "rec") -> Measure:
     return lambda run: share(run, setting, kind)
 
 
-def part_of_unpruned(setting: Setting, minus: Setting | None = None, kind: str = "rec") -> Measure:
-    """What is right under a setting, less under another, as a share of what is right unpruned."""
+def part_of_unpruned(setting: Setting, kind: str = "rec") -> Measure:
+    """What is right under a setting, as a share of what is right unpruned."""
 
     def measure(run: Run) -> float | None:
         whole, mine = share(run, UNPRUNED, kind), share(run, setting, kind)
-        other = 0.0 if minus is None else share(run, minus, kind)
-        return None if not whole or mine is None or other is None else (mine - other) / whole
+        return None if not whole or mine is None else mine / whole
 
     return measure
 
@@ -181,5 +180,16 @@ def minus(first: Measure, second: Measure, times: float = 1.0) -> Measure:
     return measure
 
 
-# How much of its accuracy a model owes to ids that were preserved, all objects' tokens being there.
-NEED = part_of_unpruned(kept("preserved"), kept("reassigned"))
+def taken(setting: Setting) -> Measure:
+    """Of what is right with preserved ids, the share that is not under a setting of the same tokens."""
+
+    def measure(run: Run) -> float | None:
+        mine, other = share(run, kept("preserved")), share(run, setting)
+        return None if not mine or other is None else 1 - other / mine
+
+    return measure
+
+
+# How much a model needs preserved ids. Not in shares of its unpruned accuracy: what it loses by the tokens that are
+# gone is no matter of ids.
+NEED = taken(kept("reassigned"))
