@@ -80,10 +80,9 @@ class Offset(TrainedStudy):
 
     def draw(self, runs: Sequence[Run]) -> Figure:
         """REC and VQA of both trainings."""
-        figure, axes = panels(2, across=2, height=2.8)
+        figure, axes = panels(2, across=2, height=3.4)
         arms = {
-            "unpruned": UNPRUNED, "shifted:8": _shifted(8), "shifted:32": _shifted(32),
-            "permuted:0": PERMUTED,
+            "unpruned": UNPRUNED, **{f"shifted by {by}": _shifted(by) for by in SHIFTS}, "permuted": PERMUTED,
             "preserved": kept("preserved"), "reassigned-image": kept("reassigned-image"),
             "reassigned": kept("reassigned"),
         }  # fmt: skip

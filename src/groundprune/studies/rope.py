@@ -101,9 +101,7 @@ class Rope(TrainedStudy):
         figure, axes = panels(2, across=2, height=2.8)
         arms = {"unpruned": UNPRUNED, "preserved": kept("preserved"), "reassigned": kept("reassigned")}
         draw_variants(axes[0], found, names, "rec", arms)
-        looks = ("stretched", "shifted:8", "official")
-        moved = {look: _axis(axis) for look, axis in zip(looks, AXES, strict=True)}
-        draw_variants(axes[1], found, [THREE], "rec", moved, dict(zip(looks, (_NAMES[a] for a in AXES), strict=True)))
+        draw_variants(axes[1], found, [THREE], "rec", {_NAMES[axis]: _axis(axis) for axis in AXES})
         axes[1].set_title("REC, one axis reassigned")
         legend(figure, axes)
         return figure
@@ -140,6 +138,6 @@ def _answer(need: Mapping[str, Effect], alone: Mapping[str, Effect]) -> str:
     parts = ", ".join(f"{_NAMES[axis]} {100 * effect.value:.0f}%" for axis, effect in alone.items() if effect.n)
     return (
         f"Of the REC that preserved ids give, reassigned ones take {100 * need[ONE].value:.0f}% where ids count "
-        f"tokens and {100 * need[THREE].value:.0f}% where rows and columns have axes of their own; there ids reassigned on "
-        f"one axis alone take, by axis: {parts}."
+        f"tokens and {100 * need[THREE].value:.0f}% where rows and columns have axes of their own; there ids "
+        f"reassigned on one axis alone take, by axis: {parts}."
     )

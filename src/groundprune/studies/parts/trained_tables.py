@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from matplotlib.axes import Axes
 
 from groundprune.evaluation.specs import Setting
-from groundprune.report.style import look_of
+from groundprune.report.style import Look, look_of
 from groundprune.studies.parts.effects import Effect
 from groundprune.studies.parts.trained import Variants, right, share
 from groundprune.studies.study import Table
@@ -44,23 +44,23 @@ def arms_table(
     return Table("Right answers in percent, mean over trainings", [first, *arms], rows)
 
 
-def draw_variants(
-    ax: Axes,
-    variants: Variants,
-    names: Sequence[str],
-    kind: str,
-    arms: Mapping[str, Setting],
-    labels: Mapping[str, str] | None = None,
-) -> None:
-    """A row per variant: a mark per training and arm. arms: name of a look to setting; labels: what it is called."""
-    called = labels or {}
+# Of arms that are no policies.
+_LOOKS = (Look("#e69f00", "D", "-"), Look("#7f7f7f", "X", "-"), Look("#0072b2", "P", "-"), Look("#222222", "*", "-"))
+
+
+def draw_variants(ax: Axes, variants: Variants, names: Sequence[str], kind: str, arms: Mapping[str, Setting]) -> None:
+    """A row per variant: a mark per training and arm. arms: by what they are called; policies have looks of their own,
+    others those of the list."""
+    other, step = iter(_LOOKS), min(0.16, 0.8 / len(arms))
     for i, (label, setting) in enumerate(arms.items()):
-        look, aside = look_of(label), 0.16 * (i - (len(arms) - 1) / 2)
+        look, aside = look_of(label), step * (i - (len(arms) - 1) / 2)
+        if look is look_of(""):
+            look = next(other)
         for row, name in enumerate(names):
             found = [s for run in variants.runs(name) if (s := share(run, setting, kind)) is not None]
             ax.plot(
                 [100 * s for s in found], [row + aside] * len(found), color=look.colour, marker=look.marker,
-                linestyle="none", markersize=5, alpha=0.8, label=called.get(label, label) if row == 0 else None,
+                linestyle="none", markersize=5, alpha=0.8, label=label if row == 0 else None,
             )  # fmt: skip
     ax.set_yticks(range(len(names)), names)
     ax.set_ylim(len(names) - 0.5, -0.5)
