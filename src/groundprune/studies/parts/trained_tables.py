@@ -49,8 +49,7 @@ _LOOKS = (Look("#e69f00", "D", "-"), Look("#7f7f7f", "X", "-"), Look("#0072b2", 
 
 
 def draw_variants(ax: Axes, variants: Variants, names: Sequence[str], kind: str, arms: Mapping[str, Setting]) -> None:
-    """A row per variant: a mark per training and arm. arms: by what they are called; policies have looks of their own,
-    others those of the list."""
+    """A row per variant: a mark per training and arm. arms: by what they are called, policies by their names."""
     other, step = iter(_LOOKS), min(0.16, 0.8 / len(arms))
     for i, (label, setting) in enumerate(arms.items()):
         look, aside = look_of(label), step * (i - (len(arms) - 1) / 2)
