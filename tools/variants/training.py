@@ -66,13 +66,12 @@ class Job:
 def jobs(
     variants: Sequence[Variant], seeds: Sequence[int], work: Path, quick: bool = False, device: str = "cpu"
 ) -> list[Job]:
-    """Towers first; a seed is whole before the next one begins."""
-    found: list[Job] = []
-    for seed in seeds:
-        towers = {variant.tower_name: variant.name for variant in variants}
-        found += [Job(name, seed, work, True, quick, device) for name in towers.values()]
-        found += [Job(variant.name, seed, work, False, quick, device) for variant in variants]
-    return found
+    """Towers first, then models, a seed after the other."""
+    towers = {variant.tower_name: variant.name for variant in variants}
+    return [
+        *(Job(name, seed, work, True, quick, device) for seed in seeds for name in towers.values()),
+        *(Job(variant.name, seed, work, False, quick, device) for seed in seeds for variant in variants),
+    ]
 
 
 def minutes(missing: Sequence[Job]) -> int:
@@ -83,9 +82,8 @@ def minutes(missing: Sequence[Job]) -> int:
 def train(every: Sequence[Job], processes: int) -> None:
     """What is not trained yet. Raises GroundPruneError where a training fails; KeyboardInterrupt passes."""
     missing = [job for job in every if not job.done]
-    stages = dict.fromkeys((job.seed, job.tower) for job in every)  # models need their towers
-    for stage in stages:
-        mine = [job for job in missing if (job.seed, job.tower) == stage]
+    for tower in (True, False):  # models need their towers
+        mine = [job for job in missing if job.tower is tower]
         # One process per training, which gives back whatever memory it took.
         with get_context("spawn").Pool(processes, _ignore_interrupt, maxtasksperchild=1) as pool:
             for job, error in pool.imap_unordered(_run, mine):
