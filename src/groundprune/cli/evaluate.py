@@ -39,8 +39,9 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            help="scenes, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, screenspot:v1, "
-            "screenspot:v2, screenspot:pro, FILE.jsonl, FILE.parquet:SPLIT, FOLDER:SPLIT or hub:OWNER/NAME:SPLIT.",
+            help="scenes, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, "
+            "screenspot:v1, screenspot:v2, screenspot:pro, FILE.jsonl, FILE.parquet:SPLIT, FOLDER:SPLIT or "
+            "hub:OWNER/NAME:SPLIT.",
         ),
     ] = "scenes",
     data_root: Annotated[

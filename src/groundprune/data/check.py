@@ -19,7 +19,6 @@ HOW = {
     refcoco.IMAGES: "unpack http://images.cocodataset.org/zips/train2014.zip into coco/",
     gqa.FILE: "unpack questions1.2.zip of https://cs.stanford.edu/people/dorarad/gqa/download.html into gqa/",
     gqa.IMAGES: "unpack images.zip of the same page into gqa/",
-    **{file: data.how for data in SCREENSPOT.values() for file in (*data.files, data.images)},
 }
 REFER = "unpack {}.zip of https://github.com/lichengunc/refer"
 
@@ -77,6 +76,9 @@ def check_data(root: str | Path, open_images: bool = False) -> Report:
     if not root.is_dir():
         raise GroundPruneError(f"{root}: no such folder")
     wanted = {file: REFER.format(data.name) for data in REFCOCO.values() for file in data.files} | HOW
+    for data in filter(lambda version: version.published, SCREENSPOT.values()):
+        there = (root / data.folder).exists()
+        wanted |= dict.fromkeys([*data.files, data.images] if there else [data.folder], data.how)
     missing = {str(file): how for file, how in wanted.items() if not (root / file).exists()}
     splits = [(f"{name}:{split}", data.files) for name, data in REFCOCO.items() for split in data.counts]
     splits += [(f"gqa:{split}", (gqa.FILE,)) for split in gqa.SPLITS]

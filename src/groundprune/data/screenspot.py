@@ -2,9 +2,9 @@
 
 A sample is one instruction about one screenshot, with the box of the element that it means. How a box is written
 follows from the version that is named, never from its numbers: x, y, width and height in v1 and v2 (as SeeClick's
-screenspot_test.py and OS-Copilot/ScreenSpot-v2 have it), x1, y1, x2 and y2 in Pro (its eval_screenspot_pro.py), all in
-pixels. Copies of v2 exist with corners (v2-xyxy) and, in tables of the Hub, with shares of the image, which are not
-read.
+screenspot_test.py and OS-Copilot/ScreenSpot-v2 have it), x1, y1, x2 and y2 in Pro (its eval_screenspot_pro.py), all
+in pixels. Copies of v2 exist with corners (v2-xyxy) and, in tables of the Hub, with shares of the image, which are
+not read.
 """
 
 from __future__ import annotations
@@ -77,21 +77,24 @@ class ScreenSpot:
             )
         found: list[Sample] = []
         for file, name in zip(self.files, self.names, strict=True):
-            entries = read_json(root / file)
-            for number, entry in enumerate(entries):
-                with in_format(f"{root / file}, entry {number},", f"{NAME}:{version}"):
-                    kind = entry[self.kind]
-                    if kind not in KINDS:
-                        raise GroundPruneError(f"{root / file}, entry {number}: {self.kind} {kind!r} is no {KINDS}")
-                    # "screenspot_mobile_v2": the middle.
-                    group = name.split("_")[1] if self.group is None else entry[self.group]
-                    box = self._box(entry["bbox"], f"{root / file}, entry {number}")
-                    picture = ImageFile(root / self.images, entry["img_filename"])
-                    id = str(entry.get("id", f"{name}-{number}"))
-                    found.append(
-                        Sample(id, picture, "rec", f"{group} {kind}", entry["instruction"], box, None, version)
-                    )
+            path = root / file
+            with in_format(path, f"{NAME}:{version}"):
+                for number, entry in enumerate(read_json(path)):
+                    # By its place, for v1 and v2 name none.
+                    id, where = f"{name}-{number}", f"{path}, entry {number}"
+                    with in_format(f"{where},", f"{NAME}:{version}"):
+                        found.append(self._sample(id, entry, where, name, version, root))
         return found
+
+    def _sample(self, id: str, entry: Any, where: str, name: str, version: str, root: Path) -> Sample:
+        kind = entry[self.kind]
+        if kind not in KINDS:
+            raise GroundPruneError(f"{where}: {self.kind} must be one of {', '.join(KINDS)} (got {kind!r})")
+        # "screenspot_mobile_v2": the middle.
+        group = name.split("_")[1] if self.group is None else entry[self.group]
+        picture = ImageFile(root / self.images, entry["img_filename"])
+        box = self._box(entry["bbox"], where)
+        return Sample(id, picture, "rec", f"{group} {kind}", entry["instruction"], box, None, version)
 
     def _box(self, edges: Sequence[Any], where: str) -> Box:
         if len(edges) != 4:
@@ -107,7 +110,7 @@ def _three(folder: str, images: str, ending: str, how: str, corners: bool = Fals
     return ScreenSpot(place, names, place / images, corners, "data_type", None, 1272, how, published=not corners)
 
 
-_V2 = "download https://huggingface.co/datasets/OS-Copilot/ScreenSpot-v2 into screenspot-v2/, and unpack its images there"
+_V2 = "download https://huggingface.co/datasets/OS-Copilot/ScreenSpot-v2 into screenspot-v2/, and unpack its images"
 SCREENSPOT = {
     "v1": _three(
         "screenspot", "screenspot_imgs", "",
@@ -116,8 +119,8 @@ SCREENSPOT = {
     "v2": _three("screenspot-v2", "screenspotv2_image", "_v2", _V2),
     "v2-xyxy": _three("screenspot-v2", "screenspotv2_image", "_v2", _V2, corners=True),
     "pro": ScreenSpot(
-        Path("screenspot-pro") / "annotations", _PRO_FILES, Path("screenspot-pro") / "images", True, "ui_type", "group",
-        1581, "download https://huggingface.co/datasets/likaixin/ScreenSpot-Pro into screenspot-pro/",
+        Path("screenspot-pro") / "annotations", _PRO_FILES, Path("screenspot-pro") / "images", True, "ui_type",
+        "group", 1581, "download https://huggingface.co/datasets/likaixin/ScreenSpot-Pro into screenspot-pro/",
     ),
 }  # fmt: skip
 
