@@ -7,7 +7,7 @@
 Writes annotations.jsonl, images/ and about.json. A request is an element that can be clicked, and how a person would
 call it: "the button 'Submit'". Its type is "text" where it shows words of its own, else "icon". Only elements are
 asked for that are wholly in the picture, not covered, and alone on their page in being called so. The pages draw
-their content at random; one seed gives the same requests, and with one version of Chromium the same pixels.
+their content at random; one seed gives the same requests, and pictures that differ in the edges of letters at most.
 """
 
 import importlib.metadata
@@ -43,17 +43,26 @@ Math.random = () => {
 const now = 1577880000000, Real = Date;
 window.Date = class extends Real { constructor(...a) { a.length ? super(...a) : super(now); } };
 window.Date.now = () => now;
+window.nextFrame = window.requestAnimationFrame.bind(window);
+window.begun = new Promise(done => window.addEventListener('load', () => nextFrame(done)));
 for (const name of ['setTimeout', 'setInterval', 'requestAnimationFrame']) window[name] = () => 0;
 """
-# Draws the task of a seed, without what the environment lays over it.
+# Draws the task of a seed, without what the environment lays over it; done when it is painted, pictures and all.
 _DRAW = """
-Math.seedrandom(arguments[0]);
-if (core.cover_div) core.startEpisodeReal();
-const style = document.createElement('style');
-style.textContent = '#reward-display, #sync-task-cover, #click-canvas { display: none !important } ' +
-    '* { animation: none !important; transition: none !important; caret-color: transparent !important }';
-document.head.append(style);
-if (document.activeElement) document.activeElement.blur();
+const [seed] = arguments;
+return begun.then(() => {
+    Math.seedrandom(seed);
+    if (core.cover_div) core.startEpisodeReal();
+    const style = document.createElement('style');
+    style.textContent = '#reward-display, #sync-task-cover, #click-canvas { display: none !important } ' +
+        '* { animation: none !important; transition: none !important; caret-color: transparent !important }';
+    document.head.append(style);
+    if (document.activeElement) document.activeElement.blur();
+    const behind = [...document.querySelectorAll('*')].map(e => getComputedStyle(e).backgroundImage);
+    const urls = [...new Set(behind.join().match(/(?<=url\\(")[^"]+/g) || [])];
+    const pictures = urls.map(url => Object.assign(new Image(), {src: url}));
+    return Promise.all([...pictures, ...document.images].map(i => i.decode().catch(() => 0)));
+}).then(() => new Promise(done => nextFrame(() => nextFrame(() => done()))));
 """
 # What can be clicked, in the order of the page, with its box in CSS pixels.
 _ELEMENTS = """
@@ -76,10 +85,10 @@ for (const e of document.querySelectorAll('body *')) {
     const seen = document.elementFromPoint(box.x + box.width / 2, box.y + box.height / 2);
     if (!e.checkVisibility({opacityProperty: true, visibilityProperty: true}) || !seen) continue;
     if (!(e === seen || e.contains(seen)) || getComputedStyle(e).fontSize === '0px') continue;
-    const kind = e.tagName === 'INPUT' ? e.type : e.tagName;
+    const kind = e.tagName === 'INPUT' ? e.type : e.tagName.toUpperCase();
     const role = roles[e.getAttribute('role')] || roles[kind] || 'element';
     const shown = ['submit', 'button', 'reset'].includes(e.type) && e.tagName === 'INPUT' ? clean(e.value)
-        : ['INPUT', 'SELECT', 'TEXTAREA'].includes(e.tagName) ? '' : clean(e.innerText);
+        : ['INPUT', 'SELECT', 'TEXTAREA'].includes(e.tagName) ? '' : clean(e.innerText ?? e.textContent);
     const beside = e.labels && e.labels.length ? clean(e.labels[0].innerText) : '';
     const told = [e.getAttribute('aria-label'), e.title, e.alt, beside, e.placeholder].map(clean).find(Boolean) || '';
     found.push({role, shown, told, box: [box.left, box.top, box.right, box.bottom]});
