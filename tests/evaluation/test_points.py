@@ -1,4 +1,4 @@
-"""Points: right in the box, edges included, as ScreenSpot's own code counts; `evaluate --task point` asks for them."""
+"""Points: right in the box, edges included, as ScreenSpot's own code counts; and `evaluate --task point`."""
 
 import json
 from types import SimpleNamespace
@@ -38,7 +38,8 @@ ANSWERS = {
 }
 
 
-def asked(id="a", box=(480, 270, 1440, 810), type="mobile text", size=(1920, 1080)):
+def asked(id="a", box=(480, 270, 1440, 810), type="mobile text", size=(1, 1)):
+    """size: of the image, where it is opened."""
     return Sample(id, Image.new("RGB", size), "point", type, "close this window", Box(*box), None, "val")
 
 
@@ -64,7 +65,7 @@ def test_points_on_and_off_edges_count_as_in_the_authors_code(size):
         for box in ((edge, 0, size[0], size[1]), (0, 0, edge, size[1])):
             for x in (step - 1, step, step + 1):
                 if 0 <= x <= 1000:
-                    found = scorer.score(asked(box=box, size=size), f'{{"point_2d": [{x}, 500]}}', size)
+                    found = scorer.score(asked(box=box), f'{{"point_2d": [{x}, 500]}}', size)
                     assert found["correct"] == official((x / 1000, 0.5), box, size)
                     right += found["correct"]
     assert right > 300
@@ -77,11 +78,11 @@ def test_whole_pixels_of_an_image_that_is_not_resized_are_on_their_edges():
     processor = SimpleNamespace(image_processor=SimpleNamespace(merge_size=2, patch_size=14, size=limits))
     scorer = Scorer(families()["qwen2_5_vl"].grounding, processor)
     for x in range(0, size[0] + 1, 13):
-        sample = asked(box=(x, 0, size[0], size[1]), size=size)
+        sample = asked(box=(x, 0, size[0], size[1]))
         assert scorer.score(sample, f"({x}, 100)", size)["correct"]
         assert not scorer.score(sample, f"({x - 1}, 100)", size)["correct"]
     # 2000 x 1000 is resized to 1988 x 1008, in whose pixels it answers.
-    found = scorer.score(asked(box=(1000, 500, 1001, 501), size=(2000, 1000)), "(994, 504)", (2000, 1000))
+    found = scorer.score(asked(box=(1000, 500, 1001, 501)), "(994, 504)", (2000, 1000))
     assert (found["point"], found["correct"]) == ([1000.0, 500.0], True)
 
 
@@ -117,7 +118,7 @@ def test_summaries_without_points_are_written_as_before():
 
 def test_a_click_on_the_padding_hits_nothing():
     """A wide image in a square: a box moved into the image would touch its upper border."""
-    sample = asked(box=(0, 0, 100, 50), size=(100, 50))
+    sample = asked(box=(0, 0, 100, 50))
     grounding = Grounding("{expression}", "{question}", "llava", "padded", point_codec="shares")
     scorer = Scorer(grounding)
     assert scorer.score(sample, "(0.50, 0.26)", (100, 50))["correct"]
@@ -160,7 +161,8 @@ def test_a_box_that_cannot_be_leaves_its_sample_out(tmp_path):
 
 
 def test_evaluate_asks_for_points_and_goes_on(tmp_path, capsys):
-    words = ["evaluate", "--task", "point", "-n", "4", "-p", "random", "--keep", "0.5", "--out", str(tmp_path)]
+    words = ["evaluate", "--task", "point", "-n", "4", "-p", "random", "--keep", "0.5", "--positions", "preserved"]
+    words += ["--out", str(tmp_path)]
     assert main(words) == 0
     assert "Points" in capsys.readouterr().out
     lines = (tmp_path / SAMPLES_FILE).read_text()
