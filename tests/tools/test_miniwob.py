@@ -91,7 +91,8 @@ def test_a_box_is_where_its_colour_is(tmp_path, monkeypatch):
         </script><style>button { position: absolute; border: 0; width: 50px; height: 20px }</style>
         <button style="left:30px; top:40px; background:#ff0000" aria-label="stop"></button>
         <button style="left:30px; top:90px">under</button>
-        <div style="position:absolute; left:0; top:80px; width:160px; height:40px; background:white"></div><button style="visibility:hidden; top:150px">hidden</button>""")
+        <div style="position:absolute; left:0; top:80px; width:160px; height:40px; background:white"></div>
+        <button style="visibility:hidden; top:150px">hidden</button>""")
     monkeypatch.setattr(miniwob, "_pages", lambda: [page])
     assert miniwob.main(["--out", str(tmp_path / "set")]) == 0
     (sample,) = open_data(str(tmp_path / "set" / "annotations.jsonl")).samples
