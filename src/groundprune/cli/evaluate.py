@@ -52,7 +52,8 @@ def evaluate(
         str, typer.Option("--protocol", help="native: the model's own prompt and frame; paper: lmms-eval's task.")
     ] = "native",
     task: Annotated[
-        str, typer.Option("--task", help="How expressions are answered: rec, by a box; seg, by an outline; point.")
+        str,
+        typer.Option("--task", help="What answers an expression: rec, a box; seg, by an outline; point, by a point."),
     ] = "rec",
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the first so many samples.")] = None,
     pruner: Annotated[
