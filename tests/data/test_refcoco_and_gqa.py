@@ -193,7 +193,7 @@ def test_check_tells_counts_and_what_is_missing(root):
     assert not found["gqa:testdev"].wrong
     assert found["gqa:testdev-spatial"].samples == 2
     assert "refcocog:val" not in found
-    assert list(report.missing) == ["refcocog/refs(umd).p"]
+    assert [file for file in report.missing if "screenspot" not in file] == ["refcocog/refs(umd).p"]
     with pytest.raises(GroundPruneError, match="no such folder"):
         check_data(root / "none")
 
@@ -219,7 +219,7 @@ def test_check_on_the_command_line(root, tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     assert main(["data", "check", str(tmp_path / "empty")]) == 0
     out = capsys.readouterr().out
-    assert out.count("missing") == 9
+    assert out.count("missing") == 12
     assert "train2014.zip" in out
 
 

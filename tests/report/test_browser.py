@@ -1,14 +1,5 @@
 """The page in a real browser, where there is one: `chromedriver` and Chromium on the PATH; skipped without."""
 
-import base64
-import contextlib
-import json
-import shutil
-import socket
-import subprocess
-import time
-import urllib.error
-import urllib.request
 from dataclasses import replace
 
 import pytest
@@ -19,71 +10,19 @@ from groundprune.report.gallery import choose, make_items, samples_of
 from groundprune.report.headline import choose_shown
 from groundprune.report.kept_maps import kept_maps
 from groundprune.report.page import Gallery, render_report
+from tools.browser import browser_of, there
 
-DRIVER, BROWSER = shutil.which("chromedriver"), shutil.which("chromium") or shutil.which("google-chrome")
 pytestmark = [
     pytest.mark.browser,
-    pytest.mark.skipif(not (DRIVER and BROWSER), reason="no chromedriver and Chromium on the PATH"),
+    pytest.mark.skipif(not there(), reason="no chromedriver and Chromium on the PATH"),
 ]
 EVIL = "<img src=x onerror=alert(1)>"
-ARGUMENTS = [
-    "--headless", "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-sync",
-    "--disable-background-networking", "--disable-component-update", "--hide-scrollbars",
-]  # fmt: skip
-
-
-class Browser:
-    """As much of the WebDriver protocol as these tests need."""
-
-    def __init__(self, port, profile):
-        self.root = f"http://127.0.0.1:{port}"
-        chrome = {"binary": BROWSER, "args": [*ARGUMENTS, f"--user-data-dir={profile}"]}
-        wanted = {"alwaysMatch": {"goog:chromeOptions": chrome}}
-        session = self._call("POST", "/session", {"capabilities": wanted})["sessionId"]
-        self.root += f"/session/{session}"
-
-    def open(self, path, width):
-        self.cdp("Emulation.setDeviceMetricsOverride", width=width, height=900, deviceScaleFactor=1, mobile=False)
-        self._call("POST", "/url", {"url": path.as_uri()})
-
-    def run(self, script):
-        return self._call("POST", "/execute/sync", {"script": script, "args": []})
-
-    def cdp(self, command, **parameters):
-        return self._call("POST", "/goog/cdp/execute", {"cmd": command, "params": parameters})
-
-    def screenshot(self, path):
-        found = self.cdp("Page.captureScreenshot", captureBeyondViewport=True)
-        path.write_bytes(base64.b64decode(found["data"]))
-
-    def quit(self):
-        self._call("DELETE", "")
-
-    def _call(self, method, path, body=None):
-        data = None if body is None else json.dumps(body).encode()
-        request = urllib.request.Request(self.root + path, data, {"Content-Type": "application/json"}, method=method)
-        with urllib.request.urlopen(request, timeout=60) as reply:
-            return json.load(reply)["value"]
 
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    driver = subprocess.Popen([str(DRIVER), f"--port={port}"], stdout=subprocess.DEVNULL)
-    try:
-        for _ in range(100):
-            with contextlib.suppress(urllib.error.URLError):
-                urllib.request.urlopen(f"http://127.0.0.1:{port}/status")
-                break
-            time.sleep(0.1)
-        browser = Browser(port, tmp_path_factory.mktemp("profile"))
-        yield browser
-        browser.quit()
-    finally:
-        driver.terminate()
-        driver.wait()
+    with browser_of(tmp_path_factory.mktemp("profile")) as opened:
+        yield opened
 
 
 @pytest.fixture(scope="module")

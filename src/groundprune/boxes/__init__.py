@@ -10,12 +10,14 @@ from groundprune.boxes.frames import (
     make_frame,
     register_frame,
 )
-from groundprune.boxes.geometry import Box, iou
+from groundprune.boxes.geometry import Box, Point, iou
 from groundprune.boxes.languages import Bbox2dPixelsCodec
+from groundprune.boxes.points import POINT_CODECS, PointCodec, make_point_codec, register_point_codec
 
 __all__ = [
     "CODECS",
     "FRAMES",
+    "POINT_CODECS",
     "Bbox2dPixelsCodec",
     "Box",
     "BoxCodec",
@@ -24,10 +26,14 @@ __all__ = [
     "LlavaCodec",
     "OriginalFrame",
     "PaddedSquareFrame",
+    "Point",
+    "PointCodec",
     "ShikraCodec",
     "iou",
     "make_codec",
     "make_frame",
+    "make_point_codec",
     "register_codec",
     "register_frame",
+    "register_point_codec",
 ]

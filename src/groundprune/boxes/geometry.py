@@ -4,6 +4,8 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+Point = tuple[float, float]  # x and y, in whatever unit is said
+
 
 @dataclass(frozen=True, slots=True)
 class Box:
@@ -54,6 +56,16 @@ class Box:
     def area(self) -> float:
         """Width times height, 0 for a degenerate box (edges that touch, are swapped or are NaN)."""
         return self.width * self.height if self.width > 0 and self.height > 0 else 0.0
+
+    @property
+    def centre(self) -> Point:
+        """Halfway between the edges."""
+        return (self.x1 + self.x2) / 2, (self.y1 + self.y2) / 2
+
+    def holds(self, point: Point) -> bool:
+        """Whether a point, in the same unit, lies inside; on an edge is inside."""
+        x, y = point
+        return self.x1 <= x <= self.x2 and self.y1 <= y <= self.y2
 
     def clip(self, width: float, height: float) -> "Box":
         """The part of the box inside of a rectangle from 0; it may become degenerate.

@@ -74,6 +74,12 @@ class InternVLCodec(GridCodec):
     names_object = True
 
 
+def check_size(name: str, width: int, height: int) -> None:
+    """Raises GroundPruneError where a language in pixels is not told the size of the resized image."""
+    if width < 1 or height < 1:
+        raise GroundPruneError(f"{name} needs the width and height of the resized image (got {width} x {height})")
+
+
 class Bbox2dCodec(GridCodec):
     """The key bbox_2d in JSON. Read without a JSON parser: many an answer is cut off after its box."""
 
@@ -104,9 +110,7 @@ class Bbox2dPixelsCodec(Bbox2dCodec):
     height: int = 0
 
     def __post_init__(self) -> None:
-        if self.width < 1 or self.height < 1:
-            size = f"{self.width} x {self.height}"
-            raise GroundPruneError(f"{self.name} needs the width and height of the resized image (got {size})")
+        check_size(self.name, self.width, self.height)
 
     @property
     def grid(self) -> tuple[int, int]:

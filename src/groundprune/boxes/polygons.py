@@ -13,9 +13,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from groundprune.boxes.frames import Frame
-from groundprune.boxes.geometry import Box
+from groundprune.boxes.geometry import Box, Point
 
-Point = tuple[float, float]
 Polygon = list[Point]
 
 LEAST = 3  # points

@@ -9,17 +9,18 @@ from PIL import Image
 
 from groundprune.boxes import Bbox2dPixelsCodec, BoxCodec, make_codec
 from groundprune.boxes.images import square
+from groundprune.boxes.points import PointOrCentre, check_point_codec, in_pixels, make_point_codec
 from groundprune.boxes.polygons import PolygonCodec
 from groundprune.checkpoints.processor import resized_size
 from groundprune.errors import GroundPruneError, first_line, unknown
 from groundprune.families.grounding import Grounding
 
 _LARGEST = 4096  # pixels of the edge of a square that processors which count pixels, not edges, would get
-_PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}", "seg": "{expression}"}
+_PLACEHOLDERS = {"rec": "{expression}", "vqa": "{question}", "seg": "{expression}", "point": "{expression}"}
 
 
 def prompt_for(processor: Any, grounding: Grounding, kind: str, text: str) -> str:
-    """The whole prompt. kind "rec" or "seg": text is a referring expression; "vqa": a question.
+    """The whole prompt. kind "rec", "seg" or "point": text is a referring expression; "vqa": a question.
 
     Raises GroundPruneError for an unknown kind, an empty text, one that holds the model's image token, and for a
     checkpoint whose wording has no place for the text.
@@ -30,7 +31,7 @@ def prompt_for(processor: Any, grounding: Grounding, kind: str, text: str) -> st
         raise GroundPruneError("the text is empty: say what to look for, or ask something")
     if processor.image_token in text:
         raise GroundPruneError(f"the text holds {processor.image_token!r}, which stands for an image in a prompt")
-    wording: str = getattr(grounding, f"{kind}_prompt")
+    wording: str = getattr(grounding, f"{kind}_prompt") or grounding.rec_prompt  # no words for a point: for a box
     if _PLACEHOLDERS[kind] not in wording:
         raise GroundPruneError(f"the checkpoint's {kind}_prompt {wording!r} has no {_PLACEHOLDERS[kind]}")
     # Not str.format: braces that are not ours are the prompt's own, as in a prompt that asks for JSON.
@@ -68,6 +69,19 @@ def box_codec(processor: Any, grounding: Grounding, width: int, height: int) -> 
         return make_codec(grounding.codec)
     width, height = resized_size(processor, width, height)
     return make_codec(grounding.codec, width=width, height=height)
+
+
+def point_codec(processor: Any, grounding: Grounding, width: int, height: int) -> PointOrCentre:
+    """The language of the checkpoint's points, and of its boxes, on an image of width x height pixels.
+
+    Raises GroundPruneError as `box_codec` does.
+    """
+    boxes, name = box_codec(processor, grounding, width, height), grounding.point_codec
+    if name is None:
+        return PointOrCentre(None, boxes)
+    check_point_codec(name)
+    size = resized_size(processor, width, height) if in_pixels(name) else (width, height)
+    return PointOrCentre(make_point_codec(name, *size), boxes)
 
 
 def polygon_codec(codec: BoxCodec) -> PolygonCodec:

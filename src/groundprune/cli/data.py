@@ -13,12 +13,12 @@ from groundprune.cli.options import JsonOption
 
 WRONG = 1  # exit code: what is there is not what it should be
 
-app = typer.Typer(help="Benchmarks on disk: RefCOCO, RefCOCO+, RefCOCOg, GQA.")
+app = typer.Typer(help="Benchmarks on disk: RefCOCO, RefCOCO+, RefCOCOg, GQA, ScreenSpot.")
 
 
 @app.callback()
 def data() -> None:
-    """Benchmarks on disk: RefCOCO, RefCOCO+, RefCOCOg, GQA."""
+    """Benchmarks on disk: RefCOCO, RefCOCO+, RefCOCOg, GQA, ScreenSpot."""
 
 
 @app.command()

@@ -39,8 +39,9 @@ def evaluate(
         typer.Option(
             "--data",
             "-d",
-            help="scenes, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, FILE.jsonl, "
-            "FILE.parquet:SPLIT, FOLDER:SPLIT or hub:OWNER/NAME:SPLIT.",
+            help="scenes, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, "
+            "screenspot:v1, screenspot:v2, screenspot:pro, FILE.jsonl, FILE.parquet:SPLIT, FOLDER:SPLIT or "
+            "hub:OWNER/NAME:SPLIT.",
         ),
     ] = "scenes",
     data_root: Annotated[
@@ -51,7 +52,8 @@ def evaluate(
         str, typer.Option("--protocol", help="native: the model's own prompt and frame; paper: lmms-eval's task.")
     ] = "native",
     task: Annotated[
-        str, typer.Option("--task", help="How expressions are answered: rec, by a box; seg, by an outline.")
+        str,
+        typer.Option("--task", help="What answers an expression: rec, a box; seg, by an outline; point, by a point."),
     ] = "rec",
     limit: Annotated[int | None, typer.Option("--limit", "-n", help="Only the first so many samples.")] = None,
     pruner: Annotated[

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from groundprune.boxes.images import ImageError
-from groundprune.data import gqa, refcoco
+from groundprune.data import gqa, refcoco, screenspot
 from groundprune.data.pictures import Picture
 from groundprune.data.refcoco import REFCOCO
 from groundprune.data.samples import Sample
+from groundprune.data.screenspot import SCREENSPOT
 from groundprune.data.sources import open_data
 from groundprune.errors import GroundPruneError
 
@@ -75,15 +76,19 @@ def check_data(root: str | Path, open_images: bool = False) -> Report:
     if not root.is_dir():
         raise GroundPruneError(f"{root}: no such folder")
     wanted = {file: REFER.format(data.name) for data in REFCOCO.values() for file in data.files} | HOW
+    for data in filter(lambda version: version.published, SCREENSPOT.values()):
+        there = (root / data.folder).exists()
+        wanted |= dict.fromkeys([*data.files, data.images] if there else [data.folder], data.how)
     missing = {str(file): how for file, how in wanted.items() if not (root / file).exists()}
     splits = [(f"{name}:{split}", data.files) for name, data in REFCOCO.items() for split in data.counts]
     splits += [(f"gqa:{split}", (gqa.FILE,)) for split in gqa.SPLITS]
-    opened: dict[str, str | tuple[int, int]] = {}
+    splits += [(f"{screenspot.NAME}:{version}", data.files) for version, data in SCREENSPOT.items() if data.published]
+    opened: dict[Picture, str | tuple[int, int]] = {}
     there = [spec for spec, files in splits if all((root / file).exists() for file in files)]
     return Report([_check(spec, root, open_images, opened) for spec in there], missing)
 
 
-def _check(spec: str, root: Path, open_images: bool, opened: dict[str, str | tuple[int, int]]) -> Found:
+def _check(spec: str, root: Path, open_images: bool, opened: dict[Picture, str | tuple[int, int]]) -> Found:
     try:
         data = open_data(spec, root)
     except GroundPruneError as error:
@@ -93,10 +98,9 @@ def _check(spec: str, root: Path, open_images: bool, opened: dict[str, str | tup
     damaged: list[str] = []
     sizes: dict[str, tuple[int, int]] = {}
     for picture in present if open_images else []:
-        key = f"{spec.partition(':')[0] == 'gqa'} {picture.key}"
-        if key not in opened:
-            opened[key] = _size(picture)
-        found = opened[key]
+        if picture not in opened:
+            opened[picture] = _size(picture)
+        found = opened[picture]
         if isinstance(found, str):
             damaged.append(found)
         else:

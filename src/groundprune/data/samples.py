@@ -14,21 +14,21 @@ from groundprune.data.masks import decoded
 from groundprune.data.pictures import Picture
 from groundprune.errors import GroundPruneError
 
-KINDS = ("rec", "vqa", "seg")
+KINDS = ("rec", "vqa", "seg", "point")
 
 
 @dataclass(frozen=True, eq=False)
 class Sample:
-    """A referring expression, answered by a box ("rec") or an outline ("seg"), or a visual question ("vqa"), answered
-    by words.
+    """A referring expression, answered by a box ("rec"), an outline ("seg") or a point ("point"), or a visual
+    question ("vqa"), answered by words.
 
     Attributes:
         id: unique in its data set.
         picture: an image, or where to read one.
-        kind: "rec", "vqa" or "seg".
+        kind: "rec", "vqa", "seg" or "point".
         type: the kind of expression or question, for results per type.
         text: the expression or question alone, without a prompt around it.
-        box: of a "rec", in pixels of the image; of a "seg" where it is known.
+        box: of a "rec", in pixels of the image; of a "point", which is to lie in it; of a "seg" where it is known.
         answer: of a "vqa".
         split: of the data set.
         mask: of a "seg": the object's pixels as their source gives them, see `groundprune.data.masks`.
@@ -52,7 +52,7 @@ class Sample:
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
             raise GroundPruneError(f"sample {self.id}: kind must be one of {', '.join(KINDS)} (got {self.kind!r})")
-        needed = {"rec": "box", "vqa": "answer", "seg": "mask"}[self.kind]
+        needed = {"rec": "box", "vqa": "answer", "seg": "mask", "point": "box"}[self.kind]
         if getattr(self, needed) is None:
             raise GroundPruneError(f"sample {self.id} has no {needed}")
         if any(isinstance(edge, bool) or not isinstance(edge, Real) for edge in self.box or ()):
@@ -77,7 +77,7 @@ class Sample:
             except GroundPruneError as error:
                 return f"sample {self.id}: {error}"
             return f"sample {self.id}: its mask holds no pixel" if empty else None
-        if self.kind != "rec" or self.box is None:
+        if self.kind not in ("rec", "point") or self.box is None:
             return None
         named = f"sample {self.id}: its box [{', '.join(f'{edge:g}' for edge in self.box)}] (x1, y1, x2, y2)"
         if not 0 < self.box.area < math.inf:

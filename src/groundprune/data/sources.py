@@ -13,15 +13,17 @@ from groundprune.data.masks import ready
 from groundprune.data.refcoco import REFCOCO
 from groundprune.data.samples import Sample
 from groundprune.data.scenes import scene_samples
+from groundprune.data.screenspot import NAME as SCREENSPOT_NAME
+from groundprune.data.screenspot import open_screenspot
 from groundprune.errors import GroundPruneError, unknown
 
 HUB = "hub:"
 FORMS = (
-    "scenes, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, FILE.jsonl, "
-    "FILE.parquet:SPLIT, FOLDER:SPLIT, hub:OWNER/NAME:SPLIT"
+    "scenes, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, screenspot:v1, "
+    "screenspot:v2, screenspot:pro, FILE.jsonl, FILE.parquet:SPLIT, FOLDER:SPLIT, hub:OWNER/NAME:SPLIT"
 )
 DEFAULT_ROOT = Path("data")
-TASKS = ("rec", "seg")  # how referring expressions are answered: by a box, by an outline
+TASKS = ("rec", "seg", "point")  # how referring expressions are answered: by a box, by an outline, by a point
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,23 +50,28 @@ def as_task(data: DataSet, task: str) -> DataSet:
 
     Args:
         data: what was opened.
-        task: "rec", as data sets are; or "seg": every expression whose object has a mask is answered by an outline,
-            and questions are left out.
+        task: "rec", as data sets are; "seg": every expression whose object has a mask is answered by an outline;
+            "point": every expression is answered by a point, which is right in its object's box. Both leave
+            questions out.
 
     Returns:
         DataSet of at least one sample.
 
     Raises:
-        GroundPruneError: an unknown task, no expression has a mask, or pycocotools is missing.
+        GroundPruneError: an unknown task, no expression (that has a mask), or pycocotools is missing for masks.
     """
     if task not in TASKS:
         raise unknown("task", task, TASKS)
     if task == "rec":
         return data
-    ready()
-    found = [replace(s, kind="seg") for s in data.samples if s.kind == "rec" and s.mask is not None]
+    expressions = [s for s in data.samples if s.kind == "rec"]
+    if task == "seg":
+        ready()
+        expressions = [s for s in expressions if s.mask is not None]
+    found = [replace(s, kind=task) for s in expressions]
     if not found:
-        raise GroundPruneError(f"{data.name}: no expression comes with a mask of what it refers to")
+        what = "a mask" if task == "seg" else "a box"
+        raise GroundPruneError(f"{data.name}: no expression comes with {what} of what it refers to")
     return replace(data, samples=found)
 
 
@@ -107,6 +114,9 @@ def _open(spec: str, given: Path | None) -> DataSet:
         return DataSet(name, split, data.source, data.samples(split, root), data.counts.get(split))
     if name == "gqa":
         return DataSet(name, split, GQA_SOURCE, gqa_samples(split, root))
+    if name == SCREENSPOT_NAME:
+        data, samples = open_screenspot(split, root)
+        return DataSet(name, split, data.source, samples, data.count)
     if spec.endswith(".jsonl"):
         return DataSet(Path(spec).stem, Path(spec).stem, spec, line_samples(Path(spec), given))
     hub = spec.startswith(HUB)
@@ -119,4 +129,4 @@ def _open(spec: str, given: Path | None) -> DataSet:
         return DataSet(place, split, about, table_samples(place, split, folder if given is None else given))
     if "/" in spec:
         raise GroundPruneError(f"no data at {spec!r} (allowed: {FORMS})")
-    raise unknown("data", spec, ["scenes", "gqa", *REFCOCO])
+    raise unknown("data", spec, ["scenes", "gqa", SCREENSPOT_NAME, *REFCOCO])

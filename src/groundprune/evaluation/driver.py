@@ -21,6 +21,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.loop import answer_all
+from groundprune.evaluation.protocols import check_protocol
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.specs import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
@@ -31,6 +32,7 @@ from groundprune.signals import TextEmbedder
 # questions before the next ones are encoded. A fixed number, so that a resumed run makes the same batches.
 WINDOW = 256
 SMALL = 50_000_000  # parameters
+_WORDING_OF = {"seg_prompt": "seg", "point_prompt": "point", "point_codec": "point"}  # kinds that are seldom asked
 
 
 def evaluate(
@@ -94,6 +96,7 @@ def evaluate(
             raise GroundPruneError(f"{name} must be at least 1 (got {value})")
     settings = compare_settings(pruners, keeps, positions, tokens)
     found = as_task(data if isinstance(data, DataSet) else open_data(data, data_root, limit, seed=seed), task)
+    check_protocol(protocol, {sample.kind for sample in found.samples})
     model, processor = load(model_source, device=device, dtype=dtype)
     run = {"model": str(model_source), "pruner_files": pruner_files(pruners), **asked(found, protocol, seed, limit)}
     return answer_settings(
@@ -122,7 +125,7 @@ def answer_settings(
     refuse_repeated(data)
     run = {
         "weights": weights_fingerprint(model), "dtype": str(model.dtype),
-        "grounding": _how_asked(runners[0].grounding, data),
+        "grounding": how_asked(runners[0].grounding, data),
         "text_tower": None if text_tower is None else str(getattr(text_tower, "source", text_tower)),
         **run,
     }  # fmt: skip
@@ -207,18 +210,19 @@ def asked(data: DataSet, protocol: str, seed: int, limit: int | None) -> dict[st
         "seed": seed, "limit": limit, "samples": samples_fingerprint(data.samples),
     }  # fmt: skip
     counts = Counter(sample.kind for sample in data.samples)
-    if set(counts) == {"seg"}:
-        about["task"] = "seg"
+    if len(counts) == 1 and set(counts) <= {"seg", "point"}:
+        about["task"] = next(iter(counts))
     if data.name == "scenes":
         equal = len(set(counts.values())) == 1
         about |= {"scenes": next(iter(counts.values()))} if equal else {"asked": dict(counts)}
     return about
 
 
-def _how_asked(grounding: Grounding, data: DataSet) -> dict[str, str]:
-    """What of a checkpoint's wording was used; that for outlines only where they are asked for."""
-    outlines = any(sample.kind == "seg" for sample in data.samples)
-    return {key: value for key, value in asdict(grounding).items() if key != "seg_prompt" or outlines}
+def how_asked(grounding: Grounding, data: DataSet) -> dict[str, str | None]:
+    """What of a checkpoint's wording was used; that for outlines and points only where they are asked for."""
+    kinds = {sample.kind for sample in data.samples}
+    unused = {key for key in _WORDING_OF if _WORDING_OF[key] not in kinds}
+    return {key: value for key, value in asdict(grounding).items() if key not in unused}
 
 
 def windows(data: DataSet, images: int) -> list[list[Sample]]:

@@ -12,6 +12,7 @@ from groundprune.families.grounding import Grounding
 
 VQA_TOKENS = 16  # new tokens, as GQA is evaluated
 OUTLINE_TOKENS = 256  # new tokens: 32 points of two numbers that a tokenizer cuts into four
+POINT_TOKENS = 128  # new tokens: a thought before a click, as UI-TARS's README and lmms-eval's tasks allow
 BOX_MARGIN = 4  # new tokens beyond those of a box: the end of the answer, and a blank or two before the box
 _ANY_BOX = Box(0.12, 0.34, 0.56, 0.78)
 
@@ -32,6 +33,8 @@ def max_new_tokens(
         return VQA_TOKENS
     if kind == "seg":
         return OUTLINE_TOKENS
+    if kind == "point" and grounding.point_codec is not None:
+        return POINT_TOKENS
     if protocol == "paper":
         return PAPER_TOKENS
     codecs = {box_codec(processor, grounding, *size) for size in sizes}

@@ -5,20 +5,22 @@ paper: the task refcoco_bbox_rec of lmms-eval 0.7.3, with which LLaVA-1.5-7B's 5
 prompt for all models, the image as the model's own preprocessing shows it, and the first four numbers in brackets
 taken as shares of the UNPADDED image, whatever frame the model learned.
 
-Questions are asked as each checkpoint asks them (native), or with GQA's usual suffix (paper).
+Questions are asked as each checkpoint asks them (native), or with GQA's usual suffix (paper). Points are asked for in
+native alone: the other task has none.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from groundprune.boxes import Box, make_frame
+from groundprune.boxes import Box, Point, make_frame
 from groundprune.boxes.polygons import Polygon, to_pixels
-from groundprune.checkpoints.prompts import box_codec, polygon_codec
-from groundprune.errors import unknown
+from groundprune.checkpoints.prompts import box_codec, point_codec, polygon_codec
+from groundprune.errors import GroundPruneError, unknown
 from groundprune.families.grounding import Grounding
 from groundprune.families.llava import LLAVA_GROUNDING
 
@@ -32,6 +34,14 @@ _PAPER_REC = (
 )
 _N = r"(-?\d+(?:\.\d+)?)"
 _PAPER_BOX = re.compile(rf"\[\s*{_N},\s*{_N},\s*{_N},\s*{_N}\s*\]", re.ASCII)
+
+
+def check_protocol(name: str, kinds: Iterable[str]) -> None:
+    """Raises GroundPruneError for an unknown protocol, and for a kind of question that it does not have."""
+    if name not in PROTOCOLS:
+        raise unknown("protocol", name, PROTOCOLS)
+    if name == "paper" and "point" in kinds:
+        raise GroundPruneError("protocol 'paper' asks for boxes, and says nothing of points: use protocol 'native'")
 
 
 @dataclass(frozen=True)
@@ -48,8 +58,7 @@ class Protocol:
     @staticmethod
     def of(name: str, grounding: Grounding, processor: Any = None) -> Protocol:
         """grounding: the checkpoint's own."""
-        if name not in PROTOCOLS:
-            raise unknown("protocol", name, PROTOCOLS)
+        check_protocol(name, ())
         if name == "paper":
             prompts = {"rec_prompt": _PAPER_REC, "vqa_prompt": LLAVA_GROUNDING.vqa_prompt}
             # "original": the image goes to the processor as it is, which pads or cuts it in its own way.
@@ -73,6 +82,10 @@ class Protocol:
         codec = polygon_codec(box_codec(self.processor, self.grounding, width, height))
         unit = codec.decode(answer)
         return None if unit is None else to_pixels(unit, make_frame(self.grounding.frame, width, height))
+
+    def point(self, answer: str, width: int, height: int) -> Point | None:
+        """The point of an answer, or its box's centre, in unit coordinates of the frame; None where it gives none."""
+        return point_codec(self.processor, self.grounding, width, height).decode(answer)
 
     def is_right(self, overlap: float) -> bool:
         """overlap: IoU. The authors of Shikra (rec.py) and of MiniGPT-v2 (eval_ref.py) count strictly above 0.5."""

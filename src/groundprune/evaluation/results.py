@@ -2,12 +2,13 @@
 
 samples.jsonl, one JSON object per setting and sample, appended and flushed batch by batch:
     setting   id of the setting: "unpruned", "cls-visual/keep=0.5/preserved", "unpruned/shifted:8"
-    sample    id of the sample; kind: "rec", "vqa" or "seg"; type: its type of question
+    sample    id of the sample; kind: "rec", "vqa", "seg" or "point"; type: its type of question
     answer    the model's text, without special tokens
     correct   rec: IoU >= 0.5 (Shikra and MiniGPT-v2 in their own protocol: above 0.5); vqa: exact match ignoring case
-              and punctuation
+              and punctuation; point: in the object's box, edges included
     iou, box  rec: 0..1, and [x1, y1, x2, y2] in pixels of the image, or null where there is no box; vqa: null;
-              seg: the IoU of the masks, and null
+              seg: the IoU of the masks, and null; point: null
+    point     point alone: [x, y] in pixels of the image, or null where there is none
     pixels    seg alone: how many pixels are in both masks and in either, and whether the answer held an outline
     kept      visual tokens that the LLM read to its end
     grids, kept_cells  where a pruner ran: [rows, cols] of the grids of patches that the image was (one, or one per

@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from groundprune.boxes import iou
+from groundprune.boxes import iou, make_frame
+from groundprune.boxes.points import to_pixels
 from groundprune.data.masks import decoded, filled, overlap
 from groundprune.data.samples import Sample
 from groundprune.evaluation.protocols import IOU_THRESHOLD, Protocol
@@ -51,7 +52,7 @@ class Scorer:
 
     def score(self, sample: Sample, answer: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
         """correct; for rec also iou (0..1) and box (pixels of the image, or None), both None for vqa; for seg iou and
-        pixels (in both masks, in either; None without an outline).
+        pixels (in both masks, in either; None without an outline); for point, point (pixels of the image, or None).
 
         size: width and height of the image where they are known; else it is opened.
         """
@@ -60,6 +61,8 @@ class Scorer:
         size = sample.image.size if size is None else size
         if sample.kind == "seg":
             return self._outlined(sample, answer, *size)
+        if sample.kind == "point":
+            return self._pointed(sample, answer, *size)
         assert sample.box is not None  # a sample without one is refused
         box = self.reader.read(answer, *size)
         if box is None:
@@ -78,6 +81,18 @@ class Scorer:
         share = both / either if either else 0.0
         pixels = {"both": both, "either": either, "outlined": outline is not None}
         return {"correct": share >= IOU_THRESHOLD, "iou": round(share, 4), "box": None, "pixels": pixels}
+
+    def _pointed(self, sample: Sample, answer: str, width: int, height: int) -> dict[str, Any]:
+        point = self.reader.point(answer, width, height)
+        found = {"correct": False, "iou": None, "box": None, "point": None}
+        if point is None:
+            return found
+        assert sample.box is not None  # a sample without one is refused
+        frame = make_frame(self.reader.grounding.frame, width, height)
+        # Shares are compared, as the authors of ScreenSpot do: pixels that went through a share and back may be off
+        # an edge by a rounding.
+        right = frame.to_unit(sample.box).holds(point)
+        return found | {"correct": right, "point": [round(v, 2) for v in to_pixels(point, frame)]}
 
 
 def same_words(answer: str, truth: str) -> bool:

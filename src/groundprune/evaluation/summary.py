@@ -12,6 +12,7 @@ from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.statistics import paired_difference, wilson
 
 FORMAT = 1  # of summary.json and samples.jsonl; goes up when an older reader would misread them
+_LATER = ("seg", "point")  # kinds that older files lack
 Row = Mapping[str, Any]
 
 
@@ -36,8 +37,8 @@ class Task:
 
     Attributes:
         total: of all.
-        mean_iou: of boxes or of masks (mIoU); None for vqa.
-        malformed: answers without a box or an outline, which count as wrong, with an IoU of 0; None for vqa.
+        mean_iou: of boxes or of masks (mIoU); None for vqa and point.
+        malformed: answers without a box, an outline or a point, which count as wrong, with an IoU of 0; None for vqa.
         types: the share per type of question.
         overall_iou: of seg: pixels in both masks over pixels in either, all samples together (oIoU).
     """
@@ -54,6 +55,8 @@ class Task:
         total = Share.of(rows)
         if kind == "vqa":
             return Task(total, None, None, types)
+        if kind == "point":
+            return Task(total, None, sum(r["point"] is None for r in rows), types)
         mean = round(sum(r["iou"] for r in rows) / len(rows), 6) if rows else None
         if kind == "rec":
             return Task(total, mean, sum(r["box"] is None for r in rows), types)
@@ -71,6 +74,12 @@ class SettingResult:
     rec: Task
     vqa: Task
     seg: Task
+    point: Task
+
+    @property
+    def tasks(self) -> dict[str, Task]:
+        """By kind of question."""
+        return {kind: getattr(self, kind) for kind in KINDS}
 
     @staticmethod
     def of(setting: Setting, rows: Sequence[Row]) -> SettingResult:
@@ -86,7 +95,7 @@ class Difference:
     Attributes:
         pruner: in text.
         budget: "0.5" or "64 tokens".
-        kind: "rec", "vqa" or "seg".
+        kind: "rec", "vqa", "seg" or "point".
         n: how many samples.
         difference: of accuracies.
         interval: 95%, paired bootstrap.
@@ -191,13 +200,13 @@ def _share(data: Mapping[str, Any]) -> Share:
 
 
 def _plain(result: SettingResult) -> dict[str, Any]:
-    """Outlines are named where there are any: files of other runs stay as they always were."""
+    """Outlines and points are named where there are any: files of other runs stay as they always were."""
     found = asdict(result)
-    for kind in KINDS:
+    for kind, task in result.tasks.items():
         if kind != "seg":
             del found[kind]["overall_iou"]
-    if not result.seg.total.n:
-        del found["seg"]
+        if kind in _LATER and not task.total.n:
+            del found[kind]
     return found
 
 
@@ -211,6 +220,8 @@ def _setting_result(data: Mapping[str, Any]) -> SettingResult:
             task.get("overall_iou"),
         )
         for kind in KINDS
-        if (task := data.get(kind) if kind == "seg" else data[kind]) is not None
+        if (task := data.get(kind) if kind in _LATER else data[kind]) is not None
     }
-    return SettingResult(Setting(**data["setting"]), data["kept"], **{"seg": Task.of([], "seg"), **tasks})
+    return SettingResult(
+        Setting(**data["setting"]), data["kept"], **{kind: tasks.get(kind) or Task.of([], kind) for kind in KINDS}
+    )

@@ -1,4 +1,4 @@
-"""The words around a box: how a checkpoint is asked for one, and how it answers."""
+"""The words around a box or a point: how a checkpoint is asked for one, and how it answers."""
 
 from __future__ import annotations
 
@@ -15,6 +15,8 @@ class Grounding:
         codec: a name in `groundprune.boxes`.
         frame: likewise.
         seg_prompt: with {expression}, for an outline: a polygon in the numbers of the checkpoint's boxes.
+        point_prompt: with {expression}, for a point; without one a box is asked for, whose centre counts.
+        point_codec: a name among the point codecs of `groundprune.boxes`; without one only boxes are read.
         turn: the whole prompt, with {image} and {text}, of a checkpoint that has no chat template.
     """
 
@@ -26,4 +28,6 @@ class Grounding:
         "Please provide the polygon that outlines the region this sentence describes, as one list of the x and y "
         "coordinates of its points: {expression}"
     )
+    point_prompt: str | None = None
+    point_codec: str | None = None
     turn: str = "USER: {image}\n{text} ASSISTANT:"

@@ -14,6 +14,10 @@ from groundprune.tokens.layout import VisualUnit
 
 ARGUMENTS = {"image": ("pixel_values", "image_grid_thw"), "video": ("pixel_values_videos", "video_grid_thw")}
 VISION_START, VISION_END = MARKS[0], MARKS[1]
+# Of Qwen2.5-VL and Qwen3-VL: the shape of an answer is given, as in the cookbook of Qwen3-VL.
+POINT_PROMPT = (
+    'Locate "{expression}" with a point, and report its coordinates in JSON format like this: {"point_2d": [x, y]}'
+)
 TINY_GRIDS = [("image", (1, 6, 10)), ("image", (1, 8, 4)), ("video", (3, 4, 6))]  # time, height, width in patches
 
 

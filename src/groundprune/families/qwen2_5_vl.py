@@ -10,12 +10,14 @@ from transformers.vision_utils import get_vision_window_index
 from groundprune.families.base import register_family
 from groundprune.families.grounding import Grounding
 from groundprune.families.llava import LLAVA_GROUNDING
-from groundprune.families.qwen import ARGUMENTS, Qwen
+from groundprune.families.qwen import ARGUMENTS, POINT_PROMPT, Qwen
 
 
 @register_family
 class Qwen25VL(Qwen):
-    """Boxes are said as JSON, "bbox_2d" in pixels of the resized image; the prompt is that of its cookbook."""
+    """Boxes and points are said as JSON, "bbox_2d" and "point_2d" in pixels of the resized image; the prompt for
+    boxes is that of its cookbook.
+    """
 
     name = "qwen2_5_vl"
     model_types = ("qwen2_5_vl",)
@@ -24,6 +26,8 @@ class Qwen25VL(Qwen):
         vqa_prompt=LLAVA_GROUNDING.vqa_prompt,
         codec="bbox-2d-pixels",
         frame="original",
+        point_prompt=POINT_PROMPT,
+        point_codec="point-2d-pixels",
     )
     # Windows of 2 x 2 tokens.
     tiny_tower: ClassVar[dict[str, Any]] = {

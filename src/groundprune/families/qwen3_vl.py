@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 from groundprune.families.base import register_family
 from groundprune.families.grounding import Grounding
 from groundprune.families.llava import LLAVA_GROUNDING
-from groundprune.families.qwen import Qwen
+from groundprune.families.qwen import POINT_PROMPT, Qwen
 from groundprune.families.tiny_parts import WORDS
 
 
@@ -15,7 +15,8 @@ from groundprune.families.tiny_parts import WORDS
 class Qwen3VL(Qwen):
     """A video is one unit; in the prompt text with its time stands before each frame.
 
-    Boxes are said as JSON, "bbox_2d" in 0-1000; the prompt is that of its cookbook.
+    Boxes and points are said as JSON, "bbox_2d" and "point_2d" in 0-1000; the prompt for boxes is that of its
+    cookbook.
     """
 
     name = "qwen3_vl"
@@ -25,6 +26,8 @@ class Qwen3VL(Qwen):
         vqa_prompt=LLAVA_GROUNDING.vqa_prompt,
         codec="bbox-2d-1000",
         frame="original",
+        point_prompt=POINT_PROMPT,
+        point_codec="point-2d-1000",
     )
     tiny_tower: ClassVar[dict[str, Any]] = {
         "hidden_size": 32, "intermediate_size": 64, "out_hidden_size": 64, "num_position_embeddings": 64,

@@ -49,11 +49,12 @@ def notes(results: Sequence[Summary]) -> list[str]:
 def _samples(result: Summary) -> str:
     """How many, and of what."""
     run = result.run
-    if run.get("data") == "scenes":
+    if run.get("data") == "scenes" and "task" not in run:
         scenes = run.get("scenes", "?")
         return "1 expression and 1 question" if scenes == 1 else f"{scenes} expressions and as many questions"
     asked = result.settings[0]
-    totals = ((asked.rec.total.n, "expression"), (asked.vqa.total.n, "question"), (asked.seg.total.n, "outline"))
+    names = {"rec": "expression", "vqa": "question", "seg": "outline", "point": "point"}
+    totals = [(task.total.n, names[kind]) for kind, task in asked.tasks.items()]
     counts = " and ".join(f"{n:,} {what}{'s' * (n != 1)}" for n, what in totals if n)
     where = " ".join(dict.fromkeys((str(run.get("data")), str(run.get("split")))))  # a file is its own split
     return f"{counts} of {where}, protocol {run.get('protocol')}"
@@ -61,7 +62,7 @@ def _samples(result: Summary) -> str:
 
 def _widths(result: Summary) -> str:
     """How wide the intervals are that a table of many pruners has no room for."""
-    shares = [share for r in result.settings for share in (r.rec.total, r.vqa.total, r.seg.total) if share.n]
+    shares = [task.total for r in result.settings for task in r.tasks.values() if task.total.n]
     widths = [100 * (high - low) for low, high in (share.interval for share in shares)]
     return f" A 95% Wilson interval is {min(widths):.0f} to {max(widths):.0f} points wide." if widths else ""
 

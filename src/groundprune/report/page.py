@@ -139,7 +139,7 @@ def _layers(shown: Shown) -> dict[str, Look]:
 def _behind(summary: Summary) -> list[str]:
     """Settings that have fewer answers than the one with the most."""
     asked = [r for r in summary.settings if r.setting.id not in summary.skipped]
-    counts = {r.setting.label: r.rec.total.n + r.vqa.total.n + r.seg.total.n for r in asked}
+    counts = {r.setting.label: sum(task.total.n for task in r.tasks.values()) for r in asked}
     most = max(counts.values(), default=0)
     return [f"{label} ({count} of {most})" for label, count in counts.items() if count < most]
 

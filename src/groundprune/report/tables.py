@@ -19,7 +19,7 @@ from rich.text import Text
 
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.specs import MAIN_POSITIONS, Setting
-from groundprune.evaluation.summary import Summary
+from groundprune.evaluation.summary import Summary, Task
 from groundprune.pruners.spec import short_name
 from groundprune.report import overview
 from groundprune.report.cells import EMPTY, accuracy, gain, kept
@@ -28,6 +28,8 @@ from groundprune.report.notes import notes
 DETAILED = ("cls-visual", "0.5")  # the pruner and keep shown by type of question, where they were run
 _TASKS: tuple[tuple[str, str], ...] = (("rec", "REC Acc@0.5"), ("vqa", "VQA"))
 _OUTLINES: tuple[tuple[str, str], ...] = (("seg", "Pr@0.5"),)
+_POINTS: tuple[tuple[str, str], ...] = (("point", "point in box"),)
+_PARTS = ("text", "icon")  # the last word of a type, where interfaces are asked about
 
 
 @dataclass(frozen=True)
@@ -94,14 +96,16 @@ def grids(results: Sequence[Summary]) -> list[Grid]:
             _others(results, settings),
             _whole(results, settings),
         ]
-    found.append(_outlines(results, settings))
+    found += [_outlines(results, settings), _points(results, settings)]
     return [grid for grid in found if grid.rows]
 
 
 def tasks(results: Sequence[Summary]) -> tuple[tuple[str, str], ...]:
-    """Kinds of questions, and what a right answer of each is called; outlines where these were asked for."""
-    outlined = any(r.seg.total.n for result in results for r in result.settings)
-    return _OUTLINES if outlined else _TASKS
+    """Kinds of questions, and what a right answer of each is called; outlines or points where they were asked for."""
+    for told in (_OUTLINES, _POINTS):
+        if any(r.tasks[told[0][0]].total.n for result in results for r in result.settings):
+            return told
+    return _TASKS
 
 
 def _outlines(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
@@ -114,6 +118,27 @@ def _outlines(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
             means = [[t.mean_iou for t in of], [t.overall_iou or 0.0 for t in of], [t.total.accuracy for t in of]]
             rows.append([setting.label, *(f"{100 * statistics.fmean(m):.1f}" for m in means if None not in m)])
     return Grid("Masks", ["setting", "mIoU", "oIoU", "Pr@0.5"], rows, left=1)
+
+
+def _points(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
+    """Per setting; of interfaces also what is text and what is an icon, as ScreenSpot is told in."""
+    rows: list[list[str]] = []
+    found = {s.id: [r.point for result in results if (r := result.result(s.id)) is not None] for s in settings}
+    types = [t for of in found.values() for task in of for t in task.types]
+    parts = [part for part in _PARTS if any(t.split()[-1:] == [part] for t in types)]
+    for setting in settings if tasks(results) is _POINTS else ():
+        of = found[setting.id]
+        if len(of) == len(results) and all(task.total.n for task in of):
+            shares = [[_part(task, part) for task in of] for part in parts]
+            told = [statistics.fmean(task.total.accuracy for task in of), *map(statistics.fmean, shares)]
+            wrong = sum(task.malformed or 0 for task in of)
+            rows.append([setting.label, *(f"{100 * share:.1f}" for share in told), str(wrong)])
+    return Grid("Points", ["setting", "all", *parts, "malformed"], rows, left=1)
+
+
+def _part(task: Task, part: str) -> float:
+    of = [share for type, share in task.types.items() if type.split()[-1:] == [part]]
+    return sum(share.correct for share in of) / max(1, sum(share.n for share in of))
 
 
 def _main(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
@@ -148,17 +173,17 @@ def _types(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:
         for s in settings
         if s.pruner and s.positions == MAIN_POSITIONS[0] and _under(s, MAIN_POSITIONS[1]) in settings
     ]
-    if not both:
+    if not both and tasks(results) is not _POINTS:
         return Grid("", [], [], left=0)
-    shown = next((s for s in both if (s.pruner, s.keep) == DETAILED), both[0])
-    columns = [Setting(), *(_under(shown, positions) for positions in MAIN_POSITIONS)]
+    shown = next((s for s in both if (s.pruner, s.keep) == DETAILED), [*both, Setting()][0])
+    columns = [Setting(), *(_under(shown, positions) for positions in MAIN_POSITIONS if both)]
     rows: list[list[str]] = []
     for kind, task in tasks(results):
         result = results[0].result(shown.id)
         types = [] if result is None else getattr(result, kind).types
         rows += [[task, t, *(accuracy(results, s, kind, t) for s in columns)] for t in types]
-    title = f"By type of question, {_name(shown)} at {shown.budget}"
-    return Grid(title, ["task", "type", "unpruned", *MAIN_POSITIONS], rows, left=2)
+    title = f"By type of question, {_name(shown)} at {shown.budget}" if both else "By type of question"
+    return Grid(title, ["task", "type", "unpruned", *(MAIN_POSITIONS if both else ())], rows, left=2)
 
 
 def _others(results: Sequence[Summary], settings: Sequence[Setting]) -> Grid:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -18,11 +17,12 @@ from groundprune.checkpoints.prompts import framed, prompt_for
 from groundprune.data import Sample, open_data
 from groundprune.data.sources import as_task
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.evaluation.driver import asked, refuse_repeated
+from groundprune.evaluation.driver import asked, how_asked, refuse_repeated
 from groundprune.evaluation.identity import about_this_run, files_fingerprint, pruner_files
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.loop import answer_all
 from groundprune.evaluation.preparing import open_image, readable
+from groundprune.evaluation.protocols import check_protocol
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.specs import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
@@ -67,12 +67,13 @@ def evaluate(
     version = check_version()
     settings = compare_settings(pruners, keeps, positions, tokens)
     found = as_task(open_data(data, data_root, limit, seed=seed), task)
+    check_protocol(protocol, {sample.kind for sample in found.samples})
     refuse_repeated(found)
     arguments = {**DEFAULTS, **engine_defaults(model_source), **(engine or {})}
     runner = EngineRunner(model_source, found.samples, batch_size, protocol, arguments)
     run = {
         "engine": "vllm", "model": str(model_source), "weights": files_fingerprint(checkpoint_folder(model_source)),
-        "dtype": str(arguments.get("dtype", "auto")), "grounding": asdict(runner.grounding),
+        "dtype": str(arguments.get("dtype", "auto")), "grounding": how_asked(runner.grounding, found),
         "pruner_files": pruner_files(pruners), **asked(found, protocol, seed, limit),
     }  # fmt: skip
     layers = runner.config.get_text_config().num_hidden_layers

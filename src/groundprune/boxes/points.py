@@ -1,0 +1,294 @@
+"""Points: the languages in which models write where to click.
+
+As a box, a point is text and unit coordinates (0 to 1 of some frame). Languages are regular expressions whose work
+grows with the length of the text alone. The first point of a text is read; where that is malformed or out of range
+there is none, also when a better one follows.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import ClassVar, Protocol, TypeVar
+
+from groundprune.boxes.codecs import BoxCodec
+from groundprune.boxes.frames import Frame
+from groundprune.boxes.geometry import Box, Point
+from groundprune.boxes.languages import check_size
+from groundprune.errors import GroundPruneError, unknown
+
+# Possessive, as all that may repeat here: nothing is tried again.
+_NUMBER = r"[-+]?+(?:[0-9]++(?:\.[0-9]*+)?+|\.[0-9]++)"
+_X, _Y, _X2, _Y2 = (rf"(?P<{name}>{_NUMBER})" for name in ("x", "y", "x2", "y2"))
+_COMMA = r"\s*+,\s*+"
+_SECOND = rf"(?:{_COMMA}{_X2}{_COMMA}{_Y2})?+"  # the other corner of a box
+# A second pair behind the first: two corners, or an outline, and no point.
+_MORE = r"(?P<more>\s*+,?+\s*+[(\[]\s*+[-+.0-9])?+"
+
+
+class PointCodec(Protocol):
+    """What a language of points must offer; implementations carry @register_point_codec.
+
+    Attributes:
+        name: what a `grounding.json` calls it.
+        in_pixels: whether it is made with the `width` and `height` of the resized image.
+    """
+
+    name: ClassVar[str]
+    in_pixels: ClassVar[bool]
+
+    def encode(self, point: Point) -> str:
+        """Write a point.
+
+        Args:
+            point: in unit coordinates; moved to the border where it is outside of 0..1.
+
+        Returns:
+            The text.
+        """
+        ...
+
+    def speaks(self, text: str) -> bool:
+        """Whether a text holds a point of this language, be it malformed or out of range."""
+        ...
+
+    def decode(self, text: str) -> Point | None:
+        """Read a point; never raises.
+
+        Args:
+            text: a model's answer.
+
+        Returns:
+            Its point in unit coordinates; None where it gives none, or one that is out of the language's range.
+        """
+        ...
+
+
+POINT_CODECS: dict[str, Callable[..., PointCodec]] = {}
+Codec = TypeVar("Codec", bound=type[PointCodec])
+
+
+def register_point_codec(cls: Codec) -> Codec:
+    """Class decorator: make a codec known under its `name`.
+
+    Args:
+        cls: the codec.
+
+    Returns:
+        The same class.
+
+    Raises:
+        GroundPruneError: a name in use.
+    """
+    if cls.name in POINT_CODECS:
+        raise GroundPruneError(f"the point codec name {cls.name!r} is in use")
+    POINT_CODECS[cls.name] = cls
+    return cls
+
+
+def make_point_codec(name: str, width: int, height: int) -> PointCodec:
+    """The codec of a name.
+
+    Args:
+        name: one of POINT_CODECS.
+        width: of the resized image in pixels, for those that count in these.
+        height: likewise.
+
+    Returns:
+        PointCodec.
+
+    Raises:
+        GroundPruneError: an unknown name, with the nearest and all that there are.
+    """
+    check_point_codec(name)
+    cls = POINT_CODECS[name]
+    return cls(width=width, height=height) if in_pixels(name) else cls()
+
+
+def check_point_codec(name: str) -> None:
+    """Raises GroundPruneError for an unknown name."""
+    if name not in POINT_CODECS:
+        raise unknown("point codec", name, POINT_CODECS)
+
+
+def in_pixels(name: str) -> bool:
+    """Whether a codec of POINT_CODECS counts in pixels of the resized image."""
+    return getattr(POINT_CODECS[name], "in_pixels", False)
+
+
+class GridPoints:
+    """x and y in steps of 1 / grid.
+
+    form: for str.format, with two numbers. patterns: the first that is found counts, with the groups x and y; x2 and
+    y2, where a box may stand for its centre; and more, where the text goes on to what is no point.
+    """
+
+    in_pixels: ClassVar[bool] = False
+    form: ClassVar[str]
+    patterns: ClassVar[tuple[re.Pattern[str], ...]]
+    decimals: ClassVar[int] = 0
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Steps from 0 to 1 along x and y."""
+        return 1000, 1000
+
+    def encode(self, point: Point) -> str:
+        numbers = [min(max(v, 0.0), 1.0) * steps for v, steps in zip(point, self.grid, strict=True)]
+        return self.form.format(*(f"{number:.{self.decimals}f}" for number in numbers))
+
+    def speaks(self, text: str) -> bool:
+        return self._found(text) is not None
+
+    def decode(self, text: str) -> Point | None:
+        found = self._found(text)
+        if found is None or found["x"] is None:
+            return None
+        said = found.groupdict()
+        x, y, x2, y2 = (float(said[name]) if said.get(name) else None for name in ("x", "y", "x2", "y2"))
+        assert x is not None
+        assert y is not None
+        box = Box(x, y, x if x2 is None else x2, y if y2 is None else y2)
+        if box.width < 0 or box.height < 0:
+            return None
+        steps_x, steps_y = self.grid
+        unit = Box(box.x1 / steps_x, box.y1 / steps_y, box.x2 / steps_x, box.y2 / steps_y)
+        return unit.centre if all(0 <= edge <= 1 for edge in unit) else None
+
+    def _found(self, text: str) -> re.Match[str] | None:
+        for pattern in self.patterns:
+            found = pattern.search(text)
+            if found is not None:
+                return None if found.groupdict().get("more") else found
+        return None
+
+
+@dataclass(frozen=True)
+class _InPixels:
+    """width, height: of the resized image, at least 1, else GroundPruneError."""
+
+    in_pixels: ClassVar[bool] = True
+    name: ClassVar[str]
+    width: int = 0
+    height: int = 0
+
+    def __post_init__(self) -> None:
+        check_size(self.name, self.width, self.height)
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return self.width, self.height
+
+
+class _QwenPoints(GridPoints):
+    """A key of JSON, read without a JSON parser: many an answer is cut off after its point; else the first "(x,y)".
+
+    The keys: "point_2d"; "coordinate" of a call of the tool computer_use, which may hold a box, as the evaluation of
+    ScreenSpot-Pro reads it.
+    """
+
+    form = '```json\n[\n\t{{"point_2d": [{}, {}]}}\n]\n```'
+    # Numbers are optional, so that a first point with too few is found, and is none.
+    patterns = (
+        re.compile(
+            r"[\"'](?:point_2d|(?P<tool>coordinate))[\"']\s*+:\s*+"
+            rf"(?:\[\s*+{_X}{_COMMA}{_Y}(?(tool){_SECOND})\s*+\])?+"
+        ),
+        re.compile(rf"\(\s*+{_X}{_COMMA}{_Y}\s*+\){_MORE}"),
+    )
+
+
+@register_point_codec
+@dataclass(frozen=True)
+class Point2d1000(_QwenPoints):
+    """Qwen3-VL (arXiv 2511.21631): {"point_2d": [335, 505]}, in thousandths."""
+
+    name: ClassVar[str] = "point-2d-1000"
+
+
+@register_point_codec
+@dataclass(frozen=True)
+class Point2dPixels(_InPixels, _QwenPoints):
+    """Qwen2.5-VL (arXiv 2502.13923): {"point_2d": [214, 242]}, in pixels of the resized image."""
+
+    name: ClassVar[str] = "point-2d-pixels"
+
+
+class _UiTarsPoints(GridPoints):
+    """UI-TARS: the first argument start_box (or point, as later prompts call it), box token or point tag of a text,
+    with two numbers, or four for a box; else a text that is "(x,y)" alone, as its prompt for grounding asks.
+    """
+
+    form = "Action: click(start_box='({},{})')"
+    patterns = (
+        re.compile(
+            r"(?:(?:start_box|point)\s*+=\s*+[\"']?+\s*+(?:<\|box_start\|>|<point>)?+|<\|box_start\|>|<point>)\s*+"
+            rf"(?:[(\[]?+\s*+{_X}(?:{_COMMA}|\s++){_Y}{_SECOND}\s*+[)\]<]{_MORE})?+"
+        ),
+        re.compile(rf"\A\s*+\(\s*+{_X}{_COMMA}{_Y}\s*+\)\s*+\Z"),
+    )
+
+
+@register_point_codec
+@dataclass(frozen=True)
+class UiTars1000(_UiTarsPoints):
+    """UI-TARS 1.0 (arXiv 2501.12326, of Qwen2-VL): thousandths of the image."""
+
+    name: ClassVar[str] = "ui-tars-1000"
+    form = "Action: click(start_box='<|box_start|>({},{})<|box_end|>')"
+
+
+@register_point_codec
+@dataclass(frozen=True)
+class UiTarsPixels(_InPixels, _UiTarsPoints):
+    """UI-TARS 1.5 (of Qwen2.5-VL): pixels of the resized image, as README_coordinates.md of its repository says."""
+
+    name: ClassVar[str] = "ui-tars-pixels"
+
+
+@register_point_codec
+@dataclass(frozen=True)
+class SharePoints(GridPoints):
+    """As LLaVA and SeeClick (arXiv 2401.10935) write: "(0.33, 0.50)" or "[0.33, 0.50]", shares of the frame."""
+
+    name: ClassVar[str] = "shares"
+    form = "({}, {})"
+    patterns = (re.compile(rf"[(\[]\s*+{_X}{_COMMA}{_Y}\s*+[)\]]{_MORE}"),)
+    decimals = 2
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        return 1, 1
+
+
+@dataclass(frozen=True)
+class PointOrCentre:
+    """What an answer points at: its point, or the centre of its box where it speaks of boxes alone.
+
+    points: None for a checkpoint that is asked for a box. boxes: the checkpoint's.
+    """
+
+    points: PointCodec | None
+    boxes: BoxCodec
+
+    def decode(self, text: str) -> Point | None:
+        """In unit coordinates; None where the text gives neither. A malformed point is none, whatever follows it."""
+        if self.points is not None and self.points.speaks(text):
+            return self.points.decode(text)
+        box = self.boxes.decode(text)
+        return None if box is None else box.centre
+
+
+def to_pixels(point: Point, frame: Frame) -> Point:
+    """From unit coordinates of a frame to pixels of the image.
+
+    Args:
+        point: in unit coordinates.
+        frame: of the image.
+
+    Returns:
+        In pixels; outside of the image for a point in its padding, which is no point of the image.
+    """
+    window = frame.window
+    return window.x1 + point[0] * window.width, window.y1 + point[1] * window.height
