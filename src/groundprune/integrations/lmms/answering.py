@@ -37,6 +37,11 @@ class Asked:
         """Equal where requests may run together."""
         return self.conversation.kind, self.decoding.key
 
+    @property
+    def alone(self) -> bool:
+        """What is sampled would depend on what is beside it; not every processor takes videos of two lengths."""
+        return self.decoding.sampled or bool(self.conversation.videos)
+
 
 @dataclass(frozen=True)
 class Said:
@@ -75,9 +80,8 @@ class Answerer:
     def answers(self, asked: Iterable[Asked], batch_size: int, advance: Callable[[int], Any]) -> list[Said]:
         """In the order given. Requests of one group run together in that order: neighbours may share an image.
 
-        Nothing of a request is held once it is answered. A batch that does not fit into memory runs in halves; what
-        is sampled runs by itself, or what is said would depend on what is asked beside it. advance: called with the
-        number of requests after each batch.
+        Nothing of a request is held once it is answered. A batch that does not fit into memory runs in halves.
+        advance: called with the number of requests after each batch.
         """
         waiting: dict[tuple[str, str], dict[int, Asked]] = {}
         found: dict[int, Said] = {}
@@ -89,7 +93,7 @@ class Answerer:
         for i, each in enumerate(asked):
             batch = waiting.setdefault(each.group, {})
             batch[i] = each
-            if len(batch) == (1 if each.decoding.sampled else batch_size):
+            if len(batch) == (1 if each.alone else batch_size):
                 run(waiting.pop(each.group))
         for batch in waiting.values():
             run(batch)
@@ -108,8 +112,7 @@ class Answerer:
         how = None if kind == "text" else self._how
         output, pruned = generate(self._model, inputs, how, texts, decoding.arguments(tokenizer))
         texts = tokenizer.batch_decode(output, skip_special_tokens=True)
-        ends = _ends(self._model, tokenizer)
-        new = [_length(row, ends) for row in output.tolist()]
+        new = [_new_tokens(self._model, tokenizer, row) for row in output.tolist()]
         if pruned is None:
             visual = kept = self._visual(inputs["input_ids"])
         else:
@@ -151,11 +154,9 @@ def _key(images: Sequence[Image.Image]) -> str:
     return digest.hexdigest()
 
 
-def _ends(model: Any, tokenizer: Any) -> set[int]:
+def _new_tokens(model: Any, tokenizer: Any, row: Sequence[int]) -> int:
+    """How many a row has, without the padding of its batch."""
     ends = model.generation_config.eos_token_id
-    return {*(ends if isinstance(ends, list) else [ends]), tokenizer.pad_token_id} - {None}
-
-
-def _length(row: Sequence[int], ends: set[int]) -> int:
-    """New tokens of a row, without the padding of its batch."""
-    return next((i + 1 for i, token in enumerate(row) if token in ends), len(row))
+    ends = ends if isinstance(ends, list) else [ends]
+    ended = next((i for i, token in enumerate(row) if token in ends), len(row) - 1)
+    return 1 + max((i for i in range(ended + 1) if row[i] != tokenizer.pad_token_id or row[i] in ends), default=-1)
