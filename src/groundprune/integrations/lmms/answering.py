@@ -104,9 +104,9 @@ class Answerer:
         kind, decoding = batch[0].conversation.kind, batch[0].decoding
         if decoding.sampled:
             torch.manual_seed(batch[0].seed)
-        inputs = self._inputs(batch)
+        inputs: dict[str, Any] = self._inputs(batch)
         if kind == "image":
-            inputs = without_pixels(inputs) | {"mm_encoder_outputs": self._images(batch, inputs)}
+            inputs = {**without_pixels(inputs), "mm_encoder_outputs": self._images(batch, inputs)}
         tokenizer = self._processor.tokenizer
         texts = [each.conversation.text for each in batch]
         how = None if kind == "text" else self._how
@@ -120,7 +120,7 @@ class Answerer:
             visual, kept = list(map(len, pruned.layout[rows])), list(map(len, pruned.kept[rows]))
         return [Said(decoding.answer(text), *counts) for text, *counts in zip(texts, new, visual, kept, strict=True)]
 
-    def _inputs(self, batch: Sequence[Asked]) -> Any:
+    def _inputs(self, batch: Sequence[Asked]) -> dict[str, Any]:
         talks = [each.conversation for each in batch]
         images = [talk.images for talk in talks] if talks[0].images else []
         videos = video_arguments(self._processor, [talk.videos for talk in talks]) if talks[0].videos else {}

@@ -64,12 +64,13 @@ class Groundprune(lmms):
         self._answerer = None
         super().clean()
 
-    def generate_until(self, requests: list[Instance]) -> list[GenerationResult]:
+    def generate_until(self, requests: list[Instance]) -> list[Any]:
+        """GenerationResults, in the order of the requests."""
         seen = Counter[Place]()
         said = self._answers((self._asked(each, self._first(each), seen) for each in requests), len(requests))
         return [GenerationResult(each.text, TokenCounts(output_tokens=each.new)) for each in said]
 
-    def generate_until_multi_round(self, requests: list[Instance]) -> list[list[str]]:
+    def generate_until_multi_round(self, requests: list[Instance]) -> list[Any]:
         """Each round asks by itself, as the task puts it from the answers before; a batch of requests in step."""
         seen = Counter[Place]()
         parts = [requests[i : i + self.batch_size] for i in range(0, len(requests), self.batch_size)]
@@ -103,20 +104,21 @@ class Groundprune(lmms):
     # What a request asks
 
     def _place(self, request: Instance) -> Place:
-        return request.args[-3:]
+        index, task, split = _arguments(request)[-3:]
+        return index, task, split
 
     def _document(self, request: Instance) -> Any:
         index, task, split = self._place(request)
         return self.task_dict[task][split][index]
 
     def _options(self, request: Instance) -> dict[str, Any] | None:
-        return request.args[2]
+        return _arguments(request)[2]
 
     def _first(self, request: Instance) -> Conversation:
-        return self._named(request, lambda: of_messages(request.args[1](self._document(request))))
+        return self._named(request, lambda: of_messages(_arguments(request)[1](self._document(request))))
 
     def _next(self, request: Instance, index: int, answers: list[str], notes: Any) -> tuple[Any, Any, Any]:
-        found = request.args[1](
+        found = _arguments(request)[1](
             self._document(request), round_idx=index, previous_output=answers, previous_round_info=notes
         )
         if not isinstance(found, tuple):
@@ -166,19 +168,23 @@ class GroundpruneSimple(Groundprune):
     is_simple = True
 
     def _options(self, request: Instance) -> dict[str, Any] | None:
-        return request.args[1]
+        return _arguments(request)[1]
 
     def _first(self, request: Instance) -> Conversation:
-        visuals = request.args[2](self._document(request))
-        return self._named(request, lambda: of_context(request.args[0], visuals))
+        visuals = _arguments(request)[2](self._document(request))
+        return self._named(request, lambda: of_context(_arguments(request)[0], visuals))
 
     def _next(self, request: Instance, index: int, answers: list[str], notes: Any) -> tuple[Any, Any, Any]:
-        found = request.args[3](
+        found = _arguments(request)[3](
             self._document(request), round_idx=index, previous_output=answers, previous_round_info=notes
         )
         visuals, context, over, so_far, notes = found
         talk = None if over else self._named(request, lambda: of_context(context, visuals))
         return talk, so_far, notes
+
+
+def _arguments(request: Instance) -> tuple[Any, ...]:
+    return request.args
 
 
 def _log(said: Sequence[Said], seconds: float) -> None:

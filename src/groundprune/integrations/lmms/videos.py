@@ -42,8 +42,9 @@ def _read(own: Any, path: str) -> tuple[np.ndarray, Any]:
     if own.do_sample_frames:
         options = {name: getattr(own, name, None) for name in own.valid_kwargs.__annotations__}
         choose = partial(own.sample_frames, **options)
+    read: Any = load_video  # its types do not say that a path goes in, and a pair comes out
     try:
-        return load_video(path, backend="pyav", sample_indices_fn=choose)
+        return read(path, backend="pyav", sample_indices_fn=choose)
     except Exception as error:  # decoders raise whatever their format's code raises
         raise GroundPruneError(f"the video {path} cannot be read: {first_line(error)}") from error
 
