@@ -62,10 +62,6 @@ class Answerer:
         self._grounding = replace(grounding_of(model), frame="original")
         self._encoded: dict[str, EncodedImages] = {}  # of the latest batch, by what `_key` says
 
-    @property
-    def device(self) -> torch.device:
-        return self._model.device
-
     def asked(self, conversation: Conversation, decoding: Decoding, seed: int) -> Asked:
         """Raises GroundPruneError where the checkpoint cannot be asked this."""
         if conversation.videos:
