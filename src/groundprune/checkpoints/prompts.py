@@ -1,8 +1,8 @@
-"""What a checkpoint reads when it is asked for a box or for words: one image, one user turn."""
+"""What a checkpoint reads when it is asked for a box or for words: one image and one user turn, or a conversation."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
@@ -39,23 +39,59 @@ def prompt_for(processor: Any, grounding: Grounding, kind: str, text: str) -> st
 
 
 def chat_prompt(processor: Any, text: str, turn: str = Grounding.turn) -> str:
-    """One image and one user turn, in the checkpoint's own chat template; `turn`, as in `Grounding`, without one."""
-    if getattr(processor, "chat_template", None) is None:
-        before, _, after = turn.partition("{text}")
-        return (
-            before.replace("{image}", processor.image_token) + text + after.replace("{image}", processor.image_token)
-        )
+    """One image and one user turn, see `conversation_prompt`."""
     content = [{"type": "image"}, {"type": "text", "text": text}]
+    return conversation_prompt(processor, [{"role": "user", "content": content}], turn)
+
+
+def conversation_prompt(processor: Any, messages: Sequence[Mapping[str, Any]], turn: str = Grounding.turn) -> str:
+    """The prompt of a conversation whose next turn is the model's, in the checkpoint's own chat template.
+
+    messages: each a role and the parts of its content, {"type": "image"}, {"type": "video"} or {"type": "text",
+    "text": ...}. turn: as in `Grounding`, of a checkpoint without a template, which takes one user turn; what
+    comes before its first words stands where the turn has its image.
+
+    Raises GroundPruneError where the template fails, or several turns are given to a checkpoint without one.
+    """
+    if getattr(processor, "chat_template", None) is None:
+        if [message["role"] for message in messages] != ["user"]:
+            raise GroundPruneError("the checkpoint has no chat template: it takes one user turn, and no other")
+        return _in_turn(processor, messages[0]["content"], turn)
     try:
-        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        return processor.apply_chat_template(list(messages), add_generation_prompt=True)
     except Exception as error:  # the template is the checkpoint's own program
         raise GroundPruneError(f"the checkpoint's chat template fails: {first_line(error)}") from error
 
 
+def _in_turn(processor: Any, content: Sequence[Mapping[str, Any]], turn: str) -> str:
+    marks = {kind: getattr(processor, f"{kind}_token", "") for kind in ("image", "video")}
+    pieces = [part["text"] if part["type"] == "text" else marks[part["type"]] for part in content]
+    first = next((i for i, part in enumerate(content) if part["type"] == "text"), len(content))
+    visuals, text = "".join(pieces[:first]), "".join(pieces[first:])
+    before, _, after = turn.partition("{text}")
+    return before.replace("{image}", visuals) + text + after.replace("{image}", visuals)
+
+
 def model_inputs(processor: Any, grounding: Grounding, images: Sequence[Image.Image], prompts: Sequence[str]) -> Any:
     """What the model reads, one image a prompt, padded on the left: the processor's BatchFeature of tensors."""
-    seen = [[framed(processor, grounding, image)] for image in images]
-    inputs = processor(images=seen, text=list(prompts), padding=True, padding_side="left", return_tensors="pt")
+    return conversation_inputs(processor, grounding, prompts, [[image] for image in images])
+
+
+def conversation_inputs(
+    processor: Any,
+    grounding: Grounding,
+    prompts: Sequence[str],
+    images: Sequence[Sequence[Image.Image]] = (),
+    **videos: Any,
+) -> Any:
+    """What the model reads, padded on the left: the processor's BatchFeature of tensors.
+
+    images: none at all, or at least one of each prompt, in the order in which they stand in it. videos: further
+    arguments of the processor.
+    """
+    if images:
+        videos["images"] = [[framed(processor, grounding, image) for image in of_one] for of_one in images]
+    inputs = processor(text=list(prompts), padding=True, padding_side="left", return_tensors="pt", **videos)
     inputs.pop("labels", None)  # PaliGemma's processor makes them, for training
     return inputs
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -137,8 +137,7 @@ def _words(config: Any, inputs: dict[str, Any], asked: Sequence[tuple[Sample, Im
     valid = inputs.pop("attention_mask").bool()
     shape = inputs["input_ids"].shape
     placeholders = torch.tensor(list(family_of(config).token_ids(config).values()))
-    # Pixels, and what else is as large, are for the tower alone.
-    rest = {k: v.cpu() for k, v in inputs.items() if torch.is_tensor(v) and v.ndim <= 2 and "pixel" not in k}
+    rest = {name: value.cpu() for name, value in without_pixels(inputs).items()}
     found = {}
     for row, (sample, image, entry) in enumerate(asked):
         columns = {name: value[row, valid[row].cpu()] for name, value in rest.items() if value.shape == shape}
@@ -146,6 +145,11 @@ def _words(config: Any, inputs: dict[str, Any], asked: Sequence[tuple[Sample, Im
         visual = int(torch.isin(columns["input_ids"], placeholders).sum())
         found[sample.id] = Words(columns, about, image.size, visual, entry)
     return found
+
+
+def without_pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What the LLM needs beside encoded images: pixels, and what else is as large, are for the tower alone."""
+    return {k: v for k, v in inputs.items() if torch.is_tensor(v) and v.ndim <= 2 and "pixel" not in k}
 
 
 def _padded(rows: Sequence[Tensor], value: int) -> Tensor:

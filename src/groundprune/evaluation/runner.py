@@ -12,6 +12,7 @@ from torch import Tensor
 from groundprune.checkpoints.load import grounding_of
 from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.generating import How, generate
 from groundprune.evaluation.interventions import Intervention, Truths, chosen
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.memory import halving
@@ -19,10 +20,9 @@ from groundprune.evaluation.preparing import Prepared, prepare, readable
 from groundprune.evaluation.rows import KeptCells
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.specs import Setting
-from groundprune.families import family_of
 from groundprune.pruners import Pruner
 from groundprune.pruning.context import Run, prune
-from groundprune.pruning.inputs import PrunedInputs, prune_inputs
+from groundprune.pruning.inputs import PrunedInputs
 from groundprune.signals import TextEmbedder
 from groundprune.tokens.compaction import Policy
 
@@ -72,8 +72,6 @@ class Runner:
         self._prepared: Prepared | None = None
         self._limits: dict[str, int] = {}  # what max_new_tokens found, by kind
         self._fits: int | None = None  # rows that fit into memory, once it ran out
-        # Sliding windows count positions, which stock `generate` cannot: `gp.prune` can.
-        self._windows = any(family_of(model.config).windows(model.config))
 
     def check(self, settings: Iterable[Setting]) -> None:
         """Find out whether the model can run settings; runs nothing.
@@ -179,15 +177,8 @@ class Runner:
         """New tokens, Long[B, S], and what was kept; None of the stock model."""
         limit = self.max_new_tokens(self.samples[batch[0]].kind)
         decoding: dict[str, Any] = {"max_new_tokens": limit, "do_sample": False, "num_beams": 1}
-        if setting.plain:
-            return self.model.generate(**inputs, **decoding)[:, inputs["input_ids"].shape[1] :], None
-        pruner, policy = self._how(setting, batch)
-        how = policy, [self.samples[i].text for i in batch], self._tower
-        if pruner.inside or self._windows:
-            with prune(self.model, pruner, *how) as run:
-                return self.model.generate(**inputs, **decoding)[:, inputs["input_ids"].shape[1] :], run
-        short = prune_inputs(self.model, inputs, pruner, *how)
-        return self.model.generate(**short, **decoding)[:, short["input_ids"].shape[1] :], short
+        how = None if setting.plain else How(*self._how(setting, batch), self._tower)
+        return generate(self.model, inputs, how, [self.samples[i].text for i in batch], decoding)
 
     def _how(self, setting: Setting, batch: Sequence[int]) -> tuple[Pruner, Policy]:
         sizes = [self._ready.words[i].size for i in batch]

@@ -58,6 +58,10 @@ class EncodedImages:
         setattr(output, RECORD_ATTRIBUTE, record)
         return {"image": output}
 
+    def split(self) -> list[EncodedImages]:
+        """Each prompt's by itself, to be kept as long as that one is of use."""
+        return [EncodedImages([row], self._output_type, self._stacked, self._device) for row in self._rows]
+
     @staticmethod
     def join(parts: Sequence[EncodedImages]) -> EncodedImages:
         """One batch after another, as one.
