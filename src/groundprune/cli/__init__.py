@@ -89,7 +89,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.showwarning = _show_warning
         try:
             words = sys.argv[1:] if arguments is None else list(arguments)
-            code = app(args=words, prog_name="groundprune", standalone_mode=False)
+            code = app(args=words, prog_name="groundprune", standalone_mode=False, obj=words)
             sys.stdout.flush()  # a full disk shows here, or when Python has ended
         except UsageError as error:
             return complain(_with_help(error))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping
 from enum import StrEnum, auto
@@ -22,6 +23,7 @@ from groundprune.cli.options import (
     TextTowerOption,
     grid_of,
 )
+from groundprune.cli.processes import joined, launch
 from groundprune.errors import GroundPruneError
 
 
@@ -33,6 +35,7 @@ class Engine(StrEnum):
 
 
 def evaluate(
+    context: typer.Context,
     model: ModelOption = "pocket",
     data: Annotated[
         str,
@@ -84,7 +87,17 @@ def evaluate(
         str | None, typer.Option("--engine-args", help="vllm: further arguments of its engine, as a JSON object.")
     ] = None,
     text_tower: TextTowerOption = None,
+    processes: Annotated[
+        int | None,
+        typer.Option("--processes", min=1, help="How many share the samples, each with a model; needs accelerate."),
+    ] = None,
     device: DeviceOption = None,
+    device_map: Annotated[
+        str | None,
+        typer.Option(
+            "--device-map", help="auto: a model that is too large for one GPU goes over all; needs accelerate."
+        ),
+    ] = None,
     dtype: DtypeOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
@@ -97,24 +110,42 @@ def evaluate(
     [dim]groundprune evaluate --model llava-hf/llava-1.5-7b-hf --data refcoco:val --protocol paper
     --positions preserved,reassigned --out runs/llava[/]
     """
-    announce(model)
-    quieten()
-    chosen: dict[str, Any] = {
-        "protocol": protocol, "limit": limit, "data_root": data_root, "out": out, "batch_size": batch_size,
-        "seed": seed, "task": task, **grid_of(pruner, keep, tokens, positions),
-    }  # fmt: skip
-    of_vllm = _engine_args(tensor_parallel, data_parallel, engine_args)
-    if engine is Engine.vllm:
-        _refuse("--engine transformers", {"--text-tower": text_tower, "--device": device})
-        from groundprune.integrations.vllm.answering import evaluate as run_in_vllm
+    with joined(processes, device) as ranks:
+        with ranks.agreed() if ranks else contextlib.nullcontext():
+            announce(model)
+            quieten()
+            chosen: dict[str, Any] = {
+                "limit": limit, "data_root": data_root, "batch_size": batch_size,
+                "seed": seed, "task": task, **grid_of(pruner, keep, tokens, positions),
+            }  # fmt: skip
+            of_vllm = _engine_args(tensor_parallel, data_parallel, engine_args)
+            several = processes if ranks is None else ranks.count
+            if engine is Engine.vllm:
+                own = {"--text-tower": text_tower, "--device": device, "--device-map": device_map}
+                _refuse("--engine transformers", own)
+                if several is not None:
+                    raise GroundPruneError("--processes needs --engine transformers; vllm has --data-parallel-size N")
+            else:
+                _refuse("--engine vllm", dict.fromkeys((f"--{key.replace('_', '-')}" for key in of_vllm), True))
+        if engine is Engine.vllm:
+            from groundprune.integrations.vllm.answering import evaluate as run_in_vllm
 
-        own = {} if dtype == "auto" else {"dtype": dtype}
-        summary = run_in_vllm(model, data, engine=of_vllm | own, **chosen)
-    else:
-        _refuse("--engine vllm", dict.fromkeys((f"--{key.replace('_', '-')}" for key in of_vllm), True))
-        from groundprune.evaluation import evaluate as run
+            own = {} if dtype == "auto" else {"dtype": dtype}
+            summary = run_in_vllm(model, data, engine=of_vllm | own, protocol=protocol, out=out, **chosen)
+        else:
+            from groundprune.evaluation.driver import check
+            from groundprune.evaluation.driver import evaluate as run
+            from groundprune.evaluation.processes import ALONE
 
-        summary = run(model, data, text_tower=text_tower, device=device, dtype=dtype, **chosen)
+            chosen |= {"device": device, "device_map": device_map}
+            if several is not None and several > 1 and ranks is None:
+                check(data, processes=several, protocol=protocol, **chosen)
+                launch(context.obj, several)
+                return
+            given = {"text_tower": text_tower, "dtype": dtype, "protocol": protocol, "out": out}
+            summary = run(model, data, ranks=ranks or ALONE, **given, **chosen)
+    if ranks is not None and not ranks.main:
+        return
     if not as_json:
         about = summary.run
         typer.echo(f"data     {about['data']}, {about['split']} ({about['source']}); protocol: {protocol}")

@@ -18,9 +18,11 @@ from groundprune.checkpoints.load import load
 from groundprune.data import DataSet, Sample, open_data
 from groundprune.data.sources import as_task
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.devices import check_placing, input_device
 from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.loop import answer_all
+from groundprune.evaluation.processes import ALONE, Ranks
 from groundprune.evaluation.protocols import check_protocol
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.specs import KEEPS, PRUNERS, Setting, compare_settings
@@ -56,6 +58,8 @@ def evaluate(
     seed: int = 0,
     window: int = WINDOW,
     task: str = "rec",
+    device_map: str | Mapping[str, Any] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Summary:
     """Run the grid of `compare_settings` on a data set, resumable.
 
@@ -83,25 +87,66 @@ def evaluate(
         seed: which scenes, where data is "scenes".
         window: images that are encoded at a time; the tower runs once per image whatever it is.
         task: how expressions are answered, see `groundprune.data.sources.as_task`.
+        device_map: how accelerate spreads a model over several devices, "auto" say; in place of `device`.
+        ranks: of several processes that all call this with the same arguments, see `Ranks.launched`: each answers
+            its share, and all return the same.
 
     Returns:
         Accuracies with intervals, per setting and type of question, and differences between policies.
 
     Raises:
         GroundPruneError: before any model is loaded, for data or settings that make no sense; before any work, where
-            the model can run none of them or `out` holds another run.
+            the model can run none of them or `out` holds another run. Told: the same, of a process that is not the
+            first, or where another process has ended.
     """
+    with ranks.agreed():
+        settings, found = check(
+            data, pruners, keeps, positions, limit, data_root, batch_size, tokens=tokens, device=device,
+            seed=seed, window=window, task=task, protocol=protocol, device_map=device_map, processes=ranks.count,
+        )  # fmt: skip
+        place: dict[str, Any] = (
+            {"device": ranks.device or device} if device_map is None else {"device_map": device_map}
+        )
+        model, processor = load(model_source, dtype=dtype, **place)
+        run = {
+            "model": str(model_source), "pruner_files": pruner_files(pruners),
+            **asked(found, protocol, seed, limit),
+        }  # fmt: skip
+    return answer_settings(
+        model, processor, found, settings, run, protocol, out, batch_size, progress, text_tower, console, window,
+        ranks=ranks,
+    )  # fmt: skip
+
+
+def check(
+    data: str | DataSet = "scenes",
+    pruners: Sequence[str] = PRUNERS,
+    keeps: Sequence[float | str] = KEEPS,
+    positions: Sequence[str] | None = None,
+    limit: int | None = None,
+    data_root: str | Path | None = None,
+    batch_size: int = 64,
+    *,
+    tokens: Sequence[int | str] = (),
+    device: str | None = None,
+    seed: int = 0,
+    window: int = WINDOW,
+    task: str = "rec",
+    protocol: str = "native",
+    device_map: str | Mapping[str, Any] | None = None,
+    processes: int = 1,
+) -> tuple[list[Setting], DataSet]:
+    """What `evaluate` with these arguments answers, of which data. Raises GroundPruneError as it does before a model
+    is loaded."""
     for name, value in (("batch size", batch_size), ("window", window)):
         if value < 1:
             raise GroundPruneError(f"{name} must be at least 1 (got {value})")
     settings = compare_settings(pruners, keeps, positions, tokens)
-    found = as_task(data if isinstance(data, DataSet) else open_data(data, data_root, limit, seed=seed), task)
+    check_placing(device, device_map, processes)
+    found = data if isinstance(data, DataSet) else open_data(data, data_root, limit, seed=seed)
+    found = as_task(found, task)
     check_protocol(protocol, {sample.kind for sample in found.samples})
-    model, processor = load(model_source, device=device, dtype=dtype)
-    run = {"model": str(model_source), "pruner_files": pruner_files(pruners), **asked(found, protocol, seed, limit)}
-    return answer_settings(
-        model, processor, found, settings, run, protocol, out, batch_size, progress, text_tower, console, window
-    )
+    return settings, found
 
 
 def answer_settings(
@@ -118,20 +163,24 @@ def answer_settings(
     console: Console | None = None,
     window: int = WINDOW,
     interventions: Mapping[str, Intervention] | None = None,
+    ranks: Ranks = ALONE,
 ) -> Summary:
     """`evaluate` of a model that is loaded, under settings of any kind. run: what else must be equal to resume."""
-    parts = windows(data, window)
-    runners = [Runner(model, processor, x, batch_size, text_tower, protocol, interventions) for x in parts]
-    refuse_repeated(data)
+    with ranks.agreed():
+        parts = windows(data, window)
+        runners = [Runner(model, processor, x, batch_size, text_tower, protocol, interventions, ranks) for x in parts]
+        refuse_repeated(data)
     run = {
         "weights": weights_fingerprint(model), "dtype": str(model.dtype),
         "grounding": how_asked(runners[0].grounding, data),
         "text_tower": None if text_tower is None else str(getattr(text_tower, "source", text_tower)),
         **run,
     }  # fmt: skip
-    about = about_this_run(model.device, batch_size, model.config.get_text_config().num_hidden_layers)
+    about = about_this_run(input_device(model), batch_size, model.config.get_text_config().num_hidden_layers)
+    if ranks.count > 1:
+        about["processes"] = ranks.count
     with threads_for(model):
-        return answer_all(runners, settings, run, about, out, progress, console)
+        return answer_all(runners, settings, run, about, out, progress, console, ranks)
 
 
 def compare(
@@ -189,7 +238,7 @@ def compare(
 def threads_for(model: Any) -> Iterator[None]:
     """One thread for a small model on a CPU: on its matrices two wait for each other more than they compute."""
     before = torch.get_num_threads()
-    small = torch.device(model.device).type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL
+    small = input_device(model).type == "cpu" and sum(p.numel() for p in model.parameters()) < SMALL
     torch.set_num_threads(1 if small else before)
     try:
         yield

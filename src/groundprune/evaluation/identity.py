@@ -17,6 +17,7 @@ import transformers
 from PIL import Image
 
 from groundprune.data.samples import Sample
+from groundprune.evaluation.devices import present
 from groundprune.pruners.spec import Spec
 from groundprune.version import __version__
 
@@ -28,7 +29,7 @@ def weights_fingerprint(model: Any) -> str:
     """16 hex digits over every weight's name, shape and leading values."""
     digest = hashlib.blake2b(digest_size=8)
     for name, weight in model.state_dict().items():
-        leading = weight.detach().flatten()[:_LEADING].float().cpu()
+        leading = present(model, name, weight).detach().flatten()[:_LEADING].float().cpu()
         digest.update(f"{name} {tuple(weight.shape)} ".encode() + leading.numpy().tobytes())
     return digest.hexdigest()
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +22,8 @@ from rich.text import Text
 
 from groundprune.data.samples import Sample
 from groundprune.errors import Unservable
+from groundprune.evaluation.parts import Part
+from groundprune.evaluation.processes import ALONE, Ranks
 from groundprune.evaluation.results import Results
 from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.summary import Summary
@@ -47,25 +50,38 @@ def answer_all(
     out: str | Path | None = None,
     progress: bool = True,
     console: Console | None = None,
+    ranks: Ranks = ALONE,
 ) -> Summary:
-    """Give every sample of the runners its missing answers, one runner after the other. See `Results`, `compare`."""
+    """Give every sample of the runners its missing answers, one runner after the other. See `Results`, `compare`.
+
+    ranks: the processes that share the work; the runners must know of the same.
+    """
     console = console or Console(stderr=True)
-    skipped = unservable(runners[0], settings)
     samples = sum(len(runner.samples) for runner in runners)
-    with Results(out, run, about, settings, samples) as results:
+    with contextlib.ExitStack() as held:
+        with ranks.agreed():
+            skipped = unservable(runners[0], settings)
+            folder = out if ranks.main else None
+            results = held.enter_context(Results(folder, run, about, settings, samples))
+        with ranks.agreed():
+            part = held.enter_context(Part(out, ranks)) if ranks.count > 1 else None
         given = {setting.id for setting in settings}
         before = {id: why for id, why in results.about.get("skipped", {}).items() if id not in given}
         results.about["skipped"] = before | skipped
         try:
-            _run_missing(runners, settings, results, console, progress)
+            _run_missing(runners, settings, results, part, console, progress and ranks.main, ranks)
         except KeyboardInterrupt:
-            results.save()
-            where = f"are in {out}; the same command goes on from there" if out else "are lost: no folder was given"
-            console.print(
-                f"interrupted: {len(results.rows)} answers {where}", highlight=False, markup=False, soft_wrap=True
-            )
+            if ranks.main:
+                results.save()
+                where = (
+                    f"are in {out}; the same command goes on from there" if out else "are lost: no folder was given"
+                )
+                said = f"interrupted: {results.answered} answers {where}"
+                console.print(said, highlight=False, markup=False, soft_wrap=True)
             raise
-        return results.save()
+        if part is not None:
+            part.close()
+        return ranks.gather(results.save())[0]  # the folder is held until all have left it
 
 
 def unservable(runner: AnyRunner, settings: Sequence[Setting]) -> dict[str, str]:
@@ -82,12 +98,19 @@ def unservable(runner: AnyRunner, settings: Sequence[Setting]) -> dict[str, str]
 
 
 def _run_missing(
-    runners: Sequence[AnyRunner], settings: Sequence[Setting], results: Results, console: Console, progress: bool
+    runners: Sequence[AnyRunner],
+    settings: Sequence[Setting],
+    results: Results,
+    part: Part | None,
+    console: Console,
+    progress: bool,
+    ranks: Ranks,
 ) -> None:
     skipped = results.about["skipped"]
-    done = {s.id: results.done(s) for s in settings}
+    done = ranks.send({s.id: results.done(s) for s in settings})
     able = [setting for setting in settings if setting.id not in skipped]
     left = sum(s.id not in done[of.id] for runner in runners for s in runner.samples for of in able)
+    add = results.add if part is None else part.add
     with _bars(console, progress) as bars:
         by_setting = bars.add_task("", total=len(settings) * len(runners))
         answers = bars.add_task("answers", total=left)
@@ -102,18 +125,25 @@ def _run_missing(
                 images = bars.add_task("images", total=len(runner.samples))
                 runner.prepare(todo, functools.partial(bars.advance, images))
                 bars.remove_task(images)
-            results.leave_out(runner.unreadable)
+            if ranks.main:
+                results.leave_out(runner.unreadable)
             bars.advance(by_setting, len(settings) - len(todo))
             for setting in todo:
                 bars.update(by_setting, description=setting.label)
                 try:
                     for rows in runner.run(setting, done[setting.id]):
-                        results.add(rows)
-                        bars.advance(answers, len(rows))
+                        add(rows)
+                        bars.advance(answers, len(rows) * ranks.count)
                 except Unservable as error:  # a count below the method's smallest shows with the first image
                     skipped[setting.id] = str(error)
-                results.save()
+                    if part is not None:
+                        part.refuse(setting.id, runner, str(error))
+                if part is None:
+                    results.save()
                 bars.advance(by_setting)
+            if todo and part is not None:
+                skipped |= part.join(results, runner)
+                results.save()
             runner.free()
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -14,7 +14,9 @@ from torch.nn.utils.rnn import pad_sequence
 from groundprune.boxes.images import ImageError
 from groundprune.checkpoints.prompts import model_inputs, prompt_for
 from groundprune.data.samples import KINDS, Sample
+from groundprune.evaluation.devices import input_device
 from groundprune.evaluation.memory import halving
+from groundprune.evaluation.processes import ALONE, Ranks
 from groundprune.families.base import family_of
 from groundprune.families.grounding import Grounding
 from groundprune.pruners import Pruner
@@ -42,7 +44,8 @@ class Words:
 
 @dataclass(frozen=True, eq=False)
 class Prepared:
-    """samples: those that can be asked. words: one entry each. encoded: their images; None where there is none."""
+    """samples: those that can be asked. words: one entry each. encoded: their images, of several processes those of
+    this one's batches; None where there is none."""
 
     samples: list[Sample]
     words: list[Words]
@@ -56,6 +59,10 @@ class Prepared:
             by_length = sorted(of_kind, key=lambda i: len(self.words[i].columns["input_ids"]))
             found += [by_length[i : i + size] for i in range(0, len(by_length), size)]
         return found
+
+    def share(self, size: int, ranks: Ranks) -> list[tuple[int, list[int]]]:
+        """The batches of one process of several, and which they are: every batch is one process's, as a whole."""
+        return [(n, batch) for n, batch in enumerate(self.batches(size)) if n % ranks.count == ranks.rank]
 
     def inputs(self, batch: Sequence[int], tokenizer: Any, device: torch.device) -> dict[str, Any]:
         """What the model takes for these samples: padded on the left, and with the encoded images."""
@@ -72,6 +79,17 @@ class Prepared:
         return {name: value.to(device) for name, value in inputs.items()} | {"mm_encoder_outputs": images}
 
 
+@dataclass(frozen=True, eq=False)
+class _Chunk:
+    """Images that are encoded together. words: by sample; their entries count from the chunk's first image.
+    unreadable: by sample id, see `prepare`. encoded: None where there is none, or where another process has them."""
+
+    words: dict[str, Words]
+    unreadable: dict[str, str]
+    images: int
+    encoded: EncodedImages | None
+
+
 def prepare(
     model: Any,
     processor: Any,
@@ -80,11 +98,16 @@ def prepare(
     pruners: Iterable[Pruner],
     unreadable: dict[str, str],
     advance: Callable[[int], None] = lambda images: None,
+    batch_size: int = 1,
+    ranks: Ranks = ALONE,
 ) -> Prepared:
     """Tokenize every sample, and encode every image once, recording what the pruners score by.
 
+    Of several processes each opens and encodes its share of the images, in the company that they have in one process:
+    in another one their features may differ in the last bit. What they are is then told to all.
+
     unreadable: gets the samples that cannot be asked, by id, and why. advance: called with the number of samples
-    after each batch.
+    after each batch. batch_size: what `share` of the result will be asked for.
     """
     pruners, by_image = list(pruners), dict[str, list[Sample]]()
     for sample in samples:
@@ -93,25 +116,57 @@ def prepare(
     def inputs(asked: Asked) -> dict[str, Any]:
         prompts = [prompt_for(processor, grounding, s.kind, s.text) for s, _ in asked]
         found = model_inputs(processor, grounding, [image for _, image in asked], prompts)
-        return dict(found.to(model.device, model.dtype))
+        return dict(found.to(input_device(model), model.dtype))
 
-    groups, words, parts = list(by_image.values()), dict[str, Words](), list[EncodedImages]()
-    images = 0
-    for start in range(0, len(groups), ENCODE_BATCH):
-        chunk = groups[start : start + ENCODE_BATCH]
-        tried = [open_image(group, unreadable) for group in chunk]
+    def chunk(groups: Sequence[list[Sample]]) -> _Chunk:
+        damaged, words = dict[str, str](), dict[str, Words]()
+        tried = [open_image(group, damaged) for group in groups]
         opened = [(fine, image) for fine, image in tried if fine and image is not None]
         first = [(group[0], image) for group, image in opened]
         # What a prompt says does not change what the tower sees of its image.
-        parts += halving(first, lambda some: [encode(model, inputs(some), pruners)])
-        asked = [(sample, image, images + i) for i, (group, image) in enumerate(opened) for sample in group]
+        parts = halving(first, lambda some: [encode(model, inputs(some), pruners)])
+        asked = [(sample, image, i) for i, (group, image) in enumerate(opened) for sample in group]
         for at in range(0, len(asked), ENCODE_BATCH):
             some = asked[at : at + ENCODE_BATCH]
             words |= _words(model.config, inputs([(sample, image) for sample, image, _ in some]), some)
-        images += len(opened)
-        advance(sum(map(len, chunk)))
+        return _Chunk(words, damaged, len(opened), EncodedImages.join(parts) if parts else None)
+
+    groups, own = list(by_image.values()), dict[int, _Chunk]()
+    with ranks.agreed():
+        for number, start in enumerate(range(0, len(groups), ENCODE_BATCH)):
+            some = groups[start : start + ENCODE_BATCH]
+            if number % ranks.count == ranks.rank:
+                own[number] = chunk(some)
+            advance(sum(map(len, some)))
+    told = ranks.gather({number: replace(found, encoded=None) for number, found in own.items()})
+    words, images, chunks = dict[str, Words](), 0, sorted({n: c for some in told for n, c in some.items()}.items())
+    for _, found in chunks:
+        unreadable |= found.unreadable
+        words |= {id: replace(w, entry=images + w.entry) for id, w in found.words.items()}
+        images += found.images
     able = [s for s in samples if s.id not in unreadable]
-    return Prepared(able, [words[s.id] for s in able], EncodedImages.join(parts) if parts else None)
+    prepared = Prepared(able, [words[s.id] for s in able], None)
+    if ranks.count == 1:
+        parts = [found.encoded for found in own.values() if found.encoded is not None]
+        return replace(prepared, encoded=EncodedImages.join(parts) if parts else None)
+    return _distributed(prepared, own, [found.images for _, found in chunks], batch_size, ranks)
+
+
+def _distributed(
+    prepared: Prepared, own: dict[int, _Chunk], images: Sequence[int], batch_size: int, ranks: Ranks
+) -> Prepared:
+    """The same with the images of this process's batches. images: how many each chunk holds."""
+    needed = {prepared.words[i].entry for _, batch in prepared.share(batch_size, ranks) for i in batch}
+    parts, place, start = list[EncodedImages](), dict[int, int](), 0
+    for number, count in enumerate(images):
+        mine = own.pop(number).encoded if number in own else None
+        sent = ranks.send(None if mine is None else mine.take(range(count)), source=number % ranks.count)
+        if sent is not None and (rows := [i for i in range(count) if start + i in needed]):
+            place |= {start + row: len(place) + i for i, row in enumerate(rows)}
+            parts.append(sent.take(rows))
+        start += count
+    words = [replace(w, entry=place.get(w.entry, -1)) for w in prepared.words]
+    return Prepared(prepared.samples, words, EncodedImages.join(parts) if parts else None)
 
 
 def open_image(group: Sequence[Sample], unreadable: dict[str, str]) -> tuple[list[Sample], Image.Image | None]:

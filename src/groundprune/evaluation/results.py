@@ -20,8 +20,12 @@ same line twice counts once, and resuming cuts the second.
 
 summary.json, replaced as a whole after every setting: format, complete, run (model, weights, data, seed ...; what
 must be equal for a run to be resumed), about (command, versions, date, device, batch size; resumed: the same of each
-run that went on; unreadable: samples left out, and what is wrong with their images or boxes), settings (accuracy,
-interval, mean IoU, malformed answers, shares per type), differences (preserved minus reassigned). See `summary.py`.
+run that went on; unreadable: samples left out, and what is wrong with their images or boxes; processes, where there
+are several), settings (accuracy, interval, mean IoU, malformed answers, shares per type), differences (preserved
+minus reassigned). See `summary.py`.
+
+samples.rank0.jsonl and so on: of several processes each appends to its own until the first one takes its rows into
+samples.jsonl. What killed processes left there the next run takes.
 
 While a run writes there, .running says which one, and holds a lock that the system lets go of when the process ends.
 """
@@ -36,6 +40,7 @@ from typing import Any, TextIO
 
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.disk import alone, close, replace, writing
+from groundprune.evaluation.parts import lines, part_files
 from groundprune.evaluation.rows import insert, read_rows
 from groundprune.evaluation.specs import Setting, unique
 from groundprune.evaluation.summary import Summary, summarize
@@ -98,8 +103,14 @@ class Results:
             self._resuming = None
         if self._file is not None:
             with writing(self.folder):
-                self._file.write("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows))
+                self._file.write(lines(rows))
                 self._file.flush()
+
+    @property
+    def answered(self) -> int:
+        """How many rows there are, those included that other processes hold."""
+        parts = [] if self.folder is None else part_files(self.folder)
+        return len(set(self.rows).union(*map(read_rows, parts)))
 
     def leave_out(self, unreadable: Mapping[str, str]) -> None:
         """Samples that can have no answer, by id, and why: named in the summary, and not waited for.
@@ -137,13 +148,27 @@ class Results:
                 _same_run(stored.run, self.run, folder)
                 self.about, self._resuming = dict(stored.about), self.about
                 self.settings = unique([*(result.setting for result in stored.settings), *self.settings])
-            elif path.exists():
+            elif path.exists() or part_files(folder):
                 raise GroundPruneError(f"{folder} holds {SAMPLES_FILE} without {SUMMARY_FILE}: not a run to resume")
             if path.exists():
                 self.rows = read_rows(path, repair=True)
             self.save()
             self._file = path.open("a", encoding="utf-8", newline="\n")
             held.callback(close, self._file)
+            self._take_parts(part_files(folder), self._file)
+
+    def _take_parts(self, parts: Sequence[Path], file: TextIO) -> None:
+        """What processes that were killed left in files of their own; the first may have taken it already."""
+        for part in parts:
+            found = read_rows(part)
+            new = {key: row for key, row in found.items() if self.rows.get(key) != row}
+            for row in new.values():
+                insert(self.rows, row, str(part))
+            file.write(lines(list(new.values())))
+            file.flush()
+            part.unlink()
+        if parts:
+            self.save()
 
 
 def read_summary(path: str | Path) -> Summary:

@@ -12,11 +12,13 @@ from torch import Tensor
 from groundprune.checkpoints.load import grounding_of
 from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.devices import input_device
 from groundprune.evaluation.generating import How, generate
 from groundprune.evaluation.interventions import Intervention, Truths, chosen
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.memory import halving
 from groundprune.evaluation.preparing import Prepared, prepare, readable
+from groundprune.evaluation.processes import ALONE, Ranks
 from groundprune.evaluation.rows import KeptCells
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.specs import Setting
@@ -44,6 +46,7 @@ class Runner:
         text_tower: see `gp.prune_inputs`.
         protocol: see `groundprune.evaluation.protocols`.
         interventions: by the name that settings give them.
+        ranks: processes, which share the batches; each has a runner of its own, with the same arguments.
 
     Raises:
         GroundPruneError: repeated sample ids, a batch size below 1, or an unknown protocol.
@@ -58,13 +61,15 @@ class Runner:
         text_tower: str | Path | TextEmbedder | None = None,
         protocol: str = "native",
         interventions: Mapping[str, Intervention] | None = None,
+        ranks: Ranks = ALONE,
     ):
         if batch_size < 1:
             raise GroundPruneError(f"batch size must be a whole number of at least 1 (got {batch_size})")
         if len({s.id for s in samples}) != len(samples):
             raise GroundPruneError("two samples share an id")
         self.model, self.processor, self.samples = model, processor, list(samples)
-        self.batch_size = batch_size
+        self.batch_size, self.ranks = batch_size, ranks
+        self.batch = 0  # which one is being answered
         self._scorer = Scorer(grounding_of(model), processor, protocol)
         self.protocol, self.grounding = protocol, self._scorer.reader.grounding
         self.unreadable: dict[str, str] = {}  # by sample id: why it cannot be asked
@@ -101,8 +106,9 @@ class Runner:
         """
         pruners = [setting.make_pruner() for setting in settings]
         self._prepared = prepare(
-            self.model, self.processor, self.grounding, self.samples, pruners, self.unreadable, advance
-        )
+            self.model, self.processor, self.grounding, self.samples, pruners, self.unreadable, advance,
+            self.batch_size, self.ranks,
+        )  # fmt: skip
         self.samples = self._prepared.samples
         self._limits.clear()
 
@@ -114,7 +120,8 @@ class Runner:
         """Answer the samples under one setting.
 
         A batch with a sample that needs an answer runs whole, so that a resumed run computes exactly what an
-        uninterrupted one would have. A batch that does not fit into memory is halved, and so are all after it.
+        uninterrupted one would have. Of several processes each runs its share of the batches. A batch that does not
+        fit into memory is halved, and so are all after it.
 
         Args:
             setting: one of those that were prepared.
@@ -123,7 +130,8 @@ class Runner:
         Yields:
             The result rows of one batch after another, see `groundprune.evaluation.results`.
         """
-        for batch in self.batches():
+        for number, batch in self._ready.share(self.batch_size, self.ranks):
+            self.batch = number
             missing = {i for i in batch if self.samples[i].id not in done}
             if missing:
                 answered = zip(batch, self._answers(setting, batch), strict=True)
@@ -161,7 +169,7 @@ class Runner:
     @torch.inference_mode()
     def _answer(self, setting: Setting, batch: Sequence[int]) -> list[Answer]:
         tokenizer = self.processor.tokenizer
-        inputs = self._ready.inputs(batch, tokenizer, self.model.device)
+        inputs = self._ready.inputs(batch, tokenizer, input_device(self.model))
         output, pruned = self._generate(setting, inputs, batch)
         texts = [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
         if pruned is None:

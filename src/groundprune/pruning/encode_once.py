@@ -62,6 +62,22 @@ class EncodedImages:
         """Each prompt's by itself, to be kept as long as that one is of use."""
         return [EncodedImages([row], self._output_type, self._stacked, self._device) for row in self._rows]
 
+    def take(self, rows: Sequence[int]) -> EncodedImages:
+        """Some of the prompts, as copies: what is left out can be freed, and a pickle holds no more than them.
+
+        Args:
+            rows: which prompts, in this order.
+
+        Returns:
+            EncodedImages of them.
+        """
+        chosen = [self._rows[i] for i in rows]
+        copies = [
+            (features.clone(), [level.clone() for level in levels], replace(record, values=_cloned(record)))
+            for features, levels, record in chosen
+        ]
+        return EncodedImages(copies, self._output_type, self._stacked, self._device)
+
     @staticmethod
     def join(parts: Sequence[EncodedImages]) -> EncodedImages:
         """One batch after another, as one.
@@ -111,6 +127,10 @@ def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> Enc
         rows.append((features.cpu(), [level.cpu() for level in mine], record))
         start += len(layout)
     return EncodedImages(rows, type(output), torch.is_tensor(output.pooler_output), ids.device)
+
+
+def _cloned(record: TowerRecord) -> dict[Any, list[Tensor]]:
+    return {need: [value.clone() for value in of] for need, of in record.values.items()}
 
 
 def _moved(record: TowerRecord, device: torch.device | str) -> TowerRecord:
