@@ -103,7 +103,7 @@ def test_before_the_llm_no_context_is_entered(monkeypatch):
     """The pure function answers, and where layers prune or windows count positions the context does."""
     entered = []
     monkeypatch.setattr(
-        "groundprune.evaluation.runner.prune", lambda *given: (entered.append(given[1].label), in_context(*given))[1]
+        "groundprune.evaluation.generating.prune", lambda *given: (entered.append(given[1].label), in_context(*given))[1]
     )
     runner = Runner(*gp.load("pocket"), list(scene_samples(1)))
     runner.prepare(SETTINGS)
