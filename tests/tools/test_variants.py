@@ -262,7 +262,7 @@ def test_variants_differ_in_one_thing():
         assert VARIANTS[name].tower_name == plain.tower_name
     plans = {name: v.language_plan(0) for name, v in VARIANTS.items()}
     assert {(plan.batch, plan.hints, plan.steps * plan.rec) for plan in plans.values()} == {(8, 0.5, 2800 * 8)}
-    assert {name for name, plan in plans.items() if plan.steps != 2800} == {"outlines"}  # it is compared with no other
+    assert {name for name, plan in plans.items() if plan.steps != 2800} == {"outlines"}  # compared with none
     assert [variant.name for variant in wanted(["offset", "sources"])][:2] == ["plain", "fixed"]
 
 
