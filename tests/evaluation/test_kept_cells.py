@@ -102,9 +102,12 @@ def test_a_folder_of_an_older_compare_goes_on(tmp_path):
 def test_before_the_llm_no_context_is_entered(monkeypatch):
     """The pure function answers, and where layers prune or windows count positions the context does."""
     entered = []
-    monkeypatch.setattr(
-        "groundprune.evaluation.generating.prune", lambda *given: (entered.append(given[1].label), in_context(*given))[1]
-    )
+
+    def enter(*given):
+        entered.append(given[1].label)
+        return in_context(*given)
+
+    monkeypatch.setattr("groundprune.evaluation.generating.prune", enter)
     runner = Runner(*gp.load("pocket"), list(scene_samples(1)))
     runner.prepare(SETTINGS)
     for setting in SETTINGS:
