@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 from torch import nn
 from torch._dynamo import OptimizedModule
 from transformers import PreTrainedModel
 
-from groundprune.errors import GroundPruneError
+from groundprune.errors import GroundPruneError, Unservable
 
 
 def unwrapped(model: Any) -> PreTrainedModel:
@@ -26,9 +27,22 @@ def unwrapped(model: Any) -> PreTrainedModel:
             inner = inner.get_base_model()
         else:
             raise GroundPruneError(
-                "give the whole model, the one that has `generate`, bare or in PEFT, torch.compile or "
-                f"DistributedDataParallel; got a {type(model).__name__}"
+                "give the whole model, the one that has `generate`, bare, sharded by fully_shard, or in PEFT, "
+                f"torch.compile or DistributedDataParallel; got a {type(model).__name__}"
             )
     if not hasattr(inner, "prepare_inputs_for_generation"):
         raise GroundPruneError(f"give the whole model, the one that has `generate`; got a {type(inner).__name__}")
     return inner
+
+
+def refuse_sharded(model: Any, what: str) -> None:
+    """Raises Unservable for a model whose weights `fully_shard` gathers inside of its forward alone.
+
+    what: `what` runs the tower before that forward.
+    """
+    fsdp = sys.modules.get("torch.distributed.fsdp")  # no model is sharded where it was never imported
+    if fsdp is not None and isinstance(model, fsdp.FSDPModule):
+        raise Unservable(
+            f"{what} runs the vision tower outside of the model's forward, where fully_shard has its weights sharded: "
+            "call the model inside of `with gp.prune(model, pruner)`"
+        )
