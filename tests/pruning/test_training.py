@@ -166,11 +166,10 @@ def test_gradient_checkpointing_recomputes_what_was_pruned(way, pruner, reentran
     model.train()
     model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": reentrant})
     forwards = []
-    layer = model.model.language_model.layers[0].mlp
-    hook = layer.register_forward_hook(lambda *_: forwards.append(1))
+    for layers in (model.model.vision_tower.encoder.layers, model.model.language_model.layers):
+        layers[0].self_attn.register_forward_pre_hook(lambda *_: forwards.append(1))
     assert_near(weights_gradient(), wanted, TOLERANCE)
-    hook.remove()
-    assert len(forwards) == 2  # it was recomputed
+    assert len(forwards) == 4  # both were recomputed
 
 
 @pytest.mark.parametrize("name", ["DeepSpeedEngine", "FullyShardedDataParallel"])
@@ -191,4 +190,3 @@ def test_trls_fused_head_is_refused_where_labels_would_not_fit():
     inputs = words_labelled(model, tiny_inputs(model, PROMPTS))
     with gp.prune(model, LastRow(keep=0.4)), pytest.raises(gp.Unservable, match="fused_lm_head takes labels of all"):
         model(**inputs, fused_lm_head=True)
-

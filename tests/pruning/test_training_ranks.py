@@ -57,5 +57,7 @@ def test_gradients_are_the_mean_of_the_oracles(found, pruner, ways):
 
 def test_what_runs_the_tower_outside_of_a_sharded_models_forward_is_refused(found):
     assert found["refused"].keys() == {"prune_inputs", "encode", "generate"}
-    assert all("call the model inside of `with gp.prune(model, pruner)`" in said for said in found["refused"].values())
+    assert all(
+        "call the model inside of `with gp.prune(model, pruner)`" in said for said in found["refused"].values()
+    )
     assert relative_difference([found["sharded, context"]], [found["data parallel, context"]]) < TOLERANCE

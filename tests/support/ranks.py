@@ -1,6 +1,6 @@
 """One of two processes that train a model together: `python -m support.ranks RANK STORE OUT`, run by a test.
 
-Each has one prompt. What rank 0 saves to OUT: by way of training the gradient, averaged over both, and what was refused.
+Each has one prompt. Rank 0 saves to OUT the gradient, averaged over both, by way of training; and what was refused.
 """
 
 import sys
@@ -32,13 +32,13 @@ def prompt(model, rank):
 
 def whole(model):
     """[P]: the gradient of all weights, gathered where they are sharded."""
-    found = [w.grad.full_tensor() if isinstance(w.grad, DTensor) else w.grad for w in model.parameters()]
-    return torch.cat([each.flatten() for each in found])
+    found = [torch.zeros_like(weight) if weight.grad is None else weight.grad for weight in model.parameters()]
+    return torch.cat([(each.full_tensor() if isinstance(each, DTensor) else each).flatten() for each in found])
 
 
 def data_parallel(rank, way, pruner):
     model = made()
-    wrapped = DistributedDataParallel(model)
+    wrapped = DistributedDataParallel(model, find_unused_parameters=True)  # as Trainer has it: the tower's last norm
     inputs = prompt(model, rank)
     if way == "inputs":
         loss = wrapped(**gp.prune_inputs(wrapped, inputs, pruner)).loss

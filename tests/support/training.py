@@ -28,7 +28,7 @@ def visual(model, ids):
 
 
 def words_labelled(model, inputs):
-    """Every word is predicted but the one behind an image: the oracle predicts that from a token that may be hidden."""
+    """All words but the one behind an image, which the oracle predicts from a token that may be hidden."""
     ids, image = inputs["input_ids"], visual(model, inputs["input_ids"])
     behind = image.roll(1, 1)
     behind[:, 0] = False
@@ -45,7 +45,9 @@ def gradient(model, loss):
     """[P], of all weights."""
     weights = [weight for weight in model.parameters() if weight.requires_grad]
     found = torch.autograd.grad(loss, weights, allow_unused=True)
-    return torch.cat([(torch.zeros_like(w) if g is None else g).flatten() for w, g in zip(weights, found, strict=True)])
+    return torch.cat(
+        [(torch.zeros_like(w) if g is None else g).flatten() for w, g in zip(weights, found, strict=True)]
+    )
 
 
 def by_inputs(model, inputs, pruner, positions="preserved"):

@@ -55,7 +55,9 @@ class Collator:
     def __call__(self, examples: Sequence[dict[str, Any]]) -> dict[str, Tensor]:
         texts = [self._processor.apply_chat_template(each["messages"]) for each in examples]
         images = [each["images"] for each in examples]
-        batch = dict(self._processor(images=images, text=texts, padding=True, padding_side="right", return_tensors="pt"))
+        batch = dict(
+            self._processor(images=images, text=texts, padding=True, padding_side="right", return_tensors="pt")
+        )
         spoken = said_by_assistant(batch["input_ids"], LM_IDS["assistant:"], LM_IDS[EOS])
         return {**batch, "labels": batch["input_ids"].masked_fill(~spoken, IGNORED)}
 

@@ -33,8 +33,8 @@ def before_forward(calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         return inputs
     if inputs.get("fused_lm_head") and calls.layers.staged:
         raise Unservable(
-            f"{calls.plan.pruner.label} prunes between the layers of the LLM, and TRL's fused_lm_head takes labels of "
-            "all columns: use transformers' Trainer, or a pruner that acts before the LLM"
+            f"{calls.plan.pruner.label} prunes between the layers of the LLM, and TRL's fused_lm_head takes labels "
+            "of all columns: use transformers' Trainer, or a pruner that acts before the LLM"
         )
     counts = not past and ids is not None and inputs.get("position_ids") is None
     if counts and calls.plan.family.position_axes == 1:

@@ -43,6 +43,6 @@ def refuse_sharded(model: Any, what: str) -> None:
     fsdp = sys.modules.get("torch.distributed.fsdp")  # no model is sharded where it was never imported
     if fsdp is not None and isinstance(model, fsdp.FSDPModule):
         raise Unservable(
-            f"{what} runs the vision tower outside of the model's forward, where fully_shard has its weights sharded: "
-            "call the model inside of `with gp.prune(model, pruner)`"
+            f"{what} runs the vision tower outside of the model's forward, where fully_shard has its weights "
+            "sharded: call the model inside of `with gp.prune(model, pruner)`"
         )
