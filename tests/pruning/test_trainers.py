@@ -20,7 +20,14 @@ from support.training import gradient, words_labelled
 
 RATE = 0.1
 PRUNER, RANDOM = gp.ClsVisual(keep=0.4), gp.Random(keep=0.5)
-pytest.importorskip("accelerate")
+state = pytest.importorskip("accelerate.state")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _accelerates_state():
+    """What accelerate knows of a process, its precision among it, is that process's."""
+    yield
+    state.AcceleratorState._reset_state(reset_partial_state=True)
 
 
 class Rows(Dataset):

@@ -14,22 +14,31 @@ from support.ranks import INSIDE, PRUNER, RANKS, made, prompt
 from support.training import by_context, by_oracle
 
 
-@pytest.fixture(scope="module")
-def found(tmp_path_factory):
-    """What both processes found, see `support.ranks`."""
-    folder = tmp_path_factory.mktemp("ranks")
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": ""}
+def together(folder, *stage):
+    """What two processes found, see `support.ranks`."""
+    out = folder / "found.pt"
     words = [sys.executable, "-m", "support.ranks"]
-    running = [
-        subprocess.Popen(
-            [*words, str(rank), str(folder / "store"), str(folder / "found.pt")], env=environment,
-            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    running = []
+    for rank in range(RANKS):
+        environment = {
+            **os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "CUDA_VISIBLE_DEVICES": "",
+            "RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(RANKS), "DS_ACCELERATOR": "cpu",
+        }  # fmt: skip
+        command = [*words, str(rank), str(folder / "store"), str(out), *map(str, stage)]
+        running.append(
+            subprocess.Popen(
+                command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, cwd=folder
+            )
         )
-        for rank in range(RANKS)
-    ]  # fmt: skip
     said = [process.communicate(timeout=300)[0] for process in running]
     assert all(process.returncode == 0 for process in running), "\n".join(said)
-    return torch.load(folder / "found.pt")
+    return torch.load(out)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """Of DistributedDataParallel and fully_shard."""
+    return together(tmp_path_factory.mktemp("ranks"))
 
 
 def wanted(pruner):
@@ -61,3 +70,12 @@ def test_what_runs_the_tower_outside_of_a_sharded_models_forward_is_refused(foun
         "call the model inside of `with gp.prune(model, pruner)`" in said for said in found["refused"].values()
     )
     assert relative_difference([found["sharded, context"]], [found["data parallel, context"]]) < TOLERANCE
+
+
+@pytest.mark.parametrize("stage", [2, 3])
+def test_deepspeed(tmp_path, stage):
+    """ZeRO stage 3 shards the weights, and gathers those of a module wherever it is called."""
+    pytest.importorskip("deepspeed")
+    moved = together(tmp_path, stage)
+    for way, pruner in {"inputs": PRUNER, "context": PRUNER, "between layers": INSIDE}.items():
+        assert_near(moved[way], wanted(pruner), 1e-4)  # a difference of weights that are larger

@@ -1,6 +1,7 @@
-"""One of two processes that train a model together: `python -m support.ranks RANK STORE OUT`, run by a test.
+"""One of two processes that train a model together: `python -m support.ranks RANK STORE OUT [STAGE]`, run by a test.
 
 Each has one prompt. Rank 0 saves to OUT the gradient, averaged over both, by way of training; and what was refused.
+With STAGE DeepSpeed trains, sharding as ZeRO's stage of that number does.
 """
 
 import sys
@@ -79,21 +80,57 @@ def refused():
     return said
 
 
-def main(rank, store, out):
+def engine(rank, way, stage):
+    """What DeepSpeed moves the weights by, in a step of plain descent at rate 1."""
+    import deepspeed
+
+    model = made()
+    settings = {
+        "train_micro_batch_size_per_gpu": 1, "gradient_accumulation_steps": 1, "gradient_clipping": 0.0,
+        "zero_optimization": {"stage": stage}, "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
+    }  # fmt: skip
+    descent = torch.optim.SGD(model.parameters(), lr=1.0)
+    wrapped, *_ = deepspeed.initialize(model=model, optimizer=descent, config=settings)
+    start, inputs = weights(model), prompt(model, rank)
+    if way == "inputs":
+        loss = wrapped(**gp.prune_inputs(wrapped, inputs, PRUNER)).loss
+    else:
+        with gp.prune(wrapped, PRUNER if way == "context" else INSIDE):
+            loss = wrapped(**inputs).loss
+    wrapped.backward(loss)
+    wrapped.step()
+    return start - weights(model)
+
+
+def weights(model):
+    """[P], gathered where they are sharded."""
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    return torch.cat([safe_get_full_fp32_param(weight).flatten().clone() for weight in model.parameters()])
+
+
+def main(rank, store, out, stage=None):
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{store}", rank=rank, world_size=RANKS)
-    found = {
-        "data parallel, inputs": data_parallel(rank, "inputs", PRUNER),
-        "data parallel, context": data_parallel(rank, "context", PRUNER),
-        "data parallel, between layers": data_parallel(rank, "context", INSIDE),
-        "sharded, context": sharded(rank, PRUNER),
-        "sharded, between layers": sharded(rank, INSIDE),
-        "refused": refused(),
-    }
+    if stage is None:
+        found = {
+            "data parallel, inputs": data_parallel(rank, "inputs", PRUNER),
+            "data parallel, context": data_parallel(rank, "context", PRUNER),
+            "data parallel, between layers": data_parallel(rank, "context", INSIDE),
+            "sharded, context": sharded(rank, PRUNER),
+            "sharded, between layers": sharded(rank, INSIDE),
+            "refused": refused(),
+        }
+    else:
+        import deepspeed
+
+        deepspeed.init_distributed("gloo", auto_mpi_discovery=False)
+        found = {way: engine(rank, way, stage) for way in ("inputs", "context", "between layers")}
     if rank == 0:
         torch.save(found, out)
     distributed.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(int(sys.argv[1]), sys.argv[2], sys.argv[3], *map(int, sys.argv[4:]))
