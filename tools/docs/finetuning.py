@@ -73,12 +73,12 @@ def _note(found: Mapping[str, Any]) -> str:
     seeds = len({row["seed"] for row in found["rows"] if row["arm"] in ARMS})
     seconds = [row["seconds"] for row in found["rows"] if "seconds" in row]
     return (
-        f"Right boxes (IoU of at least 0.5) in percent, of {plan['asked']} expressions of scenes that no training drew; "
-        f"keep 0.5. Before training with Wilson's 95% interval, after it the mean of {seeds} trainings with Student's. "
-        f"Each training: {plan['steps']} steps of {plan['batch']} scenes, up to {plan['turns']} boxes a scene, AdamW "
-        f"from {plan['rate']:g} down to 0, half of the tokens dropped at random where it is pruned; "
-        f"{min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes of one core. torch {about['versions']['torch']}, "
-        f"transformers {about['versions']['transformers']}."
+        f"Right boxes (IoU of at least 0.5) in percent, of {plan['asked']} expressions of scenes that no training "
+        "drew; keep 0.5. Before training with Wilson's 95% interval, after it the mean of "
+        f"{seeds} trainings with Student's. Each training: {plan['steps']} steps of {plan['batch']} scenes, up to "
+        f"{plan['turns']} boxes a scene, AdamW from {plan['rate']:g} down to 0, half of the tokens dropped at random "
+        f"where it is pruned; {min(seconds) / 60:.1f} to {max(seconds) / 60:.1f} minutes of one core. torch "
+        f"{about['versions']['torch']}, transformers {about['versions']['transformers']}."
     )
 
 
