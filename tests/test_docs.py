@@ -22,6 +22,7 @@ from PIL import Image
 import groundprune as gp
 from groundprune.cli import main
 from groundprune.pruners import pruner_class
+from tools.finetuning.__main__ import main as finetune
 from tools.pocket_training.__main__ import main as train_pocket
 
 ROOT = Path(__file__).parents[1]
@@ -33,6 +34,7 @@ CHEAPER: dict[str, tuple[list[str], list[str]]] = {
     "groundprune compare": (["--pruner", "random", "--keep", "0.5"], ["--scenes", "2"]),
     "groundprune verify": (["--pruner", "random"], []),
     "groundprune study": ([], ["--quick", "--limit", "1"]),
+    "python -m tools.finetuning": ([], ["--quick", "--seeds", "1"]),
     "python -m tools.pocket_training": ([], ["--quick", "--processes", "1", "--work", "work"]),
 }
 # What is not run at all: how far it is checked.
@@ -44,6 +46,7 @@ NOT_RUN = {
     "groundprune study all": "an hour of work; each study has tests of its own",
     "python -m tools.docs.studies": "its run is not there; tests/studies packs one",
 }
+TRAININGS = {"python -m tools.finetuning": finetune, "python -m tools.pocket_training": train_pocket}
 FROM_THE_HUB = "# from the Hub"
 PROGRAMS = ("groundprune", "make", "pip", "pre-commit", "python", "git", "mkdocs", "pytest")
 FENCE = re.compile(r"^```(\w*)(?: title=\"([\w.]+)\")?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -99,9 +102,9 @@ class Reader:
             targets = [word for word in words[1:] if "=" not in word]
             assert targets
             assert all(target in make_targets() for target in targets), f"no such target: {line}"
-        elif words[:3] == ["python", "-m", "tools.pocket_training"]:
+        elif " ".join(words[:3]) in TRAININGS:
             _, instead = CHEAPER[" ".join(words[:3])]
-            assert train_pocket([*words[3:], *instead]) == 0
+            assert TRAININGS[" ".join(words[:3])]([*words[3:], *instead]) == 0
         elif words[:3] == ["python", "-m", "tools.trace"]:
             self.monkeypatch.setattr(sys, "argv", words[2:])
             runpy.run_module("tools.trace", run_name="__main__")

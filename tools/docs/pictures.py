@@ -78,9 +78,14 @@ PICTURES: dict[str, Callable[[], Figure]] = {"row": row, "grid": grid}
 
 def picture_svg(name: str) -> str:
     """The SVG file of one of PICTURES: the same bytes each time."""
+    return drawing_svg(PICTURES[name])
+
+
+def drawing_svg(draw: Callable[[], Figure]) -> str:
+    """The SVG file of what `draw` draws, its ink and grid in the reader's light or dark setting."""
     buffer = io.StringIO()
     with style.context(["default", {**settings(PAGE_INK, PAGE_GRID), "svg.fonttype": "path"}]):
-        PICTURES[name]().savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
+        draw().savefig(buffer, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
     drawing = buffer.getvalue()
     start = drawing.index(">", drawing.index("<svg")) + 1
     drawing = f"{drawing[:start]}\n {_SCHEME}{drawing[start:]}"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+import functools
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 
@@ -17,6 +19,43 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
         yield
     finally:
         if before is None:
+            delattr(owner, name)
+        else:
+            setattr(owner, name, before)
+
+
+@contextlib.contextmanager
+def overlaid(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None]:
+    """While active, the method `owner.name` is make(method), by signature and binding the same.
+
+    What another has put around it by then stays (accelerate's autocast, which a Trainer lays on while it trains), and
+    calls the method itself from then on.
+    """
+    original = getattr(owner, name)
+    call: Any = make(original)
+    function = getattr(original, "__func__", None)
+
+    def bound(self: Any, *args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    def free(*args: Any, **kwargs: Any) -> Any:
+        return call(*args, **kwargs)
+
+    method: Any = (
+        functools.wraps(original)(free)
+        if function is None
+        else types.MethodType(functools.wraps(function)(bound), owner)
+    )
+    own = vars(owner)
+    before = own.get(name)
+    setattr(owner, name, method)
+    try:
+        yield
+    finally:
+        call = original
+        if own.get(name) is not method:
+            pass
+        elif before is None:
             delattr(owner, name)
         else:
             setattr(owner, name, before)

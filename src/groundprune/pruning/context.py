@@ -76,10 +76,11 @@ def prune(
     Of pruners that act before the LLM alone `prune_inputs` does the same without a context. Only calls of the model
     are pruned, not of `model.model`; where images were encoded inside of the context and no pruned call read them, a
     warning on leaving says so. A cache that was filled inside of a context is gone on with inside of one. Threads
-    take turns.
+    take turns. A trainer that is given the model trains it pruned, whatever it wraps it in.
 
     Args:
-        model: a transformers model of a known family, or a wrapper of one (PEFT, `torch.compile`, data parallelism).
+        model: a transformers model of a known family, or a wrapper of one (PEFT, `torch.compile`,
+            DistributedDataParallel, DeepSpeed), which may be sharded by `fully_shard`.
         pruner: what stays, and between which layers the rest is dropped.
         positions: which ids the kept tokens get, see `groundprune.tokens.positions.FORMS`.
         text: for pruners that read the request, one entry per prompt row.

@@ -14,7 +14,7 @@ from groundprune.families.base import family_of
 from groundprune.probes.tower import RECORD_ATTRIBUTE, recordable
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.encoding import Encoded, encode_inputs
-from groundprune.pruning.wrapped import unwrapped
+from groundprune.pruning.wrapped import refuse_sharded, unwrapped
 from groundprune.signals import TowerRecord
 
 
@@ -108,6 +108,7 @@ def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> Enc
         Unservable: the model cannot give what one of the pruners needs, or the inputs hold videos.
     """
     model = unwrapped(model)
+    refuse_sharded(model, "gp.encode")
     family, base = family_of(model.config), model.base_model
     needs = frozenset().union(*(pruner.needs for pruner in pruners))
     for need in sorted(needs, key=str):

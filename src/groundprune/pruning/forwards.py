@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from groundprune.errors import Unservable
 from groundprune.pruning.encoding import has_visual
 from groundprune.pruning.prefill import PrunedInputs, checked_ids
 
@@ -30,6 +31,11 @@ def before_forward(calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         checked_ids(inputs)
     if not has_visual(inputs) and state is None:
         return inputs
+    if inputs.get("fused_lm_head") and calls.layers.staged:
+        raise Unservable(
+            f"{calls.plan.pruner.label} prunes between the layers of the LLM, and TRL's fused_lm_head takes labels "
+            "of all columns: use transformers' Trainer, or a pruner that acts before the LLM"
+        )
     counts = not past and ids is not None and inputs.get("position_ids") is None
     if counts and calls.plan.family.position_axes == 1:
         # A plain forward counts columns, those of padding included, and goes on from the largest id.

@@ -21,7 +21,7 @@ from transformers.generation import utils as generation_utils
 from transformers.utils import ModelOutput
 
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.probes.patching import replaced
+from groundprune.probes.patching import overlaid, replaced
 from groundprune.probes.tower import MODALITIES, RECORD_ATTRIBUTE, encode, is_encoding, record_of, recordable
 from groundprune.pruning.beams import repeated
 from groundprune.pruning.encoding import has_visual
@@ -31,6 +31,7 @@ from groundprune.pruning.plan import Plan
 from groundprune.pruning.prefill import Prefill, PrunedInputs, encoded_prefill, shortened
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn, unpruned_prompt
+from groundprune.pruning.wrapped import refuse_sharded
 from groundprune.signals import TowerRecord
 
 # Whether `generate` cuts what was encoded along with a prompt: 5.23 does, 5.19 does not.
@@ -81,11 +82,9 @@ class Calls:
         if hasattr(model.generate, _OWNER):
             raise GroundPruneError("this model is inside of a gp.prune context already; leave that one first")
         with contextlib.ExitStack() as stack:
-            for name, make in (
-                ("generate", self._generating), ("forward", self._forwarding),
-                ("prepare_inputs_for_generation", self._preparing),
-            ):  # fmt: skip
-                # wraps(): `generate` validates its arguments against the signatures of the other two.
+            # `generate` validates its arguments against the signatures of the other two.
+            stack.enter_context(overlaid(model, "forward", self._forwarding))
+            for name, make in (("generate", self._generating), ("prepare_inputs_for_generation", self._preparing)):
                 original = getattr(model, name)
                 stack.enter_context(replaced(model, name, functools.wraps(original)(make(original))))
             setattr(model.generate, _OWNER, self)
@@ -130,6 +129,7 @@ class Calls:
         state = self.recall(given)
         if not has_visual(given) and state is None:
             return None
+        refuse_sharded(self.plan.model, "generate with pruning")
         config = given.get("generation_config") or self.plan.model.generation_config
         chunk = given.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
         if chunk is not None and (self.layers.hooked or self.plan.family.bidirectional or not CUTS_IMAGES):

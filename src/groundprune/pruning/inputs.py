@@ -14,6 +14,7 @@ from groundprune.pruning.plan import WINDOWS, Plan, Text, TextTower
 from groundprune.pruning.prefill import PrunedInputs, encoded_prefill, shortened
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn
+from groundprune.pruning.wrapped import refuse_sharded
 from groundprune.tokens.compaction import Policy
 
 __all__ = ["PrunedInputs", "prune_inputs"]
@@ -59,6 +60,7 @@ def prune_inputs(
     plan = Plan.of(model, pruner, positions, text, text_tower)
     if plan.inside:
         raise Unservable(f"{pruner.label} prunes between the layers of the LLM: use `with gp.prune(model, pruner)`")
+    refuse_sharded(plan.model, "gp.prune_inputs")
     if window not in WINDOWS:
         raise GroundPruneError(f"window must be one of {', '.join(WINDOWS)} (got {window!r})")
     if after is None:

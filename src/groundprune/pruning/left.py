@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from groundprune.pruning.passage import Passage
+from groundprune.tokens.compaction import IGNORED
 
 
 def labels_left(passage: Passage, labels: Tensor) -> Tensor:
@@ -18,7 +19,7 @@ def labels_left(passage: Passage, labels: Tensor) -> Tensor:
         return labels
     last = passage.prompt.segments[-1].compaction
     labels = torch.gather(labels, 1, passage.entered.slots_of(last.index).to(labels.device))
-    return labels.masked_fill(~last.mask.to(labels.device), -100)
+    return labels.masked_fill(~last.predicted.to(labels.device), IGNORED)
 
 
 def deepstack(original: Callable[..., Any], under_way: Callable[[], Passage | None]) -> Callable[..., Any]:

@@ -163,5 +163,5 @@ def _compacted(
         if new.get(name) is not None:
             new[name] = compaction.gather(new[name])
     if new.get("labels") is not None:
-        new["labels"] = compaction.gather(new["labels"], fill=-100)
+        new["labels"] = compaction.labels(new["labels"])
     return new

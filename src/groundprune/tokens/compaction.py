@@ -15,6 +15,8 @@ from torch import Tensor
 
 from groundprune.tokens.layout import VisualLayout
 
+IGNORED = -100  # the label of a column that is not predicted
+
 
 @dataclass(frozen=True, eq=False)
 class Compaction:
@@ -46,6 +48,20 @@ class Compaction:
         index = self.index.expand(*x.shape[:-2], *self.index.shape)
         x = x.expand(*x.shape[:-2], self.index.shape[0], x.shape[-1])
         return torch.gather(x, -1, index).masked_fill(~self.mask, fill)
+
+    @property
+    def predicted(self) -> Tensor:
+        """Bool[B, S], False in padding and for the first word of a row, which no word stands before.
+
+        Stock code predicts that word from padding on its left, and not at all where it is column 0. Here the loss of
+        a row is the same in every batch.
+        """
+        return self.mask & (self.mask.cumsum(1) > 1)
+
+    def labels(self, labels: Tensor) -> Tensor:
+        """Long[B, L] -> [B, S], -100 where not `predicted`. A word behind dropped columns is predicted from the last
+        kept one."""
+        return self.gather(labels).masked_fill(~self.predicted, IGNORED)
 
     @property
     def place(self) -> Tensor:
