@@ -21,6 +21,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.loop import answer_all
+from groundprune.evaluation.meter import Meter
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.specs import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
@@ -118,7 +119,8 @@ def answer_settings(
 ) -> Summary:
     """`evaluate` of a model that is loaded, under settings of any kind. run: what else must be equal to resume."""
     parts = windows(data, window)
-    runners = [Runner(model, processor, x, batch_size, text_tower, protocol, interventions) for x in parts]
+    meter = Meter(model, processor)
+    runners = [Runner(model, processor, x, batch_size, text_tower, protocol, interventions, meter) for x in parts]
     refuse_repeated(data)
     run = {
         "weights": weights_fingerprint(model), "dtype": str(model.dtype),
