@@ -1,9 +1,9 @@
 """What an answer costs the LLM, by formula: floating point operations, and bytes of the cache.
 
 Convention, that of torch's FlopCounterMode: a multiply-add is 2 operations; matrix products alone are counted (linear
-layers, and both products of attention), not norms, activations, rotary embeddings or look-ups. Attention counts every
-query with every key, as if masks, causal ones and sliding windows too, hid nothing. Counted is the prompt of one sample
-alone, without padding, and what the stock model does: what choosing tokens adds is left out.
+layers, and both products of attention), not norms, activations, rotary embeddings or look-ups. In attention every query
+counts with every key, as if masks hid nothing, causal ones and those of sliding windows too. Counted is the prompt of
+one sample alone, without padding, and what the stock model does: what choosing tokens adds is left out.
 """
 
 from __future__ import annotations
@@ -129,7 +129,7 @@ class Work:
 
 
 def count_new(output: Tensor, ends: int | Sequence[int] | None) -> list[int]:
-    """Per row of Long[B, S] what `generate` made: how many tokens up to the first that ends an answer, it included."""
+    """How many tokens an answer has, the one that ends it included; per row of what `generate` made, Long[B, S]."""
     stops = torch.tensor([] if ends is None else [ends] if isinstance(ends, int) else list(ends), dtype=output.dtype)
     ended = torch.isin(output.cpu(), stops)
     return torch.where(ended.any(1), ended.int().argmax(1) + 1, output.shape[1]).tolist()

@@ -77,7 +77,7 @@ _STORED = ("layer_tokens", "new_tokens", "kv_bytes", "prefill_flops", "decode_fl
 
 @dataclass(frozen=True)
 class Timing:
-    """Wall time, and of how many answers (or encoded images); those of resumed runs and of several processes add up."""
+    """Wall time of how many answers, or of how many samples' images; resumed runs and several processes add up."""
 
     seconds: float = 0.0
     samples: int = 0

@@ -6,7 +6,7 @@ Accuracies are drawn in percent from 0 to 100, with 95% intervals. What has no a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -100,17 +100,7 @@ def _curve(summary: Summary, pruner: str, kind: str, key: str) -> Chart:
     above = None if whole is None else share_of(whole, kind)
 
     def draw(ax: Axes) -> None:
-        if above is not None:
-            low, high = above.interval
-            look = UNPRUNED_LOOK
-            ax.axhspan(100 * low, 100 * high, color=look.colour, alpha=0.18, linewidth=0)
-            ax.axhline(100 * above.accuracy, color=look.colour, linestyle=look.line, label="unpruned")
-        for index, (name, points) in enumerate(lines.items()):
-            look, aside = look_of(name), _APART * (index - (len(lines) - 1) / 2)
-            x = [x + aside for x, _ in points]
-            shares = [share for _, share in points]
-            ax.errorbar(x, [100 * s.accuracy for s in shares], yerr=_reach(shares), label=name, color=look.colour,
-                        marker=look.marker, linestyle=look.line, elinewidth=1, capsize=2)  # fmt: skip
+        draw_policies(ax, lines, above, apart=_APART)
         ax.set_xlim(0, 103)
         ax.set_xticks(range(0, 101, 25))
         ax.set_xlabel("visual tokens kept (%)")
@@ -123,6 +113,27 @@ def _curve(summary: Summary, pruner: str, kind: str, key: str) -> Chart:
         for name, points in lines.items()
     ]
     return Chart(key, short_name(pruner), "; ".join(told) + ".", (2.75, 2.35), draw)
+
+
+def draw_policies(
+    ax: Axes, lines: Mapping[str, Sequence[tuple[float, Share]]], above: Share | None, apart: float = 0
+) -> None:
+    """Accuracies in percent: a line per policy, and what the unpruned model reaches, as a line and a band.
+
+    lines: by policy, accuracies and where on the x axis. above: of the unpruned model. apart: how far policies stand
+    beside each other, on the x axis.
+    """
+    if above is not None:
+        low, high = above.interval
+        look = UNPRUNED_LOOK
+        ax.axhspan(100 * low, 100 * high, color=look.colour, alpha=0.18, linewidth=0)
+        ax.axhline(100 * above.accuracy, color=look.colour, linestyle=look.line, label="unpruned")
+    for index, (name, points) in enumerate(lines.items()):
+        look, aside = look_of(name), apart * (index - (len(lines) - 1) / 2)
+        x = [x + aside for x, _ in points]
+        shares = [share for _, share in points]
+        ax.errorbar(x, [100 * s.accuracy for s in shares], yerr=_reach(shares), label=name, color=look.colour,
+                    marker=look.marker, linestyle=look.line, elinewidth=1, capsize=2)  # fmt: skip
 
 
 def kept_percent(result: SettingResult, whole: SettingResult | None) -> float:
