@@ -1,9 +1,9 @@
 """What an answer costs the LLM, by formula: floating point operations, and bytes of the cache.
 
 Convention, that of torch's FlopCounterMode: a multiply-add is 2 operations; matrix products alone are counted (linear
-layers, and both products of attention), not norms, activations, rotary embeddings or look-ups. In attention every query
-counts with every key, as if masks hid nothing, causal ones and those of sliding windows too. Counted is the prompt of
-one sample alone, without padding, and what the stock model does: what choosing tokens adds is left out.
+layers, and both products of attention), not norms, activations, rotary embeddings or look-ups. In attention every
+query counts with every key, as if masks hid nothing, causal ones and those of sliding windows too. Counted is the
+prompt of one sample alone, without padding, and what the stock model does: what choosing tokens adds is left out.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ class Decoder:
             value_bytes: of a number in the cache.
         """
         with torch.device("meta"):
-            model: Any = AutoModelForImageTextToText.from_config(copy.deepcopy(config))
+            model: Any = AutoModelForImageTextToText.from_config(copy.deepcopy(config), attn_implementation="eager")
         text = config.get_text_config()
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads

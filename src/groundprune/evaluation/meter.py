@@ -56,18 +56,29 @@ class Meter:
             inputs = model_inputs(self._processor, grounding, [Image.new("RGB", size)], [prompt])
             shape = tuple((name, _shape(value)) for name, value in inputs.items() if name not in _TEXT)
             if shape not in self._by_shape:
-                self._by_shape[shape] = self._counted(dict(inputs.to(self._model.device, self._model.dtype)))
+                given = dict(inputs.to(self._model.device, self._model.dtype))
+                self._by_shape[shape] = tower_flops(self._model, given)
             self._by_size[key] = self._by_shape[shape]
         return self._by_size[key]
 
-    @torch.no_grad()
-    def _counted(self, inputs: dict[str, Any]) -> int | None:
-        if self._model.config.vision_config._attn_implementation not in COUNTED:
-            return None
-        cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
-        with FlopCounterMode(display=False, custom_mapping=cpu) as counter:
-            encode_inputs(self._model.base_model, family_of(self._model.config), inputs, frozenset())
-        return counter.get_total_flops()
+
+@torch.no_grad()
+def tower_flops(model: Any, inputs: dict[str, Any]) -> int | None:
+    """Run the tower and the projector, and count.
+
+    Args:
+        model: of a known family.
+        inputs: what the processor gives, with pixels.
+
+    Returns:
+        None where attention runs in kernels that torch's counter does not see.
+    """
+    if model.config.vision_config._attn_implementation not in COUNTED:
+        return None
+    cpu = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention}
+    with FlopCounterMode(display=False, custom_mapping=cpu) as counter:
+        encode_inputs(model.base_model, family_of(model.config), inputs, frozenset())
+    return counter.get_total_flops()
 
 
 _TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids")  # say nothing of the image

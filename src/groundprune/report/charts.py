@@ -19,7 +19,7 @@ from groundprune.report.style import UNPRUNED_LOOK, Look, look_of
 
 TASKS = {"rec": "REC Acc@0.5", "vqa": "VQA exact match"}
 _TOP = 108  # above 100%: room for a marker and for the number over a full bar
-_BELOW = -4  # and for a marker at 0%
+BELOW = -4  # and for a marker at 0%
 _APART = 1.0  # points of the x axis between the policies of one budget, which would hide each other
 
 
@@ -104,8 +104,7 @@ def _curve(summary: Summary, pruner: str, kind: str, key: str) -> Chart:
         ax.set_xlim(0, 103)
         ax.set_xticks(range(0, 101, 25))
         ax.set_xlabel("visual tokens kept (%)")
-        percent_axis(ax, f"{TASKS[kind]} (%)")
-        ax.set_ylim(_BELOW, _TOP)
+        percent_axis(ax, f"{TASKS[kind]} (%)", BELOW)
 
     told = [f"unpruned {share_told(above)}"] if above is not None else []
     told += [
@@ -148,9 +147,9 @@ def _fraction(keep: str) -> float:
     return float(above) / float(below or 1)
 
 
-def percent_axis(ax: Axes, label: str) -> None:
-    """A y axis from 0 to 100%."""
-    ax.set_ylim(0, _TOP)
+def percent_axis(ax: Axes, label: str, below: float = 0) -> None:
+    """A y axis from 0 to 100%. below: where it begins, to leave room for markers."""
+    ax.set_ylim(below, _TOP)
     ax.set_yticks(range(0, 101, 20))
     ax.set_ylabel(label)
     ax.grid(axis="y")

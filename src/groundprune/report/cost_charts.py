@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from groundprune.evaluation.specs import MAIN_POSITIONS, Setting
 from groundprune.evaluation.summary import Share, Summary
 from groundprune.pruners.spec import short_name
-from groundprune.report.charts import Chart, draw_policies, percent_axis, share_of, share_told
+from groundprune.report.charts import BELOW, Chart, draw_policies, percent_axis, share_of, share_told
 from groundprune.report.cost_table import flops_unit
 from groundprune.report.headline import Shown
 
@@ -42,7 +42,7 @@ def accuracy_over_flops(summary: Summary, shown: Shown) -> Chart | None:
             ax.axvline(whole.costs.llm_flops / factor, color=ax.xaxis.label.get_color(), linewidth=0.8, alpha=0.5)
         ax.set_xlim(0, 1.03 * most / factor)
         ax.set_xlabel(f"{unit} of the LLM per answer")
-        percent_axis(ax, f"{_MEASURE} (%)")
+        percent_axis(ax, f"{_MEASURE} (%)", BELOW)
 
     told = [f"unpruned {share_told(stock)}"] if stock is not None else []
     told += [

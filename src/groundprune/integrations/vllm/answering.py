@@ -140,7 +140,7 @@ class EngineRunner:
         """There is nothing to give back: an engine ends with its setting."""
 
     def run(self, setting: Setting, done: Collection[str] = ()) -> Iterator[list[dict[str, Any]]]:
-        """Yields nothing once the engine is there, and then result rows as answers come in, in no particular order."""
+        """Yields no row once the engine is there, then result rows as answers come in, in no particular order."""
         missing = [s for s in self.samples if s.id not in done]
         asked: dict[str, Sample] = {}
         with Engine(self._arguments(setting)) as engine:
