@@ -2,6 +2,8 @@
 
 import io
 import json
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -177,12 +179,13 @@ class Slow:
 def ask(monkeypatch, tmp_path):
     clock = Clock()
     monkeypatch.setattr(loop, "time", clock)
-    samples = [type("Named", (), {"id": id})() for id in "abc"]
+    samples = [SimpleNamespace(id=id) for id in "abc"]
 
     def ask(fails=None):
         about = {"date": "today", "command": "test"}
         console = Console(file=io.StringIO())
-        return answer_all([Slow(clock, samples, fails)], SETTINGS, {}, about, tmp_path / "run", False, console)
+        runners: Any = [Slow(clock, samples, fails)]
+        return answer_all(runners, SETTINGS, {}, about, tmp_path / "run", False, console)
 
     return ask
 

@@ -44,8 +44,8 @@ class Costs:
     @staticmethod
     def of(rows: Sequence[Mapping[str, Any]]) -> Costs | None:
         """None without rows, and where one of them, of an older version, does not say what it cost."""
-        found = [row.get("cost") for row in rows]
-        if not found or None in found:
+        found = [cost for row in rows if (cost := row.get("cost")) is not None]
+        if not found or len(found) < len(rows):
             return None
 
         def mean(values: Sequence[float | None]) -> Any:
@@ -58,9 +58,11 @@ class Costs:
 
     def to_json(self, unpruned: Costs | None) -> dict[str, Any]:
         """With totals, and as `of_unpruned` the ratios to what the unpruned setting cost, where it was run."""
-        own, whole = self._measures(), None if unpruned is None else unpruned._measures()
-        ratios = {k: round(v / whole[k], 6) for k, v in own.items() if v and whole[k]} if whole else None
-        return {**own, "of_unpruned": ratios}
+        own = self._measures()
+        if unpruned is None:
+            return {**own, "of_unpruned": None}
+        pairs = {name: (value, unpruned._measures()[name]) for name, value in own.items()}
+        return {**own, "of_unpruned": {name: round(v / of, 6) for name, (v, of) in pairs.items() if v and of}}
 
     @staticmethod
     def from_json(data: Mapping[str, Any] | None) -> Costs | None:
