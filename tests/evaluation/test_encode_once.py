@@ -12,7 +12,7 @@ from groundprune.answers import answer
 from groundprune.boxes import Box
 from groundprune.data import Sample
 from groundprune.errors import GroundPruneError
-from groundprune.evaluation import Runner, Setting, preparing
+from groundprune.evaluation import Runner, Setting, meter, preparing
 from groundprune.families import family_of
 from support.checkpoints import save_tiny
 
@@ -68,6 +68,7 @@ def answers(made, setting, done=()):
 def test_encoded_once_answers_as_asked_one_by_one(loaded, samples, monkeypatch):
     model, processor = loaded
     monkeypatch.setattr(preparing, "ENCODE_BATCH", 1)
+    monkeypatch.setattr(meter, "tower_flops", lambda *_: None)  # which sees a blank image
     made = Runner(model, processor, samples, batch_size=3)
     calls = []
     handle = family_of(model.config).tower(model.base_model).register_forward_hook(lambda *_: calls.append(1))

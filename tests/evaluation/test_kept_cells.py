@@ -55,7 +55,7 @@ def test_the_cells_are_those_of_the_kept_tokens(family, tmp_path):
 def test_unpruned_rows_say_nothing(tmp_path):
     compare(out=tmp_path, scenes=1, **QUICK)
     rows = read_rows(tmp_path / "samples.jsonl")
-    assert all(list(row)[-2:] == ["grids", "kept_cells"] for row in rows.values())
+    assert all(list(row)[-3:] == ["grids", "kept_cells", "cost"] for row in rows.values())
     assert {setting for (setting, _), row in rows.items() if kept_grids(row) is None} == {"unpruned"}
 
 

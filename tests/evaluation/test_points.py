@@ -15,10 +15,11 @@ from groundprune.data.samples import Sample
 from groundprune.data.sources import DataSet, as_task
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import evaluate
+from groundprune.evaluation.accounting import Work
 from groundprune.evaluation.driver import how_asked
 from groundprune.evaluation.lengths import POINT_TOKENS, max_new_tokens
 from groundprune.evaluation.results import SAMPLES_FILE, read_summary
-from groundprune.evaluation.runner import Runner
+from groundprune.evaluation.runner import Answer, Runner
 from groundprune.evaluation.scoring import Scorer
 from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.summary import Summary, summarize
@@ -220,8 +221,9 @@ def said(box):
 )
 def test_what_stubs_answer_is_counted(page, monkeypatch, answer, rate):
     """One answers every centre, one the corner of the image, one nothing."""
+    work = Work([(0, 9, 9)], 1, None)
     monkeypatch.setattr(
-        Runner, "_answers", lambda self, setting, batch: [(answer(self.samples[i]), 1, None) for i in batch]
+        Runner, "_answers", lambda self, _, batch: [Answer(answer(self.samples[i]), 1, None, work) for i in batch]
     )
     found = evaluate("pocket", str(page), [], [], ["preserved"], progress=False, task="point")
     task = found.settings[0].point

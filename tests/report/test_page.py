@@ -20,6 +20,7 @@ from groundprune.report.headline import choose_shown
 from groundprune.report.kept_maps import kept_maps
 from groundprune.report.overlay import KeptMap
 from groundprune.report.page import REPORT_FILE, Gallery, render_report, write_report
+from groundprune.report.tables import costs
 from support.pages import Page
 
 EVIL = "<img src=x onerror=alert(1)>"
@@ -123,7 +124,7 @@ class TestForEveryReader:
 
     def test_drawings_are_told_or_hidden(self, page):
         charts = [svg for svg in page.all("svg") if svg.get("role") == "img"]
-        assert len(charts) == 1 + 4 + 2
+        assert len(charts) == 1 + 4 + 2 + 1
         assert all("aria-hidden" in svg for svg in page.all("svg") if svg.get("role") != "img")
         told = [text for tag, text in page.text if tag == "desc"]
         assert len(told) == len(charts)
@@ -160,6 +161,9 @@ class TestNumbers:
             for task in (result.rec, result.vqa):
                 assert f"{100 * task.total.accuracy:.1f} [" in said
         tables = " ".join(text for tag, text in page.text if tag in ("td", "span", "desc") and "IoU" not in text)
+        cells = [cell for grid in costs([summary]) for row in grid.rows for cell in row]
+        operations = [r.costs.llm_flops / 1e6 for r in summary.settings if r.costs is not None]
+        known |= {*re.findall(r"\d+\.\d+", " ".join(cells)), *(f"{value:.3g}" for value in operations)}
         budgets = {"0.5", "0.25"}
         versions = " ".join([*summary.about["versions"].values(), summary.about["command"]])
         found = set(re.findall(r"(?<![\d.])\d+\.\d+(?![\d.])", tables)) - budgets

@@ -8,6 +8,7 @@ import typer
 
 from groundprune.cli.console import announce, quieten, show_summary
 from groundprune.cli.options import (
+    CostsOption,
     CountsOption,
     DeviceOption,
     DtypeOption,
@@ -48,6 +49,7 @@ def compare(
     text_tower: TextTowerOption = None,
     device: DeviceOption = None,
     dtype: DtypeOption = "auto",
+    costs: CostsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what pruning costs, by position policy: accuracy of boxes and of answers on drawn scenes.
@@ -64,4 +66,4 @@ def compare(
         model, scenes, seed, out=out, batch_size=batch_size, text_tower=text_tower, split=split,
         device=device, dtype=dtype, **grid_of(pruner, keep, tokens, positions),
     )  # fmt: skip
-    show_summary(summary, out, as_json)
+    show_summary(summary, out, as_json, costs)

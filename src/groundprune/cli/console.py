@@ -117,8 +117,8 @@ def save_image(picture: Any, path: Path) -> None:
         raise GroundPruneError(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from error
 
 
-def show_summary(summary: Summary, out: Path | None, as_json: bool) -> None:
-    """Print what a run found, and write its report where there is a folder for it."""
+def show_summary(summary: Summary, out: Path | None, as_json: bool, costs: bool = False) -> None:
+    """Print what a run found, and write its report where there is a folder for it. costs: the table of them, too."""
     page = None
     if out is not None:
         from groundprune.report.page import write_report
@@ -132,7 +132,7 @@ def show_summary(summary: Summary, out: Path | None, as_json: bool) -> None:
     from groundprune.report.tables import print_tables
 
     # A pipe has no width, and a table cut at 80 columns loses numbers.
-    print_tables(summary, Console(width=None if sys.stdout.isatty() else 200))
+    print_tables(summary, Console(width=None if sys.stdout.isatty() else 200), costs)
     if page is not None:
         typer.echo(f"results  {out}")
         typer.echo(f"report   {page}")

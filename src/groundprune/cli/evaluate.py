@@ -13,6 +13,7 @@ import typer
 
 from groundprune.cli.console import announce, quieten, show_summary
 from groundprune.cli.options import (
+    CostsOption,
     CountsOption,
     DeviceOption,
     DtypeOption,
@@ -99,6 +100,7 @@ def evaluate(
         ),
     ] = None,
     dtype: DtypeOption = "auto",
+    costs: CostsOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Measure what pruning costs on a benchmark: RefCOCO, RefCOCO+, RefCOCOg, GQA, data of your own, or drawn scenes.
@@ -149,7 +151,7 @@ def evaluate(
     if not as_json:
         about = summary.run
         typer.echo(f"data     {about['data']}, {about['split']} ({about['source']}); protocol: {protocol}")
-    show_summary(summary, out, as_json)
+    show_summary(summary, out, as_json, costs)
 
 
 def _engine_args(tensor_parallel: int | None, data_parallel: int | None, engine_args: str | None) -> dict[str, Any]:

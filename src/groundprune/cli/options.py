@@ -72,6 +72,9 @@ DtypeOption = Annotated[
     typer.Option("--dtype", help="auto (the checkpoint's own; on a CPU float32), float32, bfloat16 or float16."),
 ]
 SeedOption = Annotated[int | None, typer.Option("--seed", min=0, help="For pruners that draw at random.")]
+CostsOption = Annotated[
+    bool, typer.Option("--costs", help="Also print what answers cost: tokens, FLOPs, KV cache, seconds.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 
 

@@ -22,6 +22,7 @@ from groundprune.evaluation.devices import check_placing, input_device
 from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
 from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.loop import answer_all
+from groundprune.evaluation.meter import Meter
 from groundprune.evaluation.processes import ALONE, Ranks
 from groundprune.evaluation.protocols import check_protocol
 from groundprune.evaluation.runner import Runner
@@ -168,7 +169,10 @@ def answer_settings(
     """`evaluate` of a model that is loaded, under settings of any kind. run: what else must be equal to resume."""
     with ranks.agreed():
         parts = windows(data, window)
-        runners = [Runner(model, processor, x, batch_size, text_tower, protocol, interventions, ranks) for x in parts]
+        meter = Meter(model, processor)
+        runners = [
+            Runner(model, processor, x, batch_size, text_tower, protocol, interventions, meter, ranks) for x in parts
+        ]
         refuse_repeated(data)
     run = {
         "weights": weights_fingerprint(model), "dtype": str(model.dtype),

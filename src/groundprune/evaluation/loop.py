@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +23,7 @@ from rich.text import Text
 
 from groundprune.data.samples import Sample
 from groundprune.errors import Unservable
+from groundprune.evaluation.costs import ENCODING
 from groundprune.evaluation.parts import Part
 from groundprune.evaluation.processes import ALONE, Ranks
 from groundprune.evaluation.results import Results
@@ -30,7 +32,10 @@ from groundprune.evaluation.summary import Summary
 
 
 class AnyRunner(Protocol):
-    """What answers: `Runner`, or the runner of another engine. Its methods are those of `Runner`."""
+    """What answers: `Runner`, or the runner of another engine. Its methods are those of `Runner`.
+
+    One that `run` must first start says by an empty list that answering begins, which is timed from there.
+    """
 
     samples: list[Sample]
     unreadable: dict[str, str]
@@ -123,7 +128,9 @@ def _run_missing(
             todo = [s for s in missing if missing[s] - set(runner.unreadable)]
             if todo:
                 images = bars.add_task("images", total=len(runner.samples))
+                start = time.perf_counter()
                 runner.prepare(todo, functools.partial(bars.advance, images))
+                results.timed(ENCODING, time.perf_counter() - start, len(runner.samples))
                 bars.remove_task(images)
             if ranks.main:
                 results.leave_out(runner.unreadable)
@@ -131,9 +138,13 @@ def _run_missing(
             for setting in todo:
                 bars.update(by_setting, description=setting.label)
                 try:
+                    start = time.perf_counter()
                     for rows in runner.run(setting, done[setting.id]):
-                        add(rows)
-                        bars.advance(answers, len(rows) * ranks.count)
+                        if rows:
+                            results.timed(setting.id, time.perf_counter() - start, len(rows))
+                            add(rows)
+                            bars.advance(answers, len(rows) * ranks.count)
+                        start = time.perf_counter()
                 except Unservable as error:  # a count below the method's smallest shows with the first image
                     skipped[setting.id] = str(error)
                     if part is not None:

@@ -15,14 +15,19 @@ samples.jsonl, one JSON object per setting and sample, appended and flushed batc
               tile), and their cells that hold a kept token: a bit each, grid after grid, row after row from the top
               left, as hexadecimal digits. Null where it is not known (unpruned; in vLLM); older files lack both. Read
               by `kept_grids`.
+    cost      slots: [first decoder layer, tokens of the prompt that it and the next ones read, tokens in their cache
+              after the prefill], an entry per change; layer_tokens: of those read, the mean over the layers;
+              new_tokens; prefill_flops, decode_flops: of the LLM; tower_flops: of vision tower and projector, null in
+              vLLM; kv_bytes: of the cache after the prefill. Older files lack it. See `accounting.py`
 No line holds a time: after sorting, two runs can be compared line by line. No (setting, sample) is there twice; the
 same line twice counts once, and resuming cuts the second.
 
 summary.json, replaced as a whole after every setting: format, complete, run (model, weights, data, seed ...; what
 must be equal for a run to be resumed), about (command, versions, date, device, batch size; resumed: the same of each
 run that went on; unreadable: samples left out, and what is wrong with their images or boxes; processes, where there
-are several), settings (accuracy, interval, mean IoU, malformed answers, shares per type), differences (preserved
-minus reassigned). See `summary.py`.
+are several), settings (accuracy, interval, mean IoU, malformed answers, shares per type; costs: means per answer, and
+ratios to unpruned), differences (preserved minus reassigned), timing (seconds and samples per setting, and of
+encoding the images; of several processes those of the first). See `summary.py`.
 
 samples.rank0.jsonl and so on: of several processes each appends to its own until the first one takes its rows into
 samples.jsonl. What killed processes left there the next run takes.
@@ -35,10 +40,12 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import replace as changed
 from pathlib import Path
 from typing import Any, TextIO
 
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.costs import Timing
 from groundprune.evaluation.disk import alone, close, replace, writing
 from groundprune.evaluation.parts import lines, part_files
 from groundprune.evaluation.rows import insert, read_rows
@@ -75,6 +82,7 @@ class Results:
         self.run, self.about, self.samples = dict(run), dict(about), samples
         self.settings = list(settings)
         self.rows: dict[tuple[str, str], dict[str, Any]] = {}
+        self.timing: dict[str, Timing] = {}
         self._left_out: dict[str, str] = {}
         self._file: TextIO | None = None
         self._resuming: dict[str, Any] | None = None  # about the run that goes on, until it adds a row
@@ -112,6 +120,10 @@ class Results:
         parts = [] if self.folder is None else part_files(self.folder)
         return len(set(self.rows).union(*map(read_rows, parts)))
 
+    def timed(self, what: str, seconds: float, samples: int) -> None:
+        """Wall time joins what was measured before. what: the id of a setting, or ENCODING."""
+        self.timing[what] = self.timing.get(what, Timing()) + Timing(seconds, samples)
+
     def leave_out(self, unreadable: Mapping[str, str]) -> None:
         """Samples that can have no answer, by id, and why: named in the summary, and not waited for.
 
@@ -126,7 +138,8 @@ class Results:
             self.about["unreadable"] = {"samples": len(self._left_out), "images": sorted({*self._left_out.values()})}
 
     def summary(self) -> Summary:
-        return summarize(self.run, self.about, self.settings, self.rows.values(), self.samples)
+        found = summarize(self.run, self.about, self.settings, self.rows.values(), self.samples)
+        return changed(found, timing=dict(self.timing))
 
     def save(self) -> Summary:
         """Replace summary.json, atomically."""
@@ -147,6 +160,7 @@ class Results:
                 stored = read_summary(folder)
                 _same_run(stored.run, self.run, folder)
                 self.about, self._resuming = dict(stored.about), self.about
+                self.timing = dict(stored.timing)
                 self.settings = unique([*(result.setting for result in stored.settings), *self.settings])
             elif path.exists() or part_files(folder):
                 raise GroundPruneError(f"{folder} holds {SAMPLES_FILE} without {SUMMARY_FILE}: not a run to resume")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,13 @@ from torch import Tensor
 from groundprune.checkpoints.load import grounding_of
 from groundprune.data.samples import Sample
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.accounting import Work, count_new
 from groundprune.evaluation.devices import input_device
 from groundprune.evaluation.generating import How, generate
 from groundprune.evaluation.interventions import Intervention, Truths, chosen
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.memory import halving
+from groundprune.evaluation.meter import Meter
 from groundprune.evaluation.preparing import Prepared, prepare, readable
 from groundprune.evaluation.processes import ALONE, Ranks
 from groundprune.evaluation.rows import KeptCells
@@ -28,7 +31,15 @@ from groundprune.pruning.inputs import PrunedInputs
 from groundprune.signals import TextEmbedder
 from groundprune.tokens.compaction import Policy
 
-Answer = tuple[str, int, KeptCells | None]  # the text, and how many visual tokens the LLM read and which
+
+@dataclass(frozen=True, eq=False)
+class Answer:
+    """kept: visual tokens that the LLM read to its end; cells: which, where a pruner ran; work: what it cost."""
+
+    text: str
+    kept: int
+    cells: KeptCells | None
+    work: Work
 
 
 class Runner:
@@ -46,6 +57,7 @@ class Runner:
         text_tower: see `gp.prune_inputs`.
         protocol: see `groundprune.evaluation.protocols`.
         interventions: by the name that settings give them.
+        meter: of this model and processor, where several runners share one.
         ranks: processes, which share the batches; each has a runner of its own, with the same arguments.
 
     Raises:
@@ -61,6 +73,7 @@ class Runner:
         text_tower: str | Path | TextEmbedder | None = None,
         protocol: str = "native",
         interventions: Mapping[str, Intervention] | None = None,
+        meter: Meter | None = None,
         ranks: Ranks = ALONE,
     ):
         if batch_size < 1:
@@ -74,6 +87,7 @@ class Runner:
         self.protocol, self.grounding = protocol, self._scorer.reader.grounding
         self.unreadable: dict[str, str] = {}  # by sample id: why it cannot be asked
         self._tower, self._interventions = text_tower, interventions or {}
+        self._meter = meter or Meter(model, processor)
         self._prepared: Prepared | None = None
         self._limits: dict[str, int] = {}  # what max_new_tokens found, by kind
         self._fits: int | None = None  # rows that fit into memory, once it ran out
@@ -111,6 +125,8 @@ class Runner:
         )  # fmt: skip
         self.samples = self._prepared.samples
         self._limits.clear()
+        for words in self._prepared.words:  # now: what is counted must not slow down the first setting
+            self._meter.tower_flops(self.grounding, words.size)
 
     def free(self) -> None:
         """Give back the memory of the encoded images; `prepare` encodes them again."""
@@ -135,7 +151,7 @@ class Runner:
             missing = {i for i in batch if self.samples[i].id not in done}
             if missing:
                 answered = zip(batch, self._answers(setting, batch), strict=True)
-                yield [self._row(setting, i, *answer) for i, answer in answered if i in missing]
+                yield [self._row(setting, i, answer) for i, answer in answered if i in missing]
 
     def batches(self) -> list[list[int]]:
         """Sample indices of one kind and of similar length; a function of the samples and the batch size alone."""
@@ -172,12 +188,19 @@ class Runner:
         inputs = self._ready.inputs(batch, tokenizer, input_device(self.model))
         output, pruned = self._generate(setting, inputs, batch)
         texts = [text.strip() for text in tokenizer.batch_decode(output, skip_special_tokens=True)]
-        if pruned is None:
-            return [(text, self._ready.words[i].visual, None) for i, text in zip(batch, texts, strict=True)]
-        return [
-            (text, len(kept), KeptCells.of(layout, kept) if setting.pruner else None)
-            for text, layout, kept in zip(texts, pruned.layout, pruned.kept, strict=True)
-        ]
+        counts = count_new(output, self.model.generation_config.eos_token_id)
+        found: list[Answer] = []
+        for row, (index, text, count) in enumerate(zip(batch, texts, counts, strict=True)):
+            words = self._ready.words[index]
+            tower = self._meter.tower_flops(self.grounding, words.size)
+            length = len(words.columns["input_ids"])
+            if pruned is None:
+                found.append(Answer(text, words.visual, None, Work([(0, length, length)], count, tower)))
+                continue
+            layout, kept = pruned.layout[row], pruned.kept[row]
+            work = Work(pruned.prompt.slots(row, length), count, tower)
+            found.append(Answer(text, len(kept), KeptCells.of(layout, kept) if setting.pruner else None, work))
+        return found
 
     def _generate(
         self, setting: Setting, inputs: dict[str, Any], batch: Sequence[int]
@@ -193,6 +216,6 @@ class Runner:
         truths = Truths([self.samples[i] for i in batch], sizes, self.grounding.frame)
         return chosen(setting, self.model.config, self._interventions, truths)
 
-    def _row(self, setting: Setting, index: int, answer: str, kept: int, cells: KeptCells | None) -> dict[str, Any]:
-        size = self._ready.words[index].size
-        return self._scorer.row(setting, self.samples[index], answer, size, kept, cells)
+    def _row(self, setting: Setting, index: int, answer: Answer) -> dict[str, Any]:
+        size, cost = self._ready.words[index].size, answer.work.to_row(self._meter.decoder)
+        return self._scorer.row(setting, self.samples[index], answer.text, size, answer.kept, answer.cells, cost)

@@ -44,11 +44,12 @@ class Scorer:
         size: tuple[int, int],
         kept: int,
         cells: KeptCells | None = None,
+        cost: dict[str, Any] | None = None,
     ) -> dict[str, Any]:
         """A result row, see `groundprune.evaluation.results`. kept: visual tokens that the LLM read; cells: which."""
         about = {"setting": setting.id, "sample": sample.id, "kind": sample.kind, "type": sample.type}
         where = {"grids": None, "kept_cells": None} if cells is None else cells.to_row()
-        return {**about, "answer": answer, **self.score(sample, answer, size), "kept": kept, **where}
+        return {**about, "answer": answer, **self.score(sample, answer, size), "kept": kept, **where, "cost": cost}
 
     def score(self, sample: Sample, answer: str, size: tuple[int, int] | None = None) -> dict[str, Any]:
         """correct; for rec also iou (0..1) and box (pixels of the image, or None), both None for vqa; for seg iou and

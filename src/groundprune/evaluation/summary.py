@@ -8,6 +8,7 @@ from typing import Any
 
 from groundprune.data.samples import KINDS
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.costs import Costs, Timing
 from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.statistics import paired_difference, wilson
 
@@ -67,7 +68,10 @@ class Task:
 
 @dataclass(frozen=True)
 class SettingResult:
-    """kept: visual tokens that the LLM read, mean per prompt; None before the first answer."""
+    """kept: visual tokens that the LLM read, mean per prompt; None before the first answer.
+
+    costs: None where a row does not say them, as those of older versions do not.
+    """
 
     setting: Setting
     kept: float | None
@@ -75,6 +79,7 @@ class SettingResult:
     vqa: Task
     seg: Task
     point: Task
+    costs: Costs | None = None
 
     @property
     def tasks(self) -> dict[str, Task]:
@@ -85,7 +90,7 @@ class SettingResult:
     def of(setting: Setting, rows: Sequence[Row]) -> SettingResult:
         kept = round(sum(r["kept"] for r in rows) / len(rows), 4) if rows else None
         tasks = {kind: Task.of([r for r in rows if r["kind"] == kind], kind) for kind in KINDS}
-        return SettingResult(setting, kept, **tasks)
+        return SettingResult(setting, kept, **tasks, costs=Costs.of(rows))
 
 
 @dataclass(frozen=True)
@@ -119,6 +124,8 @@ class Summary:
         complete: whether every setting has an answer for every sample.
         settings: in the order in which they were run.
         differences: preserved minus reassigned.
+        timing: by id of setting, and of the images as `ENCODING`: seconds, and of how many samples. Empty of older
+            versions.
     """
 
     run: dict[str, Any]
@@ -126,6 +133,7 @@ class Summary:
     complete: bool
     settings: list[SettingResult]
     differences: list[Difference] = field(default_factory=list)
+    timing: dict[str, Timing] = field(default_factory=dict)
 
     @property
     def skipped(self) -> dict[str, str]:
@@ -135,7 +143,9 @@ class Summary:
         return next((r for r in self.settings if r.setting.id == setting_id), None)
 
     def to_json(self) -> dict[str, Any]:
-        settings = [{"id": r.setting.id, "label": r.setting.label, **_plain(r)} for r in self.settings]
+        whole = self.result(Setting().id)
+        unpruned = None if whole is None else whole.costs
+        settings = [{"id": r.setting.id, "label": r.setting.label, **_plain(r, unpruned)} for r in self.settings]
         return {"format": FORMAT, **asdict(self), "settings": settings}
 
     @staticmethod
@@ -146,7 +156,8 @@ class Summary:
                 raise GroundPruneError(f"format {data['format']!r} is not readable here (known: {FORMAT})")
             settings = [_setting_result(entry) for entry in data["settings"]]
             differences = [Difference(**{**d, "interval": tuple(d["interval"])}) for d in data["differences"]]
-            return Summary(data["run"], data["about"], data["complete"], settings, differences)
+            timing = {name: Timing(**found) for name, found in data.get("timing", {}).items()}
+            return Summary(data["run"], data["about"], data["complete"], settings, differences, timing)
         except (KeyError, TypeError) as error:
             raise GroundPruneError(f"not a summary of a comparison ({type(error).__name__}: {error})") from error
 
@@ -199,9 +210,10 @@ def _share(data: Mapping[str, Any]) -> Share:
     return Share(data["n"], data["correct"], data["accuracy"], tuple(data["interval"]))
 
 
-def _plain(result: SettingResult) -> dict[str, Any]:
+def _plain(result: SettingResult, unpruned: Costs | None) -> dict[str, Any]:
     """Outlines and points are named where there are any: files of other runs stay as they always were."""
     found = asdict(result)
+    found["costs"] = None if result.costs is None else result.costs.to_json(unpruned)
     for kind, task in result.tasks.items():
         if kind != "seg":
             del found[kind]["overall_iou"]
@@ -223,5 +235,8 @@ def _setting_result(data: Mapping[str, Any]) -> SettingResult:
         if (task := data.get(kind) if kind in _LATER else data[kind]) is not None
     }
     return SettingResult(
-        Setting(**data["setting"]), data["kept"], **{kind: tasks.get(kind) or Task.of([], kind) for kind in KINDS}
+        Setting(**data["setting"]),
+        data["kept"],
+        **{kind: tasks.get(kind) or Task.of([], kind) for kind in KINDS},
+        costs=Costs.from_json(data.get("costs")),
     )

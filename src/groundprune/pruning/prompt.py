@@ -83,6 +83,14 @@ class PrunedPrompt:
     def shift(self) -> Tensor:
         return self.segments[0].shift
 
+    def slots(self, row: int, length: int) -> list[tuple[int, int, int]]:
+        """How much of one prompt row, of `length` unpruned columns without padding, the layers read and keep.
+
+        Per segment its first layer, how many tokens entered it on prefill, and how many the cache then held.
+        """
+        text = length - len(self.rows[row].layout)
+        return [(x.layer, text + len(x.kept[row]), int(x.compaction.mask[row].sum())) for x in self.segments]
+
     def held_by(self, past: int) -> PrunedPrompt:
         """What a cache of `past` columns holds of it: all, or the turns before."""
         return self.earlier.held_by(past) if self.earlier and past < self.compaction.slots else self

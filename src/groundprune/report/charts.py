@@ -6,7 +6,7 @@ Accuracies are drawn in percent from 0 to 100, with 95% intervals. What has no a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -19,7 +19,7 @@ from groundprune.report.style import UNPRUNED_LOOK, Look, look_of
 
 TASKS = {"rec": "REC Acc@0.5", "vqa": "VQA exact match"}
 _TOP = 108  # above 100%: room for a marker and for the number over a full bar
-_BELOW = -4  # and for a marker at 0%
+BELOW = -4  # and for a marker at 0%
 _APART = 1.0  # points of the x axis between the policies of one budget, which would hide each other
 
 
@@ -100,22 +100,11 @@ def _curve(summary: Summary, pruner: str, kind: str, key: str) -> Chart:
     above = None if whole is None else share_of(whole, kind)
 
     def draw(ax: Axes) -> None:
-        if above is not None:
-            low, high = above.interval
-            look = UNPRUNED_LOOK
-            ax.axhspan(100 * low, 100 * high, color=look.colour, alpha=0.18, linewidth=0)
-            ax.axhline(100 * above.accuracy, color=look.colour, linestyle=look.line, label="unpruned")
-        for index, (name, points) in enumerate(lines.items()):
-            look, aside = look_of(name), _APART * (index - (len(lines) - 1) / 2)
-            x = [x + aside for x, _ in points]
-            shares = [share for _, share in points]
-            ax.errorbar(x, [100 * s.accuracy for s in shares], yerr=_reach(shares), label=name, color=look.colour,
-                        marker=look.marker, linestyle=look.line, elinewidth=1, capsize=2)  # fmt: skip
+        draw_policies(ax, lines, above, apart=_APART)
         ax.set_xlim(0, 103)
         ax.set_xticks(range(0, 101, 25))
         ax.set_xlabel("visual tokens kept (%)")
-        percent_axis(ax, f"{TASKS[kind]} (%)")
-        ax.set_ylim(_BELOW, _TOP)
+        percent_axis(ax, f"{TASKS[kind]} (%)", BELOW)
 
     told = [f"unpruned {share_told(above)}"] if above is not None else []
     told += [
@@ -123,6 +112,27 @@ def _curve(summary: Summary, pruner: str, kind: str, key: str) -> Chart:
         for name, points in lines.items()
     ]
     return Chart(key, short_name(pruner), "; ".join(told) + ".", (2.75, 2.35), draw)
+
+
+def draw_policies(
+    ax: Axes, lines: Mapping[str, Sequence[tuple[float, Share]]], above: Share | None, apart: float = 0
+) -> None:
+    """Accuracies in percent: a line per policy, and what the unpruned model reaches, as a line and a band.
+
+    lines: by policy, accuracies and where on the x axis. above: of the unpruned model. apart: how far policies stand
+    beside each other, on the x axis.
+    """
+    if above is not None:
+        low, high = above.interval
+        look = UNPRUNED_LOOK
+        ax.axhspan(100 * low, 100 * high, color=look.colour, alpha=0.18, linewidth=0)
+        ax.axhline(100 * above.accuracy, color=look.colour, linestyle=look.line, label="unpruned")
+    for index, (name, points) in enumerate(lines.items()):
+        look, aside = look_of(name), apart * (index - (len(lines) - 1) / 2)
+        x = [x + aside for x, _ in points]
+        shares = [share for _, share in points]
+        ax.errorbar(x, [100 * s.accuracy for s in shares], yerr=_reach(shares), label=name, color=look.colour,
+                    marker=look.marker, linestyle=look.line, elinewidth=1, capsize=2)  # fmt: skip
 
 
 def kept_percent(result: SettingResult, whole: SettingResult | None) -> float:
@@ -137,9 +147,9 @@ def _fraction(keep: str) -> float:
     return float(above) / float(below or 1)
 
 
-def percent_axis(ax: Axes, label: str) -> None:
-    """A y axis from 0 to 100%."""
-    ax.set_ylim(0, _TOP)
+def percent_axis(ax: Axes, label: str, below: float = 0) -> None:
+    """A y axis from 0 to 100%. below: where it begins, to leave room for markers."""
+    ax.set_ylim(below, _TOP)
     ax.set_yticks(range(0, 101, 20))
     ax.set_ylabel(label)
     ax.grid(axis="y")

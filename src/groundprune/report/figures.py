@@ -16,6 +16,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from groundprune.evaluation.summary import Summary
 from groundprune.report import overview
 from groundprune.report.charts import TASKS, Chart, curves, headline
+from groundprune.report.cost_charts import accuracy_over_flops
 from groundprune.report.headline import Shown
 from groundprune.report.heatmaps import heatmaps
 from groundprune.report.pruner_charts import pruner_charts
@@ -55,7 +56,7 @@ def inline_svg(chart: Chart) -> str:
 
 
 def write_figures(summary: Summary, shown: Shown, folder: str | Path) -> list[Path]:
-    """headline, curves, heatmaps, and pruners where they are many, as PNG (300 dpi) and SVG.
+    """headline, curves, costs, heatmaps, and pruners where they are many, as PNG (300 dpi) and SVG.
 
     The text of an SVG is outlines, so that it looks the same anywhere.
 
@@ -67,6 +68,8 @@ def write_figures(summary: Summary, shown: Shown, folder: str | Path) -> list[Pa
     written = _save(folder / "headline", [[headline(shown)]], legend=True)
     if by_kind:
         written += _save(folder / "curves", _rows(by_kind), legend=True)
+    if (over := accuracy_over_flops(summary, shown)) is not None:
+        written += _save(folder / "costs", [[over]], legend=True)
     if cells := heatmaps(summary):
         written += _save(folder / "heatmaps", [cells], legend=False)
     if overview.many(summary):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from groundprune.evaluation.costs import ENCODING
 from groundprune.evaluation.summary import Summary
 from groundprune.report import overview
 
@@ -43,6 +44,32 @@ def notes(results: Sequence[Summary]) -> list[str]:
         found.append(f"Left out: {left_out['samples']} samples that cannot be asked. {why}.")
     if not all(result.complete for result in results):
         found.append("Not complete: the run was interrupted, or is still going on.")
+    return found
+
+
+def cost_notes(results: Sequence[Summary]) -> list[str]:
+    """What the numbers of the table of costs are; nothing where there are none."""
+    first = results[0]
+    of = [r.costs for r in first.settings if r.costs is not None]
+    if not of and not first.timing:
+        return []
+    found = []
+    if of:
+        found.append(
+            "FLOPs count a multiply-add as 2 and attention without masks, for the prompt of one sample; prefill is "
+            "the LLM's, total is vision tower, projector, prefill and decoding. Tokens are of the prompt: those that "
+            "the LLM's first layer reads, and the mean over its layers. In brackets: of unpruned."
+        )
+    seconds = [timing for name, timing in first.timing.items() if name != ENCODING]
+    if seconds:
+        least, most = min(t.samples for t in seconds), max(t.samples for t in seconds)
+        timed = f"{most:,}" if least == most else f"{least:,} to {most:,}"
+        encoding = first.timing.get(ENCODING)
+        images = "" if encoding is None or encoding.mean is None else f" (encoding: {encoding.mean:.3g} s each)"
+        found.append(
+            f"Seconds are wall time per answer in batches of {first.about.get('batch_size', '?')}, over {timed} "
+            f"answers a setting; images are encoded before{images}."
+        )
     return found
 
 

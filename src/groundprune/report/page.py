@@ -16,14 +16,15 @@ from groundprune.errors import GroundPruneError
 from groundprune.evaluation.results import SAMPLES_FILE, read_rows, read_summary
 from groundprune.evaluation.summary import Summary
 from groundprune.report.charts import TASKS, curves, headline, percent, policies, share_of
+from groundprune.report.cost_charts import accuracy_over_flops
 from groundprune.report.figures import FOLDER, inline_svg, write_figures
 from groundprune.report.gallery import SAMPLES, Item, choose, make_items, samples_of
 from groundprune.report.headline import Shown, choose_shown
 from groundprune.report.heatmaps import heatmaps
 from groundprune.report.kept_maps import kept_maps
-from groundprune.report.notes import notes
+from groundprune.report.notes import cost_notes, notes
 from groundprune.report.style import TRUTH_LOOK, Look, look_of
-from groundprune.report.tables import grids
+from groundprune.report.tables import costs, grids
 from groundprune.report.writing import replacing
 
 REPORT_FILE = "report.html"
@@ -74,6 +75,7 @@ def render_report(summary: Summary, shown: Shown, gallery: Gallery) -> str:
     )  # fmt: skip
     script, style = (Path(__file__).parent / "templates" / name for name in ("report.js", "report.css"))
     code = script.read_text(encoding="utf-8")
+    chart = accuracy_over_flops(summary, shown)
     return environment.get_template("report.html").render(
         summary=summary,
         shown=shown,
@@ -93,6 +95,9 @@ def render_report(summary: Summary, shown: Shown, gallery: Gallery) -> str:
         numbers={name: number for number, name in enumerate(_layers(shown))},
         tables=grids([summary]),
         notes=notes([summary]),
+        costs=costs([summary]),
+        costs_drawn=None if chart is None else (chart.title, Markup(inline_svg(chart))),
+        costs_notes=cost_notes([summary]),
         behind=_behind(summary),
         types=_types(shown),
         settings=_settings(summary),

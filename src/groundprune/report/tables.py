@@ -23,7 +23,8 @@ from groundprune.evaluation.summary import Summary, Task
 from groundprune.pruners.spec import short_name
 from groundprune.report import overview
 from groundprune.report.cells import EMPTY, accuracy, gain, kept
-from groundprune.report.notes import notes
+from groundprune.report.cost_table import cost_rows
+from groundprune.report.notes import cost_notes, notes
 
 DETAILED = ("cls-visual", "0.5")  # the pruner and keep shown by type of question, where they were run
 _TASKS: tuple[tuple[str, str], ...] = (("rec", "REC Acc@0.5"), ("vqa", "VQA"))
@@ -48,9 +49,13 @@ class Grid:
         return sum(max(map(len, column)) for column in columns) + 3 * len(columns) + 1
 
 
-def print_tables(summary: Summary, console: Console) -> None:
-    """Every table of one result, and below them what a reader must know about the numbers."""
-    for grid in grids([summary]):
+def print_tables(summary: Summary, console: Console, with_costs: bool = False) -> None:
+    """Every table of one result, and below them what a reader must know about the numbers.
+
+    with_costs: that of what answers cost, too.
+    """
+    shown = grids([summary])
+    for grid in [*shown, *costs([summary])] if with_costs else shown:
         narrow = grid.width > console.width  # what stands in brackets goes below its number, and the frame goes
         frame: dict[str, Any] = {"box": SIMPLE_HEAD, "show_edge": False, "padding": 0} if narrow else {}
         table = Table(title=grid.title, title_justify="left", header_style="bold", title_style="bold", **frame)
@@ -59,7 +64,7 @@ def print_tables(summary: Summary, console: Console) -> None:
         for row in grid.rows:
             table.add_row(*(Text(re.sub(r" (?=[\[(])", "\n", cell) if narrow else cell) for cell in row))
         console.print(table)
-    for note in notes([summary]):
+    for note in [*notes([summary]), *(cost_notes([summary]) if with_costs else ())]:
         console.print(note, style="dim", highlight=False, markup=False)
 
 
@@ -70,8 +75,8 @@ def markdown_table(results: Sequence[Summary]) -> str:
     """
     if not results:
         raise GroundPruneError("a table needs at least one result")
-    parts = [f"**{grid.title}**\n\n{_markdown(grid)}" for grid in grids(results)]
-    said = notes(results)
+    parts = [f"**{grid.title}**\n\n{_markdown(grid)}" for grid in [*grids(results), *costs(results)]]
+    said = [*notes(results), *cost_notes(results)]
     told = "\n".join(f"- {note}" for note in said) if len(said) > 4 else " ".join(said)
     return "\n\n".join([*parts, told]) + "\n"
 
@@ -98,6 +103,12 @@ def grids(results: Sequence[Summary]) -> list[Grid]:
         ]
     found += [_outlines(results, settings), _points(results, settings)]
     return [grid for grid in found if grid.rows]
+
+
+def costs(results: Sequence[Summary]) -> list[Grid]:
+    """The table of what answers cost; none where nothing of it is stored."""
+    header, rows = cost_rows(results)
+    return [Grid("Costs per answer", header, rows, left=3)] if rows else []
 
 
 def tasks(results: Sequence[Summary]) -> tuple[tuple[str, str], ...]:

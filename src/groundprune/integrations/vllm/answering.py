@@ -17,6 +17,7 @@ from groundprune.checkpoints.prompts import framed, prompt_for
 from groundprune.data import Sample, open_data
 from groundprune.data.sources import as_task
 from groundprune.errors import GroundPruneError, Unservable
+from groundprune.evaluation.accounting import Decoder, Work
 from groundprune.evaluation.driver import asked, how_asked, refuse_repeated
 from groundprune.evaluation.identity import about_this_run, files_fingerprint, pruner_files
 from groundprune.evaluation.lengths import max_new_tokens
@@ -107,6 +108,7 @@ class EngineRunner:
         self.unreadable: dict[str, str] = {}
         self._sizes: dict[str, tuple[int, int]] = {}  # by sample id: width and height of the image
         self._limits: dict[str, int] = {}
+        self._decoder = Decoder.of(self.config, _value_bytes(self.engine))
 
     def check(self, settings: Iterable[Setting]) -> None:
         """Raises Unservable for the first setting that vLLM cannot run on this model."""
@@ -139,10 +141,11 @@ class EngineRunner:
         """There is nothing to give back: an engine ends with its setting."""
 
     def run(self, setting: Setting, done: Collection[str] = ()) -> Iterator[list[dict[str, Any]]]:
-        """Yields result rows as answers come in, in no particular order."""
+        """Yields no row once the engine is there, then result rows as answers come in, in no particular order."""
         missing = [s for s in self.samples if s.id not in done]
         asked: dict[str, Sample] = {}
         with Engine(self._arguments(setting)) as engine:
+            yield []
             while missing or asked:
                 while missing and len(asked) < self.batch_size:
                     sample = missing.pop(0)
@@ -168,4 +171,13 @@ class EngineRunner:
 
     def _row(self, setting: Setting, sample: Sample, reply: Reply) -> dict[str, Any]:
         kept = reply.prompt_ids.count(self._image_token)
-        return self._scorer.row(setting, sample, reply.text, self._sizes[sample.id], kept)
+        read = len(reply.prompt_ids)
+        cost = Work([(0, read, read)], reply.new_tokens, None).to_row(self._decoder)
+        return self._scorer.row(setting, sample, reply.text, self._sizes[sample.id], kept, cost=cost)
+
+
+def _value_bytes(engine: Mapping[str, Any]) -> int:
+    """Of a number in vLLM's cache: by itself it is of the model's dtype, which is a half one unless asked for."""
+    if str(engine.get("kv_cache_dtype", "auto")).startswith("fp8"):
+        return 1
+    return 4 if str(engine.get("dtype", "auto")).removeprefix("torch.") in ("float", "float32") else 2

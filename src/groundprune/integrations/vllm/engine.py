@@ -27,11 +27,12 @@ class Request(NamedTuple):
 
 
 class Reply(NamedTuple):
-    """text: greedy, without special tokens; prompt_ids: what the LLM read."""
+    """text: greedy, without special tokens; prompt_ids: what the LLM read; new_tokens: that it made."""
 
     id: str
     text: str
     prompt_ids: list[int]
+    new_tokens: int
 
 
 class Engine:
@@ -144,7 +145,9 @@ async def _answer(
         given = {"temperature": 0, "max_tokens": request.tokens, "output_kind": RequestOutputKind.FINAL_ONLY}
         greedy = SamplingParams(**(own | given))
         async for output in engine.generate(request.prompt, greedy, request_id=request.id):
-            connection.send(Reply(request.id, output.outputs[0].text.strip(), list(output.prompt_token_ids)))
+            (said,) = output.outputs
+            prompt = list(output.prompt_token_ids)
+            connection.send(Reply(request.id, said.text.strip(), prompt, len(said.token_ids)))
     except Exception as error:
         alone = GroundPruneError(f"vLLM cannot answer {request.id}: {first_line(error)}")
         connection.send(cause(GroundPruneError(KILLED)) if engine.errored else alone)
