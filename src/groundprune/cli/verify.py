@@ -82,12 +82,10 @@ def verify(
                 reason = str(error).partition("; this model can run")[0].removeprefix(f"{each.label}: ")
                 complain(f"{name}: skipped {each.label}: {reason}")
     if as_json:
+        derived = ("passed", "verdict", "doubt")
         rows = [(name, v) for name, verifications in results.items() for v in verifications]
         print_json(
-            [
-                {"model": name, **asdict(v), "passed": v.passed, "verdict": v.verdict, "doubt": v.doubt}
-                for name, v in rows
-            ]
+            [{"model": name, **asdict(v), **{word: getattr(v, word) for word in derived}} for name, v in rows]
         )
     else:
         _print(results)
@@ -160,8 +158,8 @@ def _print(results: dict[str, list[Verification]]) -> None:
     steps = max((v.steps for verifications in results.values() for v in verifications), default=0)
     typer.echo(
         "\noracle: largest relative difference of logits to an unpruned prompt that hides what was dropped, prefill "
-        f"and {steps} steps; at most the tolerance, {TOLERANCE:g} in fp32, more where a model's own noise is larger.\n"
-        f"control: the same with reassigned positions; above {CONTROL:g} and the tolerance, or the proof could not fail."
+        f"and {steps} steps; at most the tolerance: {TOLERANCE:g}, or what a model's own noise comes to.\n"
+        f"control: the same with reassigned positions; above {CONTROL:g} and the tolerance, or nothing is proven."
     )
     for v in (v for verifications in results.values() for v in verifications):
         if v.doubt is not None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unproven
 from groundprune.exactness.arithmetic import (

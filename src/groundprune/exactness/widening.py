@@ -22,7 +22,7 @@ HALVES = (torch.float16, torch.bfloat16)  # fp8 is a code that its kernels read,
 
 @contextlib.contextmanager
 def in_fp32(model: Any) -> Iterator[None]:
-    """While active, the model's weights and the scales of its quantised weights are in fp32, and so is its arithmetic.
+    """While active, a model's weights and the scales of its quantised weights are in fp32, and so is its arithmetic.
 
     Then they are those of before: the same tensors.
 
