@@ -1,4 +1,4 @@
-"""`gp.load` of what `from_pretrained` can make of a checkpoint: adapters, quantised weights, other places and files."""
+"""`gp.load` of what `from_pretrained` makes of a checkpoint: adapters, quantised weights, other places and files."""
 
 import json
 import shutil
@@ -111,7 +111,7 @@ class TestAdapters:
         about = folder / "adapter_config.json"
         given = json.loads(about.read_text())
         about.write_text(json.dumps({**given, "base_model_name_or_path": str(tmp_path / "gone")}))
-        with pytest.raises(gp.GroundPruneError, match="no checkpoint at .*gone"):
+        with pytest.raises(gp.GroundPruneError, match=r"no checkpoint at .*gone"):
             gp.load(folder, "cpu")
         about.write_text(json.dumps({**given, "base_model_name_or_path": None}))
         with pytest.raises(gp.GroundPruneError, match="base_model_name_or_path"):

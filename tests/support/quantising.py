@@ -1,4 +1,4 @@
-"""The pocket, quantised on loading: wide enough for the blocks of every format, and it gives boxes that mean something."""
+"""The pocket, quantised on loading: wide enough for the blocks of every format, and its boxes mean something."""
 
 from typing import Any
 

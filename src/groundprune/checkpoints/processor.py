@@ -28,7 +28,8 @@ from groundprune.errors import GroundPruneError, Unservable, first_line
 def load_processor(source: str | Path, config: Any, trust_remote_code: bool = False, **hub: Any) -> Any:
     """The processor of a local folder or Hub id whose model has this config.
 
-    hub: `revision`, `cache_dir`, `token`, `local_files_only`, as in `from_pretrained`. Where torchvision is missing, the processor of a model that also takes videos refuses these with Unservable.
+    hub: `revision`, `cache_dir`, `token`, `local_files_only`, as in `from_pretrained`. Where torchvision is missing,
+    the processor of a model that also takes videos refuses these with Unservable.
     Raises whatever transformers raises.
     """
     about, _ = ProcessorMixin.get_processor_dict(source, **hub)

@@ -84,9 +84,7 @@ def verify(
     if as_json:
         derived = ("passed", "verdict", "doubt")
         rows = [(name, v) for name, verifications in results.items() for v in verifications]
-        print_json(
-            [{"model": name, **asdict(v), **{word: getattr(v, word) for word in derived}} for name, v in rows]
-        )
+        print_json([{"model": name, **asdict(v), **{word: getattr(v, word) for word in derived}} for name, v in rows])
     else:
         _print(results)
     verdicts = {v.verdict for verifications in results.values() for v in verifications}
