@@ -142,7 +142,8 @@ def load(
     family = family_of(config)
     if dtype == "auto" and place is not None and place.type == "cpu":
         dtype = torch.float32
-    if place is not None and (options.get("quantization_config") or hasattr(config, "quantization_config")):
+    quantised = options.get("quantization_config") is not None or hasattr(config, "quantization_config")
+    if place is not None and quantised:
         # Quantised weights are made where they stay: not every format can be moved.
         options["device_map"], place = {"": place}, None
     try:
@@ -165,6 +166,8 @@ def load(
     except Exception as error:
         raise GroundPruneError(f"cannot load the checkpoint at {str(source)!r}: {first_line(error)}") from error
     model = model.eval()
+    if quantised:
+        model.requires_grad_(False)  # codes have no gradient, and 4-bit kernels of bitsandbytes fail on one of a bias
     if place is not None:
         model = model.to(place)
     return model, family.prepare_processor(processor)

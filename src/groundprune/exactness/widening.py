@@ -36,6 +36,9 @@ def in_fp32(model: Any) -> Iterator[None]:
 
 
 def _widen(module: nn.Module, stack: contextlib.ExitStack) -> None:
+    if hasattr(module, "qweight"):  # of GPTQ and AWQ, whose kernels read scales and states of one dtype
+        stack.enter_context(_in_its_dtype(module))
+        return
     if isinstance(getattr(module, "compute_dtype", None), torch.dtype):
         stack.enter_context(replaced(module, "compute_dtype", torch.float32))
     if getattr(module, "support_avx512bf16_for_cpu", False):
@@ -53,6 +56,19 @@ def _widen(module: nn.Module, stack: contextlib.ExitStack) -> None:
             elif tensor.dtype in HALVES:
                 stack.callback(setattr, tensor, "data", tensor.data)
                 tensor.data = tensor.data.float()
+
+
+@contextlib.contextmanager
+def _in_its_dtype(module: nn.Module) -> Iterator[None]:
+    """While active, a linear layer gets its states in its scales' dtype, and hands out fp32."""
+    dtype: torch.dtype = module.scales.dtype  # type: ignore[assignment]
+    before = module.register_forward_pre_hook(lambda _, args: (args[0].to(dtype), *args[1:]))
+    after = module.register_forward_hook(lambda _, __, output: output.float())
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
 
 
 def _widened(tensor: Tensor) -> Tensor:
