@@ -36,6 +36,17 @@ def test_quantised_weights_are_proven_as_sharply_as_any(kind, dtype, monkeypatch
         assert wrong.difference > 50 * wrong.tolerance
 
 
+@pytest.mark.parametrize("family", ["shikra", "minigpt-v2", "qwen2_5_vl", "gemma3"])
+def test_other_families_with_eight_bit_weights(family, monkeypatch):
+    quantization = pytest.importorskip("torchao.quantization")
+    model = tiny_model(family).to(torch.bfloat16)
+    quantization.quantize_(model.get_decoder(), quantization.Int8WeightOnlyConfig())
+    inputs = tiny_inputs(model, [(1, 5, 7), (1, 2, 4)])
+    assert gp.verify(model, inputs, gp.Spatial(keep=0.4), steps=2).passed
+    off_by_one(monkeypatch)
+    assert gp.verify(model, inputs, gp.Spatial(keep=0.4), steps=2).verdict == "FAILED"
+
+
 @pytest.mark.parametrize("kind", SHARED)
 def test_scales_that_tokens_share_leave_nothing_to_prove(kind):
     model, processor = quantised_pocket(kind)

@@ -28,6 +28,8 @@ _LEADING = 64  # values per weight: training changes all of them, and a large mo
 def weights_fingerprint(model: Any) -> str:
     """16 hex digits over every weight's name, shape and leading values; of a quantised one's parts, over theirs."""
     digest = hashlib.blake2b(digest_size=8)
+    if getattr(model, "is_quantized", False):  # how the weights are computed with is no weight
+        digest.update(repr(model.config.quantization_config.to_dict()).encode())
     for name, weight in _weights(model):
         leading = weight.detach().flatten()[:_LEADING].float().cpu()
         digest.update(f"{name} {tuple(weight.shape)} ".encode() + leading.numpy().tobytes())

@@ -36,7 +36,9 @@ def in_fp32(model: Any) -> Iterator[None]:
 
 
 def _widen(module: nn.Module, stack: contextlib.ExitStack) -> None:
-    if hasattr(module, "qweight"):  # of GPTQ and AWQ, whose kernels read scales and states of one dtype
+    if hasattr(module, "qweight") and hasattr(
+        module, "scales"
+    ):  # of GPTQ and AWQ, whose kernels read scales and states of one dtype
         stack.enter_context(_in_its_dtype(module))
         return
     if isinstance(getattr(module, "compute_dtype", None), torch.dtype):
