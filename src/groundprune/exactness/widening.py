@@ -47,7 +47,7 @@ def _widen(module: nn.Module, stack: contextlib.ExitStack) -> None:
         # bitsandbytes would pack 4-bit weights for a kernel that computes in bf16. What is packed already stays so:
         # its own way back (0.50) does not give the weights of before.
         stack.enter_context(replaced(module, "support_avx512bf16_for_cpu", False))
-    stores: list[Any] = [module._parameters, module._buffers]  # pyright knows their values as narrower types
+    stores: list[dict[str, Tensor | None]] = [module._parameters, module._buffers]  # type: ignore[list-item]
     for held in stores:
         for name, tensor in list(held.items()):
             if tensor is None:
