@@ -116,6 +116,18 @@ def test_gradients_reach_an_adapter_through_a_pruned_prompt():
     assert all(grad is not None and bool(grad.any()) for grad in found)
 
 
+def test_generate_holds_no_graph_of_the_tower():
+    """Stock `generate` runs without gradients: a graph would keep the tower's states until the last token."""
+    model = tiny_model("llava")
+    inputs, seen = tiny_inputs(model, [(1, 5, 7)]), []
+    hook = lambda *given: seen.append(given[-1].requires_grad)  # noqa: E731
+    model.model.multi_modal_projector.register_forward_hook(hook)
+    with gp.prune(model, gp.Spatial(keep=0.4)):
+        generate(model, inputs)
+        model(**inputs)
+    assert seen == [False, True]
+
+
 def test_distributed_data_parallel(tmp_path):
     model = tiny_model("llava")
     inputs = tiny_inputs(model, [(1, 5, 7)])

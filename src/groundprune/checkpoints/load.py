@@ -13,6 +13,7 @@ from huggingface_hub import snapshot_download
 from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.utils import cached_file
 
+from groundprune.checkpoints.adapters import adapter_base, add_adapter, has_processor
 from groundprune.checkpoints.hub import POCKET, asking_once, refuse_unreachable, source_of
 from groundprune.checkpoints.processor import load_processor
 from groundprune.errors import GroundPruneError, first_line, unknown
@@ -20,6 +21,11 @@ from groundprune.families.base import family_of
 from groundprune.families.grounding import Grounding
 
 DTYPES = ("auto", "float32", "bfloat16", "float16")
+HUB = ("revision", "cache_dir", "token", "local_files_only")
+OPTIONS = (
+    *HUB, "trust_remote_code", "quantization_config", "attn_implementation", "device_map", "max_memory",
+    "offload_folder", "offload_buffers",
+)  # fmt: skip
 
 
 def checkpoint_folder(source: str | Path) -> Path:
@@ -46,24 +52,30 @@ def checkpoint_folder(source: str | Path) -> Path:
         raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
 
 
-def read_config(source: str | Path, trust_remote_code: bool = False) -> Any:
+def read_config(source: str | Path, trust_remote_code: bool = False, **hub: Any) -> Any:
     """The config of a checkpoint.
 
     Args:
         source: see `load`.
         trust_remote_code: as in `from_pretrained`.
+        **hub: those of HUB, likewise.
 
     Returns:
-        A transformers config.
+        A transformers config; of an adapter that of the model that it adapts.
 
     Raises:
         GroundPruneError: there is none.
     """
-    refuse_unreachable(source)
+    refuse_unreachable(source, **hub)
     # Exception: a damaged folder makes the libraries raise nearly anything.
     try:
-        with asking_once(source):
-            return AutoConfig.from_pretrained(source_of(source), trust_remote_code=trust_remote_code)
+        base = adapter_base(source, **hub)
+        if base is not None:
+            return read_config(base, trust_remote_code, **_of_the_base(hub))
+        with asking_once(source, **hub):
+            return AutoConfig.from_pretrained(source_of(source), trust_remote_code=trust_remote_code, **hub)
+    except GroundPruneError:
+        raise
     except Exception as error:
         raise GroundPruneError(f"no checkpoint at {str(source)!r}: {first_line(error)}") from error
 
@@ -101,38 +113,69 @@ def load(
         source: a local folder, a Hub id, or "pocket", the embedded model.
         device: by default the GPU where there is one, else the CPU.
         dtype: a torch.dtype or one of DTYPES; "auto" is the checkpoint's own, and fp32 on a CPU: faster there.
-        **options: go to `from_pretrained`; with a `device_map` among them accelerate places the model.
+        **options: those of OPTIONS, as in `from_pretrained`: `quantization_config`, `attn_implementation`,
+            `device_map`, where accelerate places the model, with `max_memory`, `offload_folder` and
+            `offload_buffers`; `trust_remote_code`, off unless given; and where files come from, of the processor
+            too: `revision`, `cache_dir`, `token`, `local_files_only`.
 
     Returns:
-        The model, in eval mode, and its processor, which pads images as the family's boxes need.
+        The model, in eval mode, and its processor, which pads images as the family's boxes need. Of a checkpoint that
+        holds a PEFT adapter: the model that it adapts, with the adapter in its layers, switched on; the processor is
+        the base's where the adapter's folder has none, and `revision` is the adapter's.
 
     Raises:
-        GroundPruneError: no checkpoint, no such device or dtype, or a checkpoint that lacks weights.
+        GroundPruneError: no checkpoint, no such device, dtype or option, options that contradict each other, or a
+            checkpoint that lacks weights.
         Unservable: a text-only model.
     """
     if not isinstance(dtype, torch.dtype) and dtype not in DTYPES:
         raise unknown("dtype", dtype, DTYPES)
-    place = usable_device(device) if device is not None or "device_map" not in options else None
-    folder = source_of(source)
-    options.setdefault("trust_remote_code", False)
-    config = read_config(source, options["trust_remote_code"])
+    for name in options:
+        if name not in OPTIONS:
+            raise unknown("option", name, OPTIONS)
+    if device is not None and options.get("device_map") is not None:
+        raise GroundPruneError(f"give either device={str(device)!r} or device_map, not both")
+    place = usable_device(device) if options.get("device_map") is None else None
+    trusted = bool(options.pop("trust_remote_code", False))
+    hub = {name: options.pop(name) for name in HUB if name in options}
+    config = read_config(source, trusted, **hub)
     family = family_of(config)
     if dtype == "auto" and place is not None and place.type == "cpu":
         dtype = torch.float32
+    quantised = options.get("quantization_config") is not None or hasattr(config, "quantization_config")
+    if place is not None and quantised:
+        # Quantised weights are made where they stay: not every format can be moved.
+        options["device_map"], place = {"": place}, None
     try:
-        with asking_once(source):
+        base = adapter_base(source, **hub)
+        weights, theirs = (source, hub) if base is None else (base, _of_the_base(hub))
+        with asking_once(source, **hub):
             loaded: Any = AutoModelForImageTextToText.from_pretrained(
-                folder, config=config, dtype=dtype, output_loading_info=True, **options
-            )
-            processor = load_processor(folder, config, options["trust_remote_code"])
+                source_of(weights), config=config, dtype=dtype, output_loading_info=True,
+                trust_remote_code=trusted, **theirs, **options,
+            )  # fmt: skip
+            model, found = loaded
+            _refuse_random_weights(str(weights), found)
+            if base is not None:
+                add_adapter(model, source, **hub)
+            own = base is None or has_processor(source)
+            words, where = (source, hub) if own else (weights, theirs)
+            processor = load_processor(source_of(words), config, trusted, **where)
+    except GroundPruneError:
+        raise
     except Exception as error:
         raise GroundPruneError(f"cannot load the checkpoint at {str(source)!r}: {first_line(error)}") from error
-    model, found = loaded
-    _refuse_random_weights(str(source), found)
     model = model.eval()
+    if quantised:
+        model.requires_grad_(False)  # codes have no gradient, and 4-bit kernels of bitsandbytes fail on one of a bias
     if place is not None:
         model = model.to(place)
     return model, family.prepare_processor(processor)
+
+
+def _of_the_base(hub: dict[str, Any]) -> dict[str, Any]:
+    """An adapter's revision is none of its base's."""
+    return {name: value for name, value in hub.items() if name != "revision"}
 
 
 def grounding_of(model: Any) -> Grounding:

@@ -25,19 +25,20 @@ from transformers.utils import is_torchvision_available
 from groundprune.errors import GroundPruneError, Unservable, first_line
 
 
-def load_processor(source: str | Path, config: Any, trust_remote_code: bool = False) -> Any:
+def load_processor(source: str | Path, config: Any, trust_remote_code: bool = False, **hub: Any) -> Any:
     """The processor of a local folder or Hub id whose model has this config.
 
-    Where torchvision is missing, the processor of a model that also takes videos refuses these with Unservable.
+    hub: `revision`, `cache_dir`, `token`, `local_files_only`, as in `from_pretrained`. Where torchvision is missing,
+    the processor of a model that also takes videos refuses these with Unservable.
     Raises whatever transformers raises.
     """
-    about, _ = ProcessorMixin.get_processor_dict(source)
+    about, _ = ProcessorMixin.get_processor_dict(source, **hub)
     name = about.get("processor_class") or PROCESSOR_MAPPING_NAMES.get(config.model_type)
     found = None if name is None or is_torchvision_available() else _images_only(name)
     if found is None:
-        return AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code)
+        return AutoProcessor.from_pretrained(source, trust_remote_code=trust_remote_code, **hub)
     with _without_num2words(sys.modules[found.__bases__[-1].__module__]):
-        return found.from_pretrained(source)
+        return found.from_pretrained(source, **hub)
 
 
 def resized_size(processor: Any, width: int, height: int) -> tuple[int, int]:

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 
 FAILED, INCONCLUSIVE = 1, 3  # exit codes; 2 is for what cannot be done
 ADVICE = (
-    "inconclusive: exact, but reassigned positions changed the logits too little to tell. Drop more (a smaller "
-    "--keep, another --pruner), or prove the family's code on sharp tiny weights (--family)."
+    "Where the control is weak: drop more (a smaller --keep, another --pruner), or prove the family's code on sharp "
+    "tiny weights (--family), as where the model computes too coarsely."
 )
 REQUEST = "the red circle"
 
@@ -56,7 +56,8 @@ def verify(
 
     keep=1.0 must be the stock model, bit for bit. Preserved positions must equal the unpruned prompt under a mask
     that hides the dropped tokens: from the layer on that drops them. Reassigned positions must not, or the proof
-    could not fail. Exit code 1: pruning is not exact. 3: it is, but a control is too weak to prove anything.
+    could not fail. Exit code 1: pruning is not exact. 3: nothing can be told, since a control is too weak, or since
+    the model rounds activations too coarsely, or on scales that tokens share.
 
     [dim]groundprune verify --pruner cls-visual --keep 0.25[/]
     [dim]groundprune verify --family all --stage before,inside[/]
@@ -81,8 +82,9 @@ def verify(
                 reason = str(error).partition("; this model can run")[0].removeprefix(f"{each.label}: ")
                 complain(f"{name}: skipped {each.label}: {reason}")
     if as_json:
+        derived = ("passed", "verdict", "doubt")
         rows = [(name, v) for name, verifications in results.items() for v in verifications]
-        print_json([{"model": name, **asdict(v), "passed": v.passed, "verdict": v.verdict} for name, v in rows])
+        print_json([{"model": name, **asdict(v), **{word: getattr(v, word) for word in derived}} for name, v in rows])
     else:
         _print(results)
     verdicts = {v.verdict for verifications in results.values() for v in verifications}
@@ -131,9 +133,10 @@ def _print(results: dict[str, list[Verification]]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from groundprune.exactness.verify import CONTROL, TOLERANCE
+    from groundprune.exactness.arithmetic import TOLERANCE
+    from groundprune.exactness.verify import CONTROL
 
-    columns = "model", "pruner", "drops at", "kept", "keep=1 exact", "oracle", "tokens", "control", ""
+    columns = "model", "pruner", "drops at", "kept", "keep=1 exact", "oracle", "tolerance", "tokens", "control", ""
     table = Table(*columns, box=None, pad_edge=False)
     for name, verifications in results.items():
         for v in verifications:
@@ -144,6 +147,7 @@ def _print(results: dict[str, list[Verification]]) -> None:
                 ", ".join(f"{kept} of {total}" for kept, total in v.kept),
                 "yes" if v.keep_all_exact else "NO",
                 f"{v.difference:.1e}",
+                f"{v.tolerance:.1e}",
                 "same" if v.same_tokens else "DIFFERENT",
                 f"{v.control:.1e}",
                 v.verdict,
@@ -152,8 +156,13 @@ def _print(results: dict[str, list[Verification]]) -> None:
     steps = max((v.steps for verifications in results.values() for v in verifications), default=0)
     typer.echo(
         "\noracle: largest relative difference of logits to an unpruned prompt that hides what was dropped, prefill "
-        f"and {steps} steps; at most {TOLERANCE:g}.\n"
-        f"control: the same with reassigned positions; above {CONTROL:g}, or the proof could not fail."
+        f"and {steps} steps; at most the tolerance: {TOLERANCE:g}, or what a model's own noise comes to.\n"
+        f"control: the same with reassigned positions; above {CONTROL:g} and the tolerance, or nothing is proven."
     )
+    for v in (v for verifications in results.values() for v in verifications):
+        if v.doubt is not None:
+            typer.echo(f"{v.pruner}: {v.verdict}: {v.doubt}")
+        elif v.arithmetic is not None:
+            typer.echo(f"{v.pruner}: {v.derivation}")
     if any(v.verdict == "inconclusive" for verifications in results.values() for v in verifications):
         typer.echo(ADVICE)

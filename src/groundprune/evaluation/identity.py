@@ -6,7 +6,7 @@ import hashlib
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image
+from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 
 from groundprune.data.samples import Sample
 from groundprune.evaluation.devices import present
@@ -26,12 +27,32 @@ _LEADING = 64  # values per weight: training changes all of them, and a large mo
 
 
 def weights_fingerprint(model: Any) -> str:
-    """16 hex digits over every weight's name, shape and leading values."""
+    """16 hex digits over every weight's name, shape and leading values; of a quantised one's parts, over theirs."""
     digest = hashlib.blake2b(digest_size=8)
-    for name, weight in model.state_dict().items():
-        leading = present(model, name, weight).detach().flatten()[:_LEADING].float().cpu()
+    if getattr(model, "is_quantized", False):  # how the weights are computed with is no weight
+        digest.update(repr(model.config.quantization_config.to_dict()).encode())
+    for name, weight in _weights(model):
+        leading = weight.detach().flatten()[:_LEADING].float().cpu()
         digest.update(f"{name} {tuple(weight.shape)} ".encode() + leading.numpy().tobytes())
     return digest.hexdigest()
+
+
+def _weights(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+    if not getattr(model, "is_quantized", False):
+        for name, tensor in model.state_dict().items():
+            yield name, present(model, name, tensor)
+        return
+    # bitsandbytes' 4-bit layers do not survive being asked for their state after a forward on a CPU.
+    for name, tensor in (*model.named_parameters(), *model.named_buffers()):
+        yield from _plain(name, present(model, name, tensor).detach())
+
+
+def _plain(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]]:
+    if not is_traceable_wrapper_subclass(tensor):
+        yield name, tensor
+        return
+    for part in tensor.__tensor_flatten__()[0]:
+        yield from _plain(f"{name}.{part}", getattr(tensor, part))
 
 
 def samples_fingerprint(samples: Sequence[Sample]) -> str:

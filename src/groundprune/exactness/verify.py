@@ -4,30 +4,40 @@ Three facts. keep=1.0 is the stock model, to the bit. Pruning with preserved pos
 under an attention mask that hides the dropped tokens from all others (`exactness.oracle`); where a pruner merges, the
 oracle's kept slots read the merged features too. And the control: with reassigned positions that equality breaks, so
 the test can fail.
+
+All is measured in fp32 (`exactness.widening`), where two such runs differ by some 1e-6. A quantised model may compute
+more coarsely than that: where the difference is larger than `TOLERANCE`, what its arithmetic leaves to be proven is
+measured on the model itself (`exactness.arithmetic`).
 """
 
 from __future__ import annotations
 
-import contextlib
-import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unproven
+from groundprune.exactness.arithmetic import (
+    NOISE_FACTOR,
+    PADDINGS,
+    TOLERANCE,
+    Arithmetic,
+    comparable,
+    measure_arithmetic,
+    relative_difference,
+)
 from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.replay import entering, joining, merged_states, reading
+from groundprune.exactness.widening import in_fp32
 from groundprune.pruners.base import Pruner
 from groundprune.pruners.spec import spec_of
 from groundprune.pruning.context import Run, prune
 from groundprune.pruning.wrapped import unwrapped
 from groundprune.signals import TextEmbedder
 
-TOLERANCE = 1e-5  # relative, fp32
 CONTROL = 1e-2  # what the control must differ by at least
 
 
@@ -41,10 +51,11 @@ class Verification:
         kept: per row how many visual tokens stayed to the end, and of how many.
         steps: greedy tokens beyond the prefill.
         keep_all_exact: whether keep=1 was the stock model, to the bit.
-        difference: of pruning from the oracle.
+        difference: of pruning from the oracle, up to the step at which they say different things.
         same_tokens: whether both said the same.
         control: by how much reassigned positions differ from the oracle.
         tolerance: the largest difference that counts as exact.
+        arithmetic: of the model, measured where the difference is larger than fp32 explains; else None.
     """
 
     pruner: str
@@ -56,41 +67,53 @@ class Verification:
     same_tokens: bool
     control: float
     tolerance: float = TOLERANCE
+    arithmetic: Arithmetic | None = None
 
     @property
     def exact(self) -> bool:
-        """Whether the first two facts hold."""
-        return self.keep_all_exact and self.same_tokens and self.difference <= self.tolerance
+        """Whether the first two facts hold. A tie within a tolerance above fp32's may be broken either way."""
+        same = self.same_tokens or self.tolerance > TOLERANCE
+        return self.keep_all_exact and same and self.difference <= self.tolerance
+
+    @property
+    def doubt(self) -> str | None:
+        """Why the oracle cannot tell on this model, in one line; None where it can."""
+        if self.arithmetic is not None and self.arithmetic.across is not None:
+            return (
+                f"{self.arithmetic.across} rounds activations on a scale that tokens share: without the dropped ones "
+                f"the others round differently, and a mask does not say how; they differ by {self.difference:.1e}"
+            )
+        if self.tolerance > CONTROL:
+            return (
+                f"the model computes too coarsely: a difference of {self.difference:.1e} cannot be told from its "
+                f"rounding, {self.derivation}"
+            )
+        if self.exact and self.control <= max(CONTROL, self.tolerance):
+            return "exact, but reassigned positions changed the logits too little to tell"
+        return None
+
+    @property
+    def derivation(self) -> str:
+        """Where the tolerance is from, in words."""
+        if self.arithmetic is None:
+            return f"tolerance {self.tolerance:.1e}"
+        noise, step = self.arithmetic.noise, self.arithmetic.step
+        return (
+            f"tolerance {self.tolerance:.1e}: the largest of {TOLERANCE:g}, {NOISE_FACTOR} x {noise:.1e} (the same "
+            f"prompt behind {', '.join(map(str, PADDINGS))} columns of padding) and {step:.1e} (one step of a layer)"
+        )
 
     @property
     def verdict(self) -> str:
-        """Of "ok", "FAILED", or "inconclusive": exact, but so would wrong positions have looked."""
-        return "FAILED" if not self.exact else "ok" if self.control > CONTROL else "inconclusive"
+        """Of "ok", "FAILED", or "inconclusive": nothing can be told, see `doubt`."""
+        if self.keep_all_exact and self.doubt is not None:
+            return "inconclusive"
+        return "ok" if self.exact else "FAILED"
 
     @property
     def passed(self) -> bool:
         """Whether all three do."""
         return self.verdict == "ok"
-
-
-@contextlib.contextmanager
-def in_fp32(model: Any) -> Iterator[None]:
-    """While active, the model's floating-point weights are in fp32, in which the rounded ones are exact.
-
-    Then they are those of before: the same tensors.
-    """
-    halves = [
-        (tensor, tensor.data)
-        for tensor in (*model.parameters(), *model.buffers())
-        if tensor.is_floating_point() and tensor.dtype.itemsize < 4
-    ]
-    for tensor, half in halves:
-        tensor.data = half.float()
-    try:
-        yield
-    finally:
-        for tensor, half in halves:
-            tensor.data = half
 
 
 @torch.no_grad()
@@ -101,12 +124,19 @@ def verify(
     text: Sequence[str] | None = None,
     text_tower: str | Path | TextEmbedder | None = None,
     steps: int = 8,
-    tolerance: float = TOLERANCE,
+    tolerance: float | None = None,
 ) -> Verification:
     """Measure whether pruning is exact: keep=1, the masked oracle, and the control that must differ.
 
     Measured in fp32, whatever the model is in: in half precision rounding alone exceeds the tolerance. For the time
     of the proof a model in half precision takes three times its memory.
+
+    Quantised weights leave each token's result a function of that token, and the proof is as sharp as in fp32. Layers
+    that round activations take larger steps: the tolerance then follows from the model's own noise, and where that
+    reaches `CONTROL`, or where a scale is shared by tokens (LLM.int8's outlier columns, one scale per tensor), the
+    verdict is "inconclusive" and `doubt` says why. Neither is read from a config: one token's states are made a
+    hundred times larger, and the layer is asked whether the others' results change. 4-bit weights of bitsandbytes on
+    a CPU are computed with in fp32 until their first forward, and in bf16 from then on: prove before you run.
 
     Args:
         model: a transformers model of a known family, or a wrapper of one.
@@ -115,7 +145,7 @@ def verify(
         text: for pruners that read the request, one entry per prompt row.
         text_tower: see `gp.prune`.
         steps: greedy tokens to decode beyond the prefill.
-        tolerance: relative, of logits.
+        tolerance: relative, of logits; by default `TOLERANCE`, or where the difference is larger what is measured.
 
     Returns:
         Verification, with a `verdict`.
@@ -134,7 +164,7 @@ def verify(
 
 
 def _verify(
-    model: Any, inputs: dict[str, Any], pruner: Pruner, texts: dict[str, Any], steps: int, tolerance: float
+    model: Any, inputs: dict[str, Any], pruner: Pruner, texts: dict[str, Any], steps: int, tolerance: float | None
 ) -> Verification:
     stock = _decode(model, inputs, steps)
     with prune(model, replace(pruner, keep=1, tokens=None), **texts):
@@ -149,16 +179,24 @@ def _verify(
         oracle = _decode(model, inputs, steps)
     with prune(model, pruner, "reassigned", **texts):
         control = _decode(model, inputs, steps)
+    difference = relative_difference(*comparable(pruned, oracle))
+    same = torch.equal(pruned.sequences, oracle.sequences)
+    arithmetic = None
+    if tolerance is None and (difference > TOLERANCE or not same):
+        arithmetic = measure_arithmetic(model, inputs, lambda given: _decode(model, given, steps))
+    if tolerance is None:
+        tolerance = TOLERANCE if arithmetic is None else arithmetic.tolerance
     return Verification(
         pruner=_named(pruner),
         layers=_dropping(run),
         kept=[(len(kept), len(row.layout)) for kept, row in zip(run.kept, prompt.rows, strict=True)],
         steps=steps,
         keep_all_exact=all(torch.equal(a, b) for a, b in zip(whole.logits, stock.logits, strict=True)),
-        difference=relative_difference(pruned.logits, oracle.logits),
-        same_tokens=torch.equal(pruned.sequences, oracle.sequences),
+        difference=difference,
+        same_tokens=same,
         control=relative_difference(control.logits[:1], oracle.logits[:1]),
         tolerance=tolerance,
+        arithmetic=arithmetic,
     )
 
 
@@ -167,27 +205,6 @@ def _dropping(run: Run) -> list[int]:
     counts = [(layer, sum(map(len, left))) for layer, left in run.stages]
     before = [sum(map(len, run.layout)), *(count for _, count in counts)]
     return [layer for (layer, count), earlier in zip(counts, before, strict=False) if count < earlier]
-
-
-def relative_difference(a: Sequence[Tensor], b: Sequence[Tensor]) -> float:
-    """Largest |a - b| over the largest |b|, over all pairs.
-
-    Args:
-        a: tensors.
-        b: as many, those that the scale is taken from.
-
-    Returns:
-        0 where all are equal; infinite where a pair differs in shape, or by NaN.
-    """
-    worst = 0.0
-    for x, y in zip(a, b, strict=True):
-        if x.shape != y.shape:
-            return math.inf
-        x, y = x.detach().float(), y.detach().float()
-        if not x.equal(y):
-            apart = float((x - y).abs().max() / y.abs().max())
-            worst = math.inf if math.isnan(apart) else max(worst, apart)  # max() would pass over NaN
-    return worst
 
 
 def _decode(model: Any, inputs: dict[str, Any], steps: int) -> Any:

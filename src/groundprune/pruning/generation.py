@@ -103,7 +103,8 @@ class Calls:
         def generate(*args: Any, **kwargs: Any) -> Any:
             given = {**dict(zip(names, args, strict=False)), **kwargs}
             with self._lock:
-                short = self._prepared_for_generate(given)
+                with torch.no_grad():  # as `generate` does all else
+                    short = self._prepared_for_generate(given)
                 output, prompt = None, None
                 self._generates = True
                 try:
