@@ -188,3 +188,28 @@ def test_data_and_text_of_an_audit():
     assert "layers 2 to 3: 7 of 15 visual tokens" in text
     assert len(text.splitlines()) < 24
     assert max(map(len, text.splitlines()[1:])) < 140
+
+
+def test_parts_of_a_layer_that_someone_runs_beside_it_are_no_pass_of_it():
+    """Before the layer, as pruners do that score by its own keys, and after it."""
+    model = model_of("llava")
+    layer = model.get_decoder().layers[1]
+
+    def project():
+        layer.self_attn.k_proj(layer.input_layernorm(torch.randn(1, 3, 64)))
+
+    def beside(model, inputs):
+        handles = [
+            layer.register_forward_pre_hook(lambda m, args: project()),
+            layer.register_forward_hook(lambda m, args, out: project()),
+        ]
+        try:
+            forward(model, inputs)
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    found = gp.audit(beside, model, tiny_inputs(model, [(1, 5, 7)]))
+    assert found.verdict == "nothing pruned"
+    assert found.passes == 1
+    assert found.kernels == (("sdpa",),) * 4

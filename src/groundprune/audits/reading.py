@@ -111,7 +111,7 @@ def read_row(reference: Reference, row: int, layers: list[LayerRow], grid: Seque
             before = stages.pop()
             stage = AuditStage(**{**vars(stage), "first": before.first})
         stages.append(stage)
-    said = next(iter(generated)) if len(generated) == 1 else "differ by layer: " + "; ".join(
+    said = next(iter(generated)) if len(generated) == 1 else "differ by layer: " + ", ".join(
         f"{what} in layers {', '.join(map(str, where))}" for what, where in generated.items()
     )  # fmt: skip
     own = next((p[row][reference.visual[row]] for p in reference.position if p is not None), torch.zeros(0, 1))

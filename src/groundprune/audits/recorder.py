@@ -127,6 +127,7 @@ class _Layer:
     def watched(self, watch: Any, index: int) -> list[Any]:
         """Hooks. What enters is read at the first norm: after all that others do to it before the layer."""
         handles = [
+            self.layer.register_forward_pre_hook(lambda m, args: watch.open(index)),
             self.norm.register_forward_pre_hook(lambda m, args: watch.enter(index, args[0])),
             self.attention.register_forward_pre_hook(watch.hide, with_kwargs=True),
             self.projection.register_forward_hook(lambda m, args, out: watch.project(self.keys(out))),
@@ -155,23 +156,35 @@ class _Watch(TorchFunctionMode):
     def __init__(self, layers: list[_Layer], passes: list[dict[str, Any]]) -> None:
         super().__init__()
         self.layers, self.passes = layers, passes
+        self.opened: int | None = None
         self.index: int | None = None
         self.projected: Any = None
         self.key: Any = None
         self.mask: Any = None
-        self.whole = self.swapped = False
+        self.whole = self.swapped = self.begun = False
         self.words: set[int] = set()
         self.interleaved: bool | None = None
         self.held: dict[int, tuple[Any, Any]] = {}  # by layer, all projected keys of the sequence, and the rotated
         self.longest = 0
 
-    def enter(self, index: int, states: Any) -> None:
+    def open(self, index: int) -> None:
         self.finish()
-        if index == 0 or not self.passes or index <= len(self.passes[-1]["layers"]) - 1:
-            new = {"embedded": states.detach().cpu() if index == 0 else None, "layers": [], "logits": None}
-            new["text"] = torch.tensor([[h in self.words for h in row] for row in _hashes(states).tolist()])
-            self.passes.append(new)
+        self.opened, self.begun = index, False
+
+    def enter(self, index: int, states: Any) -> None:
+        if self.opened != index:  # someone's own use of the norm, outside of the layer
+            return
+        self.finish()
+        again, self.begun = self.begun, True
+        if again:  # and inside of it, before: the last is the layer's
+            self.passes[-1]["layers"].pop()
+        elif index == 0 or not self.passes or index < len(self.passes[-1]["layers"]):
+            self.passes.append({"embedded": None, "layers": [], "logits": None})
             self.longest = max(self.longest, states.shape[1])
+        if index == 0:
+            self.passes[-1]["embedded"] = states.detach().cpu()
+            known = [[key in self.words for key in row] for row in _hashes(states).tolist()]
+            self.passes[-1]["text"] = torch.tensor(known)
         found = self.passes[-1]["layers"]
         found += [None] * (index - len(found))  # layers that were skipped
         found.append({"entering": _hashes(states), "leaving": None, "kernels": [], "position": None})
@@ -195,6 +208,7 @@ class _Watch(TorchFunctionMode):
         self.mask = masks[0] if masks else None
 
     def leave(self, out: Any) -> None:
+        self.opened = None
         if self.index is not None:
             self.passes[-1]["layers"][self.index]["leaving"] = _hashes(out[0] if isinstance(out, tuple) else out)
         self.finish()
