@@ -23,7 +23,7 @@ def audit(
     code: Annotated[
         str,
         typer.Argument(
-            help="SCRIPT.py:FUNCTION, which is called with a model and its inputs; or a file that the recorder wrote.",
+            help="SCRIPT.py:FUNCTION, called with a model and its inputs; or a file that the recorder wrote.",
             show_default=False,
         ),
     ],

@@ -1,4 +1,4 @@
-"""One page of an audit: the verdict, and the ids of every layer over the image. Nothing is fetched, and no script runs.
+"""One page of an audit: the verdict, and each layer's ids over the image. Nothing is fetched, and no script runs.
 
 A cell is a visual token. Its colour and number are the id by which its key was rotated, dropped tokens are empty, and
 what does not hold its own id has a frame. Of three axes each is a picture.

@@ -1,7 +1,7 @@
 """A planted patch in transformers 4.37.2, recorded: `python record.py path/to/recorder.py llava-4.37.2.audit`.
 
-In an environment of its own; torch, and nothing of groundprune but the one file. Image features are dropped where that
-version merges them with words, and ids counted anew, as forks of it did.
+In an environment of its own; torch, and nothing of groundprune but the one file. Image features are dropped where
+that version merges them with words, and ids counted anew, as forks of it did.
 """
 
 import importlib.util
