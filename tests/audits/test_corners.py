@@ -8,7 +8,7 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from support.families import inputs_of, model_of
-from support.planted import PLANTS, call, gathered, hooked, kept_columns, visual_columns
+from support.planted import PLANTS, call, gathered, hooked, inside_attention, kept_columns, visual_columns
 from support.planted import before as planted_before
 
 
@@ -213,3 +213,15 @@ def test_parts_of_a_layer_that_someone_runs_beside_it_are_no_pass_of_it():
     assert found.verdict == "nothing pruned"
     assert found.passes == 1
     assert found.kernels == (("sdpa",),) * 4
+
+
+def test_a_step_that_rotates_the_whole_cache_anew_is_found():
+    model = model_of("llava")
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    found = gp.audit(call(inside_attention(whole=True)), model, inputs)
+    assert {stage.visual for stage in found.rows[0].stages} == {"preserved"}
+    # All that stands behind the first dropped token: the 28 less five words and the first visual one.
+    assert (
+        found.verdict
+        == "not preserved: generated tokens read 22 cached keys that pass 1 rotates anew, to other positions"
+    )

@@ -3,14 +3,16 @@
 import ast
 import pickle
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import AutoConfig, AutoModelForCausalLM
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 import groundprune as gp
 from groundprune.audits import recorder as module
-from groundprune.audits.recorder import Recorder
+from groundprune.audits.recorder import Recorder, _Layer
 from groundprune.audits.recordings import read_recording
 from groundprune.audits.verdicts import judge
 from groundprune.exactness.tiny import tiny_inputs, tiny_model, tiny_of
@@ -45,6 +47,36 @@ def test_measured_positions_are_those_of_the_family(family):
     for layer in one["layers"]:
         assert (layer["position"][real] - expected[real]).abs().max() < 1e-3
         assert layer["error"][real].max() < 1e-3
+
+
+def text_model(kind):
+    sizes = {
+        "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "num_key_value_heads": 2, "vocab_size": 50, "head_dim": 16, "pad_token_id": 0,
+    }  # fmt: skip
+    more = {"gemma3_text": {"layer_types": ["sliding_attention", "full_attention"]}}.get(kind, {})
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(kind, **sizes, **more)).eval()
+
+
+@pytest.mark.parametrize("kind", ["phi3", "glm", "qwen3", "gemma3_text"])
+def test_decoders_of_other_kinds(kind):
+    """Joined projections; dimensions in pairs, half of them; a norm of keys; other frequencies by layer."""
+    model = text_model(kind)
+    recorder = Recorder(model)
+    with torch.no_grad(), recorder.recording("reference"):
+        model(input_ids=torch.randint(2, 50, (2, 30)))
+    (one,) = recorder.runs["reference"]
+    for layer in one["layers"]:
+        assert (layer["position"][..., 0] - torch.arange(30)).abs().max() < 1e-3
+
+
+def test_keys_that_are_projected_by_group():
+    """InternLM2: per key head its queries, itself, its values."""
+    layer = object.__new__(_Layer)
+    layer.name, layer.size = "wqkv", 3
+    layer.attention = SimpleNamespace(num_heads=4)
+    parts = torch.arange(8.0)[:, None].expand(8, 3)  # q q k v, q q k v
+    assert layer.keys(parts.reshape(1, 1, 24))[0, 0, :, 0].tolist() == [2, 6]
 
 
 def test_scaled_rotations_are_read_by_the_models_own_frequencies():

@@ -151,8 +151,11 @@ def between(layer, rotation, move=0):
     return plant
 
 
-def inside_attention(move=0):
-    """Rows are dropped before; each attention computes its rotation from its cache's length, and its rows eagerly."""
+def inside_attention(move=0, whole=False):
+    """Rows are dropped before; each attention computes its rotation from its cache's length, and its rows eagerly.
+
+    whole: prefill is right, but the cache holds keys as they are projected, and a step rotates all of them anew.
+    """
 
     @contextlib.contextmanager
     def plant(model, inputs):
@@ -162,16 +165,18 @@ def inside_attention(move=0):
 
         def forward(self, hidden_states, past_key_values=None, **kwargs):
             new, past = hidden_states.shape[1], int(past_key_values.get_seq_length(self.layer_idx))
-            ids = torch.arange(past, past + new).expand(axes, 1, -1).clone()
+            ids = torch.arange(0 if whole else past, past + new).expand(axes, 1, -1).clone()
             if new > 1:
+                ids = gathered(model, inputs, kept_columns(model, inputs)) if whole else ids
                 ids[..., moved] += move
             cosine, sine = decoder.rotary_emb(hidden_states, position_ids=as_given(ids))
             query, key, value = (
                 project(hidden_states).unflatten(-1, (-1, self.head_dim)).transpose(1, 2)
                 for project in (self.q_proj, self.k_proj, self.v_proj)
             )
-            query, key = (_rotated(each, cosine[:, None], sine[:, None]) for each in (query, key))
+            key = key if whole else _rotated(key, cosine, sine)
             key, value = past_key_values.update(key, value, self.layer_idx)
+            query, key = _rotated(query, cosine, sine), _rotated(key, cosine, sine) if whole else key
             repeat = query.shape[1] // key.shape[1]
             key, value = key.repeat_interleave(repeat, 1), value.repeat_interleave(repeat, 1)
             weights = query @ key.transpose(-1, -2) / self.head_dim**0.5
@@ -190,6 +195,7 @@ def inside_attention(move=0):
 
 
 def _rotated(states, cosine, sine):
+    cosine, sine = (each[:, None, -states.shape[2] :] for each in (cosine, sine))
     first, second = states.chunk(2, -1)
     return states * cosine + torch.cat([-second, first], -1) * sine
 

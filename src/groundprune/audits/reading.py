@@ -95,7 +95,7 @@ def _anew(older: tuple[Tensor, Tensor], b: int, earlier: list[tuple[Tensor, Tens
         return ""
     sure = (error < _SURE).all(-1) & (column != PADDING)
     moved = int((~same(position, before) & sure).sum())
-    return f"pass {number} rotates {moved} cached keys anew, to other positions" if moved else ""
+    return f"read {moved} cached keys that pass {number} rotates anew, to other positions" if moved else ""
 
 
 def read_row(reference: Reference, row: int, layers: list[LayerRow], grid: Sequence[tuple[int, ...]]) -> AuditRow:

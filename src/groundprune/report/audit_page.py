@@ -101,7 +101,10 @@ def _panel(row: AuditRow) -> Panel:
     every = [(row.own, tuple(range(row.tokens))), *((stage.positions, stage.holds) for stage in row.stages)]
     shown = [axis for axis in range(axes) if any(_differ(row, axis, *each) for each in every)] or [0]
     names = [AXES[axis] if axes > 1 else "" for axis in shown]
-    pictures = [[_picture(row, a, *each, name) for a, name in zip(shown, names, strict=True)] for each in every]
+    pictures = [
+        [_picture(row, axis, positions, holds, name) for axis, name in zip(shown, names, strict=True)]
+        for positions, holds in every
+    ]
     return Panel(row, list(zip([None, *row.stages], pictures, strict=True)))
 
 
