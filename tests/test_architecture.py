@@ -23,7 +23,7 @@ ORDER = (
     ("pruners",),
     ("pruning",),
     ("exactness", "checkpoints"),
-    ("answers", "data"),
+    ("answers", "data", "audits"),
     ("evaluation",),
     ("report",),
     ("studies",),

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from groundprune.answers import Answer, answer, inputs_for
+    from groundprune.audits.context import audit, auditing, check
+    from groundprune.audits.result import Audit
     from groundprune.checkpoints.load import load
     from groundprune.data.scenes import DrawnScene, scene
     from groundprune.errors import GroundPruneError, Unservable
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 # Imported when first asked for: torch and transformers take seconds, and `groundprune --help` needs neither.
 _MODULES = {
     "answers": ("Answer", "answer", "inputs_for"),
+    "audits.context": ("audit", "auditing", "check"),
+    "audits.result": ("Audit",),
     "data.scenes": ("DrawnScene", "scene"),
     "errors": ("GroundPruneError", "Unservable"),
     "integrations.vllm": ("vllm_overrides",),
@@ -44,6 +48,7 @@ _MODULE_OF = {name: module for module, names in _MODULES.items() for name in nam
 
 __all__ = [
     "Answer",
+    "Audit",
     "DrawnScene",
     "EncodedImages",
     "GroundPruneError",
@@ -60,6 +65,9 @@ __all__ = [
     "Verification",
     "VisualLayout",
     "answer",
+    "audit",
+    "auditing",
+    "check",
     "encode",
     "inputs_for",
     "load",

@@ -18,6 +18,7 @@ from groundprune.errors import GroundPruneError, unknown
 from groundprune.evaluation import results
 from groundprune.evaluation.results import read_summary
 from groundprune.report.tables import markdown_table
+from tools.docs.audits import audits_table
 from tools.docs.benchmarks import coverage_table, prefill_table, selection_table, throughput_table
 from tools.docs.catalogue import catalogue_file, families_table, methods_reference, pruners_table, served_table
 from tools.docs.deviations import deviations_list
@@ -69,6 +70,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "families": lambda _: families_table(),
     "methods": lambda _: methods_reference(),
     "served": lambda _: served_table(),
+    "audits": lambda _: audits_table(),
     "deviations": lambda _: deviations_list(),
     "files": result_files,
 }

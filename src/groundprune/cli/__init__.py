@@ -15,6 +15,7 @@ import typer
 
 from groundprune.cli import (
     ask,
+    audit,
     compare,
     convert,
     data,
@@ -53,6 +54,7 @@ app.command("evaluate")(evaluate.evaluate)
 app.command("report")(report.report)
 app.command("serve", context_settings=serve.SETTINGS)(serve.serve)
 app.command("verify")(verify.verify)
+app.command("audit")(audit.audit)
 app.command("study")(study.study)
 app.command("list")(listing.list_pruners)
 app.add_typer(pocket.app, name="pocket")

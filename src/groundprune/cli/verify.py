@@ -70,7 +70,7 @@ def verify(
 
     pruners = _pruners(pruner, keep, stage)
     results: dict[str, list[Verification]] = {}
-    for name, loaded, inputs in _subjects(model, family, device):
+    for name, loaded, inputs in subjects(model, family, device):
         results[name] = []
         for each in pruners:
             try:
@@ -110,7 +110,7 @@ def _pruners(names: str, keep: str, stage: str) -> list[Pruner]:
     return chosen
 
 
-def _subjects(model: str, family: str | None, device: str | None) -> list[tuple[str, Any, dict[str, Any]]]:
+def subjects(model: str, family: str | None, device: str | None) -> list[tuple[str, Any, dict[str, Any]]]:
     """(name, model, inputs): the checkpoint on a drawn scene, or tiny models on noise."""
     if family is not None:
         from groundprune.exactness.tiny import tiny_inputs, tiny_model

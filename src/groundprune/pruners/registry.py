@@ -77,7 +77,7 @@ def name_of(cls: type[Pruner]) -> str:
 def _from_file(path: Path, attribute: str) -> type[Pruner]:
     if not path.is_file():
         raise GroundPruneError(f"no pruner file {str(path)!r}")
-    module = _module(path.resolve())
+    module = module_of(path)
     cls = getattr(module, attribute, None)
     if not (isinstance(cls, type) and issubclass(cls, Pruner)):
         pruners = [k for k, v in vars(module).items() if isinstance(v, type) and issubclass(v, Pruner)]
@@ -87,6 +87,11 @@ def _from_file(path: Path, attribute: str) -> type[Pruner]:
         cls.name = attribute  # one name for it, everywhere: results call it by its class
     _FROM_FILES.setdefault(cls, f"{path}:{attribute}")
     return cls
+
+
+def module_of(path: Path) -> ModuleType:
+    """The module of a Python file that exists. Raises GroundPruneError where it cannot be run."""
+    return _module(path.resolve())
 
 
 @functools.cache
