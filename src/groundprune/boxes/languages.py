@@ -74,10 +74,28 @@ class InternVLCodec(GridCodec):
     names_object = True
 
 
-def check_size(name: str, width: int, height: int) -> None:
-    """Raises GroundPruneError where a language in pixels is not told the size of the resized image."""
-    if width < 1 or height < 1:
-        raise GroundPruneError(f"{name} needs the width and height of the resized image (got {width} x {height})")
+@dataclass(frozen=True)
+class InPixels:
+    """Of languages of boxes and of points whose steps are pixels of the resized image.
+
+    width, height: of that image, at least 1, else GroundPruneError. Its unit coordinates are the original image's:
+    resizing changes none.
+    """
+
+    in_pixels: ClassVar[bool] = True
+    name: ClassVar[str]
+    width: int = 0
+    height: int = 0
+
+    def __post_init__(self) -> None:
+        if self.width < 1 or self.height < 1:
+            size = f"{self.width} x {self.height}"
+            raise GroundPruneError(f"{self.name} needs the width and height of the resized image (got {size})")
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """Steps from 0 to 1 along x and y."""
+        return self.width, self.height
 
 
 class Bbox2dCodec(GridCodec):
@@ -98,23 +116,10 @@ class Bbox2d1000Codec(Bbox2dCodec):
 
 @register_codec
 @dataclass(frozen=True)
-class Bbox2dPixelsCodec(Bbox2dCodec):
-    """Qwen2.5-VL (arXiv 2502.13923): {"bbox_2d": [77, 144, 352, 341]}, in pixels of the resized image.
-
-    width, height: of that image, at least 1, else GroundPruneError. Its unit coordinates are the original image's:
-    resizing changes none.
-    """
+class Bbox2dPixelsCodec(InPixels, Bbox2dCodec):
+    """Qwen2.5-VL (arXiv 2502.13923): {"bbox_2d": [77, 144, 352, 341]}, in pixels of the resized image."""
 
     name: ClassVar[str] = "bbox-2d-pixels"
-    width: int = 0
-    height: int = 0
-
-    def __post_init__(self) -> None:
-        check_size(self.name, self.width, self.height)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.width, self.height
 
 
 @register_codec

@@ -15,7 +15,7 @@ from typing import ClassVar, Protocol, TypeVar
 from groundprune.boxes.codecs import BoxCodec
 from groundprune.boxes.frames import Frame
 from groundprune.boxes.geometry import Box, Point
-from groundprune.boxes.languages import check_size
+from groundprune.boxes.languages import InPixels
 from groundprune.errors import GroundPruneError, unknown
 
 # Possessive, as all that may repeat here: nothing is tried again.
@@ -164,23 +164,6 @@ class GridPoints:
         return None
 
 
-@dataclass(frozen=True)
-class _InPixels:
-    """width, height: of the resized image, at least 1, else GroundPruneError."""
-
-    in_pixels: ClassVar[bool] = True
-    name: ClassVar[str]
-    width: int = 0
-    height: int = 0
-
-    def __post_init__(self) -> None:
-        check_size(self.name, self.width, self.height)
-
-    @property
-    def grid(self) -> tuple[int, int]:
-        return self.width, self.height
-
-
 class _QwenPoints(GridPoints):
     """A key of JSON, read without a JSON parser: many an answer is cut off after its point; else the first "(x,y)".
 
@@ -209,7 +192,7 @@ class Point2d1000(_QwenPoints):
 
 @register_point_codec
 @dataclass(frozen=True)
-class Point2dPixels(_InPixels, _QwenPoints):
+class Point2dPixels(InPixels, _QwenPoints):
     """Qwen2.5-VL (arXiv 2502.13923): {"point_2d": [214, 242]}, in pixels of the resized image."""
 
     name: ClassVar[str] = "point-2d-pixels"
@@ -241,7 +224,7 @@ class UiTars1000(_UiTarsPoints):
 
 @register_point_codec
 @dataclass(frozen=True)
-class UiTarsPixels(_InPixels, _UiTarsPoints):
+class UiTarsPixels(InPixels, _UiTarsPoints):
     """UI-TARS 1.5 (of Qwen2.5-VL): pixels of the resized image, as README_coordinates.md of its repository says."""
 
     name: ClassVar[str] = "ui-tars-pixels"

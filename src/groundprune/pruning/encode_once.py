@@ -58,10 +58,6 @@ class EncodedImages:
         setattr(output, RECORD_ATTRIBUTE, record)
         return {"image": output}
 
-    def split(self) -> list[EncodedImages]:
-        """Each prompt's by itself, to be kept as long as that one is of use."""
-        return [EncodedImages([row], self._output_type, self._stacked, self._device) for row in self._rows]
-
     def take(self, rows: Sequence[int]) -> EncodedImages:
         """Some of the prompts, as copies: what is left out can be freed, and a pickle holds no more than them.
 

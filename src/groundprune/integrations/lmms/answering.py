@@ -132,7 +132,8 @@ class Answerer:
             # What a prompt says does not change what the tower sees of its image.
             some = inputs if len(new) == len(batch) else self._inputs(list(new.values()))
             pruners = [] if self._how is None else [self._how.pruner]
-            self._encoded |= zip(new, encode(self._model, some, pruners).split(), strict=True)
+            images = encode(self._model, some, pruners)
+            self._encoded |= {key: images.take([row]) for row, key in enumerate(new)}
         self._encoded = {key: self._encoded[key] for key in keys}
         together = EncodedImages.join([self._encoded[key] for key in keys])
         return together.select(range(len(keys)), self._model.device)
