@@ -12,10 +12,10 @@ LOWER_TESTS ?= $(wildcard tests/exactness tests/pruning tests/probes tests/famil
 # What compares results of models and kernels, and is quick.
 PORTABLE_TESTS ?= tests/exactness/test_closeness.py tests/pruning/test_layers.py tests/probes/test_tower.py tests/pruners tests/models
 
-.PHONY: test test-portable test-browser test-lower test-vllm test-lmms lint format compare readme docs clean help
+.PHONY: test test-portable test-browser test-lower test-old test-vllm test-lmms lint format compare readme docs clean help
 
 help:
-	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-lower | test-vllm | test-lmms | clean"
+	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-lower | test-old | test-vllm | test-lmms | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -55,6 +55,16 @@ LMMS := .venv-lmms/bin/python
 	@$(LMMS) -m compileall -q -j 2 .venv-lmms/lib >/dev/null 2>&1 || true
 	@touch $@
 
+# A transformers of the time of most forks, in which the recorder of audits runs.
+OLD_TRANSFORMERS := 4.37.2
+
+.venv-old/.stamp: constraints.txt
+	$(PYTHON) -m venv .venv-old
+	grep -v -E '^(transformers|tokenizers|huggingface_hub|hf-xet)==' constraints.txt > .venv-old/constraints.txt
+	.venv-old/bin/python -m pip install --quiet -c .venv-old/constraints.txt torch numpy pillow \
+		transformers==$(OLD_TRANSFORMERS)
+	@touch $@
+
 test: .venv/.stamp
 	$(BIN)/python -m pytest -n $(JOBS) -m "not browser" $(ARGS)
 
@@ -73,6 +83,11 @@ test-lower: .venv-lower/.stamp
 
 test-vllm: .venv-vllm/.stamp
 	$(VLLM) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/serving
+
+# A recording is made there, and read here.
+test-old: .venv/.stamp .venv-old/.stamp
+	.venv-old/bin/python tests/audits/old/record.py src/groundprune/audits/recorder.py .venv-old/llava.audit
+	RECORDING=$(CURDIR)/.venv-old/llava.audit $(BIN)/python -m pytest -k recording $(ARGS) tests/cli/test_audit.py
 
 test-lmms: .venv-lmms/.stamp
 	OMP_NUM_THREADS=1 $(LMMS) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/lmms
@@ -98,5 +113,5 @@ docs: .venv/.stamp
 	@echo "site/index.html"
 
 clean:
-	rm -rf .venv .venv-lower .venv-vllm .venv-lmms .pytest_cache .ruff_cache .hypothesis dist site
+	rm -rf .venv .venv-lower .venv-old .venv-vllm .venv-lmms .pytest_cache .ruff_cache .hypothesis dist site
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -1,6 +1,7 @@
 """`audit`: exit codes, data, the page; of code in a file, and of recordings."""
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
@@ -10,7 +11,8 @@ import pytest
 from groundprune.audits.recordings import read_recording
 from support.pages import Page
 
-OLD = Path(__file__).parents[1] / "audits" / "old" / "llava-4.37.2.audit"
+STORED = Path(__file__).parents[1] / "audits" / "old" / "llava-4.37.2.audit"
+OLD = Path(os.environ.get("RECORDING", STORED))  # `make test-old` makes one anew
 FORK = """
 import sys
 
