@@ -79,7 +79,7 @@ def test_rows_that_are_computed_beside_a_kernel_are_not_eager_attention(monkeypa
         torch.matmul(query[:, :, -1:], key.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(2, 3))
         return kernel(module, query, key, value, *args, **kwargs)
 
-    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS, "sdpa", beside)
+    monkeypatch.setitem(ALL_ATTENTION_FUNCTIONS._local_mapping, "sdpa", beside)
     model = model_of("llava")
     found = gp.audit(pruned(gp.Random(keep=0.5)), model, tiny_inputs(model, [(1, 5, 7)]))
     assert found.eager_layers == ()

@@ -133,6 +133,7 @@ def test_a_kernel_that_is_no_torch_function_is_seen():
         assert snapshot(model) == before
     finally:
         del ALL_ATTENTION_FUNCTIONS["flash_planted"]
+    assert not ALL_ATTENTION_FUNCTIONS._local_mapping
     assert {kinds[0] for kinds in found.kernels} == {"flash"}
     assert found.verdict == "nothing pruned"
 

@@ -80,7 +80,7 @@ def test_a_weak_control_is_inconclusive_and_no_failure(monkeypatch, capsys):
     assert 0 < found.control < 1e-2
     assert (found.verdict, found.passed) == ("inconclusive", False)
 
-    monkeypatch.setattr(command, "_subjects", lambda *_: [("weak", model, inputs)])
+    monkeypatch.setattr(command, "subjects", lambda *_: [("weak", model, inputs)])
     words = ["verify", "--pruner", "spatial", "--keep", "0.5"]
     assert main(words) == 3
     said = capsys.readouterr().out

@@ -56,7 +56,7 @@ class Recorder:
         self.facts: dict[str, Any] = {}
 
     @contextlib.contextmanager
-    def recording(self, name: str):
+    def recording(self, name: str) -> Any:
         """While active, calls of the model are recorded as the run `name`, "reference" or "audited"."""
         if name not in RUNS:
             raise ValueError(f"a run is one of {', '.join(RUNS)} (got {name!r})")
@@ -75,8 +75,7 @@ class Recorder:
                 hook = self.model.register_forward_pre_hook(self._read, with_kwargs=True)
                 stack.callback(hook.remove)
             for key in [k for k in self.functions or () if "flash" in k or "flex" in k]:
-                stack.callback(self.functions.__setitem__, key, self.functions[key])
-                self.functions[key] = watch.called(key, self.functions[key])
+                stack.enter_context(_replaced(self.functions, key, watch.called(key, self.functions[key])))
             with watch, torch.no_grad() if not torch.is_grad_enabled() else contextlib.nullcontext():
                 yield
         watch.finish()
@@ -148,6 +147,20 @@ class _Layer:
         if self.name == "wqkv":
             return out.unflatten(-1, (held, queries // held + 2, self.size))[..., -2, :]
         return out.unflatten(-1, (heads, self.size))[..., queries : queries + held, :]
+
+
+@contextlib.contextmanager
+def _replaced(functions: Any, key: str, function: Any) -> Any:
+    """While active, `function` has that name; transformers lays what was set over names of its own."""
+    before = getattr(functions, "_local_mapping", functions).get(key)
+    functions[key] = function
+    try:
+        yield
+    finally:
+        if before is None:
+            del functions[key]
+        else:
+            functions[key] = before
 
 
 class _Watch(TorchFunctionMode):

@@ -6,6 +6,7 @@ torch and transformers are imported inside of the commands, so that `--help` and
 from __future__ import annotations
 
 import errno
+import logging
 import sys
 import warnings
 from collections.abc import Sequence
@@ -35,6 +36,8 @@ from groundprune.version import __version__
 
 INTERRUPTED = 130  # what shells give for a program that Ctrl-C ended
 PIPE_CLOSED = 141  # and for one whose reader went away, as `head` does
+# Loggers that warn of what their own optional parts lack, as soon as transformers finds their packages installed.
+CHATTY = ("torchao", "torch.utils._pytree", "bitsandbytes")
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EPIPE}
 
 # typer raises click's usage errors or, in newer releases, those of a copy of its own.
@@ -89,6 +92,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         warnings.simplefilter("ignore")
         warnings.filterwarnings("always", module="groundprune")
         warnings.showwarning = _show_warning
+        for chatty in CHATTY:
+            logging.getLogger(chatty).setLevel(logging.ERROR)
         try:
             words = sys.argv[1:] if arguments is None else list(arguments)
             code = app(args=words, prog_name="groundprune", standalone_mode=False, obj=words)
