@@ -38,12 +38,12 @@ class TestSentences:
     def test_a_fall_and_what_is_recovered(self):
         story = story_of({"unpruned": 10, "reassigned": 1, "preserved": 8}, ("rec", "vqa"))
         assert story.sentences == [
-            "With 50% of the visual tokens kept, accuracy of boxes (REC Acc@0.5) falls from 100.0% to 10.0% if they are "
-            "renumbered, but only to 80.0% if they keep their position ids.",
+            "With 50% of the visual tokens kept, accuracy of boxes (REC Acc@0.5) falls from 100.0% to 10.0% if they "
+            "are renumbered, but only to 80.0% if they keep their position ids.",
             "Accuracy of short answers (VQA exact match): 100.0% unpruned, 10.0% reassigned, 80.0% preserved.",
         ]
         assert [(line.name, line.falls["rec"]) for line in story.lines] == [
-            ("unpruned", ""), ("reassigned", "−90.0"), ("preserved", "−20.0"),
+            ("unpruned", ""), ("reassigned", "\N{MINUS SIGN}90.0"), ("preserved", "\N{MINUS SIGN}20.0"),
         ]  # fmt: skip
         assert list(story.curves) == ["rec", "vqa"]
         assert dict(story.facts) == {
@@ -96,7 +96,7 @@ class TestSentences:
 @pytest.mark.parametrize("kinds", [("rec", "vqa"), ("vqa",), ("seg",), ("point",)])
 @pytest.mark.parametrize("settings", [(STOCK,), (STOCK, HALF), (STOCK, ALIKE), (STOCK, HALF, ALIKE), (HALF, ALIKE)])
 def test_any_run_has_a_first_screen(kinds, settings):
-    """Before everything else: the sentence, the facts and a row of numbers for each setting; without its samples too."""
+    """Before everything else: the sentence, the facts and each setting's numbers; without its samples too."""
     summary = run_of({"unpruned": 9, "reassigned": 2, "preserved": 6}, kinds, settings)
     shown = choose_shown(summary)
     page = Page(render_report(summary, shown, Gallery(missing=["No samples are shown: why."])))
