@@ -74,9 +74,11 @@ def test_no_word_covers_another_or_leaves_the_figure(tmp_path):
             browser.open(ROOT / file, 390 if narrow else 880)
             found = browser.run(
                 "const box = e => e.getBoundingClientRect(), all = [...document.querySelectorAll('text')];"
-                "const cover = (a, b) => a.left < b.right && b.left < a.right && a.top + 3 < b.bottom && b.top + 3 < a.bottom;"
-                "const out = all.filter(e => box(e).left < 0 || box(e).right > document.documentElement.viewBox.baseVal.width);"
-                "const over = all.flatMap((a, i) => all.slice(i + 1).filter(b => cover(box(a), box(b))).map(b => [a, b]));"
+                "const meet = (a, b) => a.left < b.right && b.left < a.right && a.top + 3 < b.bottom && b.top + 3 < "
+                "a.bottom; const width = document.documentElement.viewBox.baseVal.width;"
+                "const out = all.filter(e => box(e).left < 0 || box(e).right > width);"
+                "const over = all.flatMap((a, i) => all.slice(i + 1).filter(b => meet(box(a), box(b)))"
+                ".map(b => [a, b]));"
                 "return [out.map(e => e.textContent), over.map(pair => pair.map(e => e.textContent))]"
             )
             assert found == [[], []], file

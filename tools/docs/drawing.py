@@ -37,11 +37,22 @@ class Theme:
         return (_ON_DARK if self.dark else _ON_LIGHT).get(name, look_of(name).colour)
 
 
-def text(x: float, y: float, said: str, size: float, colour: str, bold: bool = False, anchor: str = "start") -> str:
-    """One line of text from (x, y), its base line's start, middle or end."""
+def text(
+    x: float,
+    y: float,
+    said: str,
+    size: float,
+    colour: str,
+    bold: bool = False,
+    anchor: str = "start",
+    aside: str = "",
+) -> str:
+    """One line of text from (x, y), its base line's start, middle or end. aside: what follows it, never bold."""
     weight = ' font-weight="700"' if bold else ""
-    aside = "" if anchor == "start" else f' text-anchor="{anchor}"'
-    return f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{colour}"{weight}{aside}>{html.escape(said)}</text>'
+    at = "" if anchor == "start" else f' text-anchor="{anchor}"'
+    more = f'<tspan font-weight="400"> {html.escape(aside)}</tspan>' if aside else ""
+    begin = f'<text x="{x:g}" y="{y:g}" font-size="{size:g}" fill="{colour}"{weight}{at}>'
+    return f"{begin}{html.escape(said)}{more}</text>"
 
 
 def rect(box: Box, colour: str, width: float) -> str:

@@ -38,7 +38,7 @@ FIGURES = {
     for dark in (False, True)
     for narrow in (False, True)
 }
-NAMES = {"unpruned": "unpruned", "reassigned": "renumbered (reassigned)", "preserved": "preserved"}
+NAMES = {"unpruned": ("unpruned", ""), "reassigned": ("renumbered", "(reassigned)"), "preserved": ("preserved", "")}
 KINDS = ("rec", "vqa")
 _KEEPS = ("0.25", "0.5", "0.75")  # of the table
 
@@ -193,6 +193,7 @@ def _panel(
 ) -> list[str]:  # fmt: skip
     """The image with one box, and what its setting reaches, below it or beside it."""
     answer, look = stored["answers"][name], look_of(name)
+    title, aside = NAMES[name]
     colour, scale = theme.legible(name), side / max(stored["size"])
     inside = ['<use href="#picture"/>', *(['<use href="#dropped"/>'] if name != "unpruned" else [])]
     if answer["box"] is not None:
@@ -209,12 +210,16 @@ def _panel(
     found = [f'<g transform="translate({x:g} {y:g}) scale({scale:.6g})">{"".join(inside)}</g>']
     if beside:
         at, down = x + side + 14, y + 16
-        found += [text(at, down, NAMES[name], 15, colour, bold=True), text(at, down + 21, fits, 13, theme.muted)]
+        found += [
+            text(at, down, title, 15, colour, bold=True, aside=aside),
+            text(at, down + 21, fits, 13, theme.muted),
+        ]
         for index, (said, lost) in enumerate(numbers):
             found.append(text(at, down + 49 + 23 * index, said, 15, theme.ink, bold=True))
             found += [text(at + 104, down + 49 + 23 * index, lost, 13.5, theme.ink)] if lost else []
         return found
-    found += [text(x, y - 9, NAMES[name], 12.5, colour, bold=True), text(x, y + side + 19, fits, 13, theme.muted)]
+    found.append(text(x, y - 9, title, 12.5, colour, bold=True, aside=aside))
+    found.append(text(x, y + side + 19, fits, 13, theme.muted))
     for index, (said, lost) in enumerate(numbers):
         down = y + side + 50 + 46 * index
         found.append(text(x, down, said, 19, theme.ink, bold=True))
