@@ -102,3 +102,9 @@ class TestReadme:
         local = [link for link in links if "://" not in link]
         assert len(local) > 20
         assert [link for link in local if not (ROOT / link).is_file()] == []
+
+
+def test_make_compare_has_a_report_to_end_with():
+    """`groundprune compare --out FOLDER` prints the report's file last; ARGS come later: an --out in them counts."""
+    (line,) = re.findall(r"^\t\$\(BIN\)/groundprune compare.*$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert re.search(r"--out \S+ \$\(ARGS\)$", line)
