@@ -102,7 +102,7 @@ format: .venv/.stamp
 	$(BIN)/ruff format .
 
 compare: .venv/.stamp
-	$(BIN)/groundprune compare $(ARGS)
+	$(BIN)/groundprune compare --out runs/compare $(ARGS)
 
 # README's tables, and what of docs/ is generated.
 readme: .venv/.stamp

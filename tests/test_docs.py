@@ -268,6 +268,8 @@ class TestSite:
         assert "permuted:SEED" in pages[folder / "concepts" / "positions.html"]
         assert not any("--8&lt;--" in html for html in pages.values())
         assert (folder / "pictures" / "row.svg").is_file()
+        source = ROOT / "src" / "groundprune" / "report" / "templates" / "position_map.js"
+        assert (folder / source.name).read_bytes() == source.read_bytes()
 
 
 def test_make_docs_brings_what_it_needs():

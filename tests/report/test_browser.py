@@ -106,7 +106,8 @@ def test_the_filters_by_keyboard(opened):
 
 
 def test_layers_can_be_hidden(opened):
-    seen = "return [...document.querySelectorAll('{}')].filter(e => getComputedStyle(e).display != 'none').length"
+    drawn = "[...document.querySelectorAll('#gallery {}')].filter(e => getComputedStyle(e).display != 'none')"
+    seen = f"return {drawn}.length"
     for layer, id in ((".layer-0", "show-0"), (".layer-3", "show-3"), (".dropped", "show-dropped")):
         assert opened.run(seen.format(layer)) > 0
         opened.run(f"document.getElementById('{id}').click()")
@@ -117,3 +118,29 @@ def test_the_keyboard_reaches_everything(opened):
     """Nothing that acts is taken out of the order, and the links of the navigation lead to places."""
     assert opened.run("return document.querySelectorAll('[tabindex]:not([tabindex=\"0\"])').length") == 0
     assert opened.run("return [...document.querySelectorAll('nav a')].every(a => document.querySelector(a.hash))")
+
+
+def test_the_first_screen_tells_the_story(browser, report):
+    """Of a wide window: the sentence, the numbers, the curves and two samples, without scrolling."""
+    browser.open(report, 1400)
+    bottoms = browser.run(
+        "return ['h1', '.facts', '.first table', '.first .panels', '.trio:nth-of-type(2)'].map("
+        "s => document.querySelector(s).getBoundingClientRect().bottom)"
+    )
+    assert max(bottoms) <= browser.run("return innerHeight")
+
+
+def test_words_of_the_first_screen_can_be_read(opened):
+    sizes = opened.run(
+        "const words = e => !e.closest('svg') && [...e.childNodes].some(n => n.nodeType === 3 && n.data.trim());"
+        "return [...document.querySelectorAll('header *, #headline *')].filter(words)"
+        ".map(e => parseFloat(getComputedStyle(e).fontSize))"
+    )
+    assert min(sizes) >= 11
+
+
+def test_what_is_folded_opens(opened):
+    seen = "return [...document.querySelectorAll('#tables table')].filter(t => t.checkVisibility()).length"
+    closed = opened.run(seen)
+    opened.run("document.querySelector('#tables summary').click()")
+    assert closed == 0 < opened.run(seen)

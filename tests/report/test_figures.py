@@ -157,7 +157,7 @@ class TestCommands:
         assert said("report", out, "--keep", "1/4", "--samples", "1")[0] == 0
         page = (out / "report.html").read_text(encoding="utf-8")
         assert "At a glance: spatial, keep 0.25" in page
-        assert page.count("<img ") == 1
+        assert page.count("<img ") == 1 + 2  # and the same in front, unpruned and preserved
 
     @pytest.mark.parametrize(
         ("options", "says"),

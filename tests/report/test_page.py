@@ -93,7 +93,7 @@ class TestNothingFromOutside:
             summary, run={**summary.run, "model": EVIL}, about={"command": EVIL, EVIL: EVIL}
         )
         page = Page(render_report(summary, shown, Gallery([item()], 1, [EVIL])))
-        assert len(page.all("img")) == 1
+        assert len(page.all("img")) == 2  # in front and in the gallery
         assert all("onerror" not in attributes for _, attributes in page.tags)
         for tag in (
             "title",
@@ -110,21 +110,22 @@ class TestNothingFromOutside:
             "figcaption",
         ):
             assert any(EVIL in text for name, text in page.text if name == tag), tag
-        assert EVIL in page.all("img")[0]["alt"]
+        assert EVIL in page.all("img")[-1]["alt"]
         assert "$y$" in page.said()
 
 
 class TestForEveryReader:
     def test_pictures_are_told(self, page):
-        pictures = page.all("img")
+        first, pictures = page.all("img")[:9], page.all("img")[9:]
         assert len(pictures) == 12
+        assert all(re.match(r"(unpruned|reassigned|preserved): .+, (right|wrong)\.", p["alt"]) for p in first)
         assert all(len(picture["alt"]) > 20 for picture in pictures)
         assert sum("of 144 visual tokens are kept" in picture["alt"] for picture in pictures) == 12
         assert sum("Ground truth: " in picture["alt"] for picture in pictures) == 6
 
     def test_drawings_are_told_or_hidden(self, page):
         charts = [svg for svg in page.all("svg") if svg.get("role") == "img"]
-        assert len(charts) == 1 + 4 + 2 + 1
+        assert len(charts) == 2 + 1 + 4 + 2 + 1
         assert all("aria-hidden" in svg for svg in page.all("svg") if svg.get("role") != "img")
         told = [text for tag, text in page.text if tag == "desc"]
         assert len(told) == len(charts)
@@ -274,7 +275,7 @@ class TestMissing:
         (tmp_path / "samples.jsonl").write_text("".join(json.dumps(r) + "\n" for r in old))
         page = Page(write_report(tmp_path).read_text(encoding="utf-8"))
         assert "Kept tokens are not shaded: these results do not store them" in page.said()
-        assert len(page.all("img")) == 12
+        assert len(page.all("img")) == 9 + 12
         assert "dropped tokens dimmed" not in page.said()
 
     def test_without_the_answers(self, run, tmp_path):

@@ -23,6 +23,7 @@ from tools.docs.benchmarks import coverage_table, prefill_table, selection_table
 from tools.docs.catalogue import catalogue_file, families_table, methods_reference, pruners_table, served_table
 from tools.docs.deviations import deviations_list
 from tools.docs.finetuning import finetuning_figure, finetuning_table
+from tools.docs.front import FIGURES, front_picture, front_svg, front_table
 from tools.docs.pictures import PICTURES, drawing_svg, picture_svg
 from tools.docs.studies import study_pages
 
@@ -59,6 +60,8 @@ def result_files(_: Path) -> str:
 
 
 BLOCKS: dict[str, Callable[[Path], str]] = {
+    "figure": front_picture,
+    "front": front_table,
     "results": results_tables,
     "all_pruners": all_pruners_tables,
     "coverage": lambda root: coverage_table(_read(root / COVERAGE)),
@@ -112,6 +115,7 @@ def generated_files(root: Path) -> dict[Path, str]:
     if (root / FINETUNING).is_file():
         tuned = drawing_svg(lambda: finetuning_figure(_read(root / FINETUNING)))
         found[root / PICTURE_FOLDER / "finetuning.svg"] = tuned
+    found |= {root / file: front_svg(root, dark, narrow) for (dark, narrow), file in FIGURES.items()}
     return found | {root / PICTURE_FOLDER / f"{name}.svg": picture_svg(name) for name in PICTURES}
 
 

@@ -118,7 +118,10 @@ def save_image(picture: Any, path: Path) -> None:
 
 
 def show_summary(summary: Summary, out: Path | None, as_json: bool, costs: bool = False) -> None:
-    """Print what a run found, and write its report where there is a folder for it. costs: the table of them, too."""
+    """Print what a run found, and write its report where there is a folder for it: its name is the last line.
+
+    costs: the table of them, too.
+    """
     page = None
     if out is not None:
         from groundprune.report.page import write_report
@@ -133,6 +136,8 @@ def show_summary(summary: Summary, out: Path | None, as_json: bool, costs: bool 
 
     # A pipe has no width, and a table cut at 80 columns loses numbers.
     print_tables(summary, Console(width=None if sys.stdout.isatty() else 200), costs)
-    if page is not None:
+    if page is None:
+        typer.echo("report   none: --out FOLDER writes one")
+    else:
         typer.echo(f"results  {out}")
         typer.echo(f"report   {page}")

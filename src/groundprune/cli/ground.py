@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -24,6 +25,7 @@ from groundprune.cli.options import (
     TokensOption,
     read_pruning,
 )
+from groundprune.cli.pictures import show
 from groundprune.errors import GroundPruneError
 
 NO_BOX = 1  # exit code where the model answered without a box
@@ -56,7 +58,8 @@ def ground(
 ) -> None:
     """Find what an expression refers to: prints its box and draws it over the image, with the tokens that were kept.
 
-    The overlay goes to IMAGE's name with .ground.png in the current folder, unless --out says otherwise.
+    The overlay goes to IMAGE's name with .ground.png in the current folder, unless --out says otherwise; kitty,
+    iTerm2 and terminals that speak their protocols show it, too.
     Exit code 1: the model's answer holds no box.
 
     [dim]groundprune ground scene.png "the red circle" --pruner cls-visual --keep 0.5[/]
@@ -83,6 +86,7 @@ def ground(
         typer.echo(f"overlay  {target}")
         if explain is not None:
             typer.echo(f"sheet    {explain}")
+        show(target, sys.stdout)
     if reply.said.box is None:
         raise typer.Exit(NO_BOX)
 

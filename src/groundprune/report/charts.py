@@ -6,7 +6,7 @@ Accuracies are drawn in percent from 0 to 100, with 95% intervals. What has no a
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from matplotlib.axes import Axes
@@ -17,7 +17,8 @@ from groundprune.pruners.spec import short_name
 from groundprune.report.headline import Shown
 from groundprune.report.style import UNPRUNED_LOOK, Look, look_of
 
-TASKS = {"rec": "REC Acc@0.5", "vqa": "VQA exact match"}
+TASKS = {"rec": "REC Acc@0.5", "vqa": "VQA exact match", "seg": "SEG Pr@0.5", "point": "point in box"}
+_USUAL = ("rec", "vqa")  # of a run that has no answers yet
 _TOP = 108  # above 100%: room for a marker and for the number over a full bar
 BELOW = -4  # and for a marker at 0%
 _APART = 1.0  # points of the x axis between the policies of one budget, which would hide each other
@@ -35,10 +36,10 @@ class Chart:
 
 
 def headline(shown: Shown) -> Chart:
-    """Bars: REC and VQA, each unpruned, preserved, reassigned."""
+    """Bars: each kind of question unpruned, preserved, reassigned."""
     groups = {
         kind: [(name, share) for name, result in shown.results.items() if (share := share_of(result, kind))]
-        for kind in TASKS
+        for kind in asked(shown.results.values())
     }
     bars = len(shown.results)
 
@@ -51,8 +52,9 @@ def headline(shown: Shown) -> Chart:
                 ax.bar(x, 100 * share.accuracy, 0.88, color=look.colour, label=label, yerr=_reach([share]), capsize=3,
                        error_kw={"ecolor": ax.xaxis.label.get_color(), "elinewidth": 1})  # fmt: skip
                 ax.text(x, 100 * share.interval[1] + 1.5, percent(share.accuracy), ha="center", va="bottom")
-        ax.set_xticks([g * (bars + 1) + (bars - 1) / 2 for g in range(len(TASKS))], list(TASKS.values()))
-        ax.set_xlim(-0.7, len(TASKS) * (bars + 1) - 1.3)  # also where the last bars have no answers yet
+        middles = [g * (bars + 1) + (bars - 1) / 2 for g in range(len(groups))]
+        ax.set_xticks(middles, [TASKS[kind] for kind in groups])
+        ax.set_xlim(-0.7, len(groups) * (bars + 1) - 1.3)  # also where the last bars have no answers yet
         ax.tick_params(axis="x", length=0)
         percent_axis(ax, "right answers (%)")
 
@@ -67,7 +69,10 @@ def curves(summary: Summary) -> dict[str, list[Chart]]:
     pruners = list(dict.fromkeys(r.setting.pruner for r in summary.settings if r.setting.pruner))
     if not pruners:
         return {}
-    return {kind: [_curve(summary, p, kind, f"curve-{kind}-{i}") for i, p in enumerate(pruners)] for kind in TASKS}
+    return {
+        kind: [curve(summary, p, kind, f"curve-{kind}-{i}") for i, p in enumerate(pruners)]
+        for kind in asked(summary.settings)
+    }
 
 
 def policies(summary: Summary) -> dict[str, Look]:
@@ -75,6 +80,12 @@ def policies(summary: Summary) -> dict[str, Look]:
     names = dict.fromkeys(r.setting.positions for r in summary.settings if r.setting.pruner)
     order = sorted(names, key=lambda name: MAIN_POSITIONS.index(name) if name in MAIN_POSITIONS else 99)
     return {"unpruned": UNPRUNED_LOOK, **{name: look_of(name) for name in order}}
+
+
+def asked(results: Iterable[SettingResult]) -> list[str]:
+    """The kinds of question that have answers, in the order of TASKS; before the first answer boxes and words."""
+    held = list(results)
+    return [kind for kind in TASKS if any(share_of(result, kind) for result in held)] or list(_USUAL)
 
 
 def share_of(result: SettingResult, kind: str) -> Share | None:
@@ -88,12 +99,14 @@ def percent(value: float) -> str:
     return f"{100 * value:.1f}"
 
 
-def _curve(summary: Summary, pruner: str, kind: str, key: str) -> Chart:
+def curve(summary: Summary, pruner: str, kind: str, key: str, positions: Collection[str] | None = None) -> Chart:
+    """Accuracy against the share of kept tokens, a line per policy. key: see `Chart`. positions: None is all."""
     whole = summary.result(Setting().id)
     lines: dict[str, list[tuple[float, Share]]] = {}
     for result in summary.settings:
         share = share_of(result, kind)
-        if result.setting.pruner == pruner and share is not None:
+        wanted = positions is None or result.setting.positions in positions
+        if result.setting.pruner == pruner and share is not None and wanted:
             lines.setdefault(result.setting.positions, []).append((kept_percent(result, whole), share))
     for points in lines.values():
         points.sort(key=lambda point: point[0])

@@ -13,7 +13,8 @@ from typing import Any
 from PIL import Image
 
 from groundprune.boxes import Box
-from groundprune.data import Sample, scene_samples
+from groundprune.data import DataSet, Sample, scene_samples
+from groundprune.data.sources import as_task
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.identity import samples_fingerprint
 from groundprune.report.headline import Shown
@@ -30,7 +31,7 @@ _SHOWN_SIDE = 264  # pixels of the place on the page, about
 class Answered:
     """What one setting said about one sample. name: "unpruned" or the policy. box: pixels of the image, or None.
 
-    iou: 0..1, or None for a question.
+    iou: 0..1, or None for a question. point: pixels of the image, where one was asked for and said.
     """
 
     name: str
@@ -38,11 +39,22 @@ class Answered:
     correct: bool
     iou: float | None
     box: Box | None
+    point: tuple[float, float] | None = None
 
     @staticmethod
     def of(name: str, row: Row) -> Answered:
         box = None if row["box"] is None else Box(*row["box"])
-        return Answered(name, row["answer"], row["correct"], row["iou"], box)
+        point = row.get("point")
+        return Answered(name, row["answer"], row["correct"], row["iou"], box, None if point is None else (*point,))
+
+    @property
+    def told(self) -> str:
+        """What was said, as a picture shows it: how well its box fits, or its words."""
+        if self.box is not None or self.iou:  # an outline has an IoU and no box
+            return f"IoU {self.iou:.2f}"
+        if self.point is not None:
+            return "({:.0f}, {:.0f})".format(*self.point)
+        return self.text or "no answer"
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +92,7 @@ class Item:
             shown = [f"The image of the question “{self.sample.text}”"]
         else:
             truth = ", ".join(f"{edge:g}" for edge in self.sample.box)
-            told = "; ".join(f"{a.name}: {_box_told(a)}" for a in self.answers)
+            told = "; ".join(f"{a.name}: {answer_told(a)}" for a in self.answers)
             shown = [f"The image with boxes for “{self.sample.text}”. Ground truth: {truth} pixels. {told}"]
         if self.kept is not None:
             grid = self.kept.grid
@@ -96,7 +108,9 @@ def samples_of(run: Mapping[str, Any]) -> dict[str, Sample]:
     if run.get("data") != "scenes":
         raise GroundPruneError(f"samples of {run.get('data')!r} cannot be had again")
     try:
-        samples = list(scene_samples(int(run["scenes"]), int(run["seed"]), str(run["split"])))
+        split = str(run["split"])
+        samples = list(scene_samples(int(run["scenes"]), int(run["seed"]), split))
+        samples = as_task(DataSet("scenes", split, "", samples), run.get("task", "rec")).samples
     except KeyError as error:
         raise GroundPruneError(f"the results do not say which scenes they are about ({error} is missing)") from error
     if samples_fingerprint(samples) != run.get("samples"):
@@ -157,10 +171,10 @@ def data_uri(image: Image.Image) -> str:
     return f"data:image/jpeg;base64,{base64.b64encode(buffer.getvalue()).decode('ascii')}"
 
 
-def _box_told(answer: Answered) -> str:
-    if answer.box is None:
-        return "no box"
-    return f"IoU {answer.iou:.2f}, {'right' if answer.correct else 'wrong'}"
+def answer_told(answer: Answered) -> str:
+    """An answer in words, for those who do not see it."""
+    said = "no box" if answer.iou == 0 and answer.box is None else answer.told
+    return f"{said}, {'right' if answer.correct else 'wrong'}"
 
 
 def _shuffled(sample: str) -> str:

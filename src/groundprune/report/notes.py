@@ -14,7 +14,7 @@ LEFT_OUT_SHOWN = 3
 def notes(results: Sequence[Summary]) -> list[str]:
     """One sentence each: what a number is, how many samples, and what is missing."""
     first = results[0]
-    samples = _samples(first)
+    samples = samples_told(first)
     kind = "95% intervals (of accuracies Wilson's, of differences the paired bootstrap's)"
     if len(results) > 1:
         reach = f"mean over {len(results)} training seeds [span of their {kind}]; {samples} each"
@@ -73,8 +73,8 @@ def cost_notes(results: Sequence[Summary]) -> list[str]:
     return found
 
 
-def _samples(result: Summary) -> str:
-    """How many, and of what."""
+def samples_told(result: Summary) -> str:
+    """How many samples, and of what."""
     run = result.run
     if run.get("data") == "scenes" and "task" not in run:
         scenes = run.get("scenes", "?")

@@ -15,14 +15,15 @@ from markupsafe import Markup
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.results import SAMPLES_FILE, read_rows, read_summary
 from groundprune.evaluation.summary import Summary
-from groundprune.report.charts import TASKS, curves, headline, percent, policies, share_of
+from groundprune.report.charts import TASKS, asked, curves, headline, percent, policies, share_of
 from groundprune.report.cost_charts import accuracy_over_flops
 from groundprune.report.figures import FOLDER, inline_svg, write_figures
-from groundprune.report.gallery import SAMPLES, Item, choose, make_items, samples_of
+from groundprune.report.gallery import SAMPLES, Item, answer_told, choose, make_items, samples_of
 from groundprune.report.headline import Shown, choose_shown
 from groundprune.report.heatmaps import heatmaps
 from groundprune.report.kept_maps import kept_maps
 from groundprune.report.notes import cost_notes, notes
+from groundprune.report.story import ORDER, SAMPLES_SHOWN, tell
 from groundprune.report.style import TRUTH_LOOK, Look, look_of
 from groundprune.report.tables import costs, grids
 from groundprune.report.writing import replacing
@@ -75,12 +76,18 @@ def render_report(summary: Summary, shown: Shown, gallery: Gallery) -> str:
     )  # fmt: skip
     script, style = (Path(__file__).parent / "templates" / name for name in ("report.js", "report.css"))
     code = script.read_text(encoding="utf-8")
-    chart = accuracy_over_flops(summary, shown)
+    over = accuracy_over_flops(summary, shown)
+    story = tell(summary, shown)
     return environment.get_template("report.html").render(
         summary=summary,
         shown=shown,
         gallery=gallery,
-        tasks=TASKS,
+        story=story,
+        first=gallery.items[:SAMPLES_SHOWN],
+        first_curves=[(TASKS[kind], Markup(inline_svg(chart))) for kind, chart in story.curves.items()],
+        order=ORDER,
+        answer_told=answer_told,
+        tasks={kind: TASKS[kind] for kind in asked(summary.settings)},
         share_of=share_of,
         percent=percent,
         # Ours, and drawings whose text is escaped: all that goes into the page as it is.
@@ -96,7 +103,7 @@ def render_report(summary: Summary, shown: Shown, gallery: Gallery) -> str:
         tables=grids([summary]),
         notes=notes([summary]),
         costs=costs([summary]),
-        costs_drawn=None if chart is None else (chart.title, Markup(inline_svg(chart))),
+        costs_drawn=None if over is None else (over.title, Markup(inline_svg(over))),
         costs_notes=cost_notes([summary]),
         behind=_behind(summary),
         types=_types(shown),
@@ -153,7 +160,7 @@ def _types(shown: Shown) -> dict[str, list[str]]:
     """The types of question by kind, as the results hold them."""
     return {
         kind: list(dict.fromkeys(t for result in shown.results.values() for t in getattr(result, kind).types))
-        for kind in TASKS
+        for kind in asked(shown.results.values())
     }
 
 

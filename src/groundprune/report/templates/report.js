@@ -1,3 +1,6 @@
+// What is folded is printed, too.
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((folded) => (folded.open = true)));
+
 // Without scripts every sample is shown, and the filters stay hidden.
 (() => {
   const filters = document.getElementById("filters");
