@@ -6,7 +6,7 @@ import hashlib
 import platform
 import shlex
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -34,7 +34,7 @@ def weights_fingerprint(model: Any) -> str:
     return digest.hexdigest()
 
 
-def samples_fingerprint(samples: Sequence[Sample]) -> str:
+def samples_fingerprint(samples: Iterable[Sample]) -> str:
     """16 hex digits over every sample: its words, its box, and its pixels or, of an image that is not in memory, its
     name and its size in bytes."""
     digest = hashlib.blake2b(digest_size=8)
