@@ -42,11 +42,11 @@ class Browser:
         self.version: str = session["capabilities"]["browserVersion"]
         self.root += f"/session/{session['sessionId']}"
 
-    def open(self, path: Path, width: int, height: int = 900, scale: float = 1) -> None:
-        """A page in a window of width x height CSS pixels, scale device pixels each."""
+    def open(self, page: Path | str, width: int, height: int = 900, scale: float = 1) -> None:
+        """A page, a file or an address, in a window of width x height CSS pixels, scale device pixels each."""
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
         self.cdp("Emulation.setDeviceMetricsOverride", **size)
-        self._call("POST", "/url", {"url": path.as_uri()})
+        self._call("POST", "/url", {"url": page if isinstance(page, str) else page.as_uri()})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns."""

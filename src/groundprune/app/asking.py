@@ -195,7 +195,7 @@ class Bench:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the visual tokens of a scene; of a model that sees it as several grids, of the first."""
+        """Rows and columns of the visual tokens of a scene; where it becomes several grids, of the first."""
         with self._lock:
             picture = self.picture("scene:7")
             text = next(iter(picture.requests["rec"]))

@@ -17,13 +17,14 @@ from groundprune.errors import GroundPruneError, first_line
 
 KINDS = [("a box", "rec"), ("words", "vqa")]
 MAP_TEXT = (
-    "<p>A model finds out where a visual token was by its position id alone. Every square below is a token at its place "
-    "in the image; its colour says which place its id names, as the unpruned grid has them. A dot marks a token whose id "
-    "names another place: point at it to see which. Grey: a place outside of the image.</p>"
+    "<p>What tells a language model where a visual token was is its position id. Every square is a token at its place in "
+    "the image; its colour says which place its id names, as the unpruned grid has them. A dot marks a token whose "
+    "id names another place: point at it to see which. Grey: a place outside of the image.</p>"
 )
 
 
 def heading(bench: Bench) -> str:
+    """What stands below the page's name, as markup."""
     return str(escape(f"Model: {bench.name}. Everything runs on the machine that serves this page."))
 
 
@@ -34,17 +35,23 @@ def told(error: Exception) -> str:
     return f"that did not work ({type(error).__name__}: {first_line(error)})"
 
 
-def answered(found: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
-    """A method that gives [..., message, what is shown] never raises: it gives what `self.failed` makes of the error."""
+def answered(beside: int) -> Callable[..., Any]:
+    """A method that gives values for `beside` components and for what is shown never raises.
 
-    @functools.wraps(found)
-    def safe(self: Any, *values: Any) -> list[Any]:
-        try:
-            return found(self, *values)
-        except Exception as error:  # models and image libraries raise what they like
-            return self.failed(found.__name__, told(error))
+    What went wrong becomes what `self.failed` makes of it.
+    """
 
-    return safe
+    def safely(method: Callable[..., list[Any]]) -> Callable[..., list[Any]]:
+        @functools.wraps(method)
+        def safe(self: Any, *values: Any) -> list[Any]:
+            try:
+                return method(self, *values)
+            except Exception as error:  # models and image libraries raise what they like
+                return self.failed(beside, told(error))
+
+        return safe
+
+    return safely
 
 
 @dataclass(frozen=True)
@@ -57,21 +64,20 @@ class Scene:
 
 
 class Try:
-    """The first tab. Methods give values for gradio's components, in the order of the page's lists.
+    """The first tab. Methods give values for gradio's components, in the order of the page's lists; what is
+    shown comes last.
 
     Args:
         gr: gradio.
         bench: whom they ask.
     """
 
-    # How many components beside message and panels a method's answer goes to.
-    _BESIDE = {"ask": 0, "another": 5, "numbered": 4, "upload": 4, "requested": 2}
-
     def __init__(self, gr: Any, bench: Bench):
         self._gr, self._bench = gr, bench
 
-    def failed(self, method: str, message: str) -> list[Any]:
-        return [*(self._gr.skip() for _ in range(self._BESIDE[method])), rendering.message(message), ""]
+    def failed(self, beside: int, message: str) -> list[Any]:
+        """The message in place of the panels, and all else as it is."""
+        return [*(self._gr.skip() for _ in range(beside)), rendering.message(message)]
 
     def scene(self, seed: Any) -> Scene:
         """Raises GroundPruneError where no scene has this number."""
@@ -82,27 +88,27 @@ class Try:
         listed = [(f"find: {t}", t) for t in requests["rec"]] + [(f"ask: {t}", t) for t in requests["vqa"]]
         return Scene(source, listed, listed[0][1])
 
-    @answered
+    @answered(0)
     def ask(self, source: str, text: str | None, kind: str, pruner: str, keep: float, policy: str) -> list[Any]:
         return self._asked(source, text, kind, pruner, keep, policy)
 
-    @answered
+    @answered(5)
     def another(self, seed: Any, pruner: str, keep: float, policy: str) -> list[Any]:
         following = int(seed) + 1 if isinstance(seed, int | float) and math.isfinite(seed) else 0
         return [following, *self._opened(following, pruner, keep, policy)]
 
-    @answered
+    @answered(4)
     def numbered(self, seed: Any, pruner: str, keep: float, policy: str) -> list[Any]:
         return self._opened(seed, pruner, keep, policy)
 
-    @answered
+    @answered(4)
     def upload(self, path: str, text: str | None, kind: str, pruner: str, keep: float, policy: str) -> list[Any]:
         self._bench.picture(path)
         nothing = self._gr.Dropdown(choices=[], value=None)
         skip = self._gr.skip
         return [path, nothing, skip(), skip(), *self.ask(path, text, kind, pruner, keep, policy)]
 
-    @answered
+    @answered(2)
     def requested(self, text: str, source: str, pruner: str, keep: float, policy: str) -> list[Any]:
         kind = "vqa" if text in self._bench.picture(source).requests.get("vqa", {}) else "rec"
         return [text, kind, *self.ask(source, text, kind, pruner, keep, policy)]
@@ -118,7 +124,7 @@ class Try:
         if not policy:
             raise GroundPruneError("choose a position policy")
         reply = self._bench.ask(source, said, kind, pruner, str(keep), policy.strip())
-        return [rendering.message(""), rendering.panels(reply, said, kind)]
+        return [rendering.panels(reply, said, kind)]
 
 
 class Samples:
@@ -129,35 +135,33 @@ class Samples:
         shelf: where result folders are.
     """
 
-    _BESIDE = {"open": 2, "choose": 1, "first": 0, "earlier": 0, "later": 0}
-
     def __init__(self, gr: Any, shelf: Shelf):
         self._gr, self._shelf = gr, shelf
 
-    def failed(self, method: str, message: str) -> list[Any]:
-        beside = [self._gr.skip() for _ in range(self._BESIDE[method])]
-        return [*beside, rendering.message(message), 0, "", ""]
+    def failed(self, beside: int, message: str) -> list[Any]:
+        """The message in place of the samples, and all else as it is."""
+        return [*(self._gr.skip() for _ in range(beside)), 0, "", rendering.message(message)]
 
-    @answered
+    @answered(2)
     def open(self, folder: str) -> list[Any]:
         found = self._shelf.open(folder or "")
         choices = list(choices_of(found.summary))
         title = found.shown.title if found.shown.title in choices else None
         return [self._gr.Dropdown(choices=choices, value=title), *self._chosen(found)]
 
-    @answered
+    @answered(1)
     def choose(self, folder: str, choice: str | None, outcome: str, page: int) -> list[Any]:
         return self._chosen(self._shelf.open(folder, choice))
 
-    @answered
+    @answered(0)
     def first(self, folder: str, choice: str | None, outcome: str, page: int) -> list[Any]:
         return self._page(folder, choice, outcome, 0)
 
-    @answered
+    @answered(0)
     def earlier(self, folder: str, choice: str | None, outcome: str, page: int) -> list[Any]:
         return self._page(folder, choice, outcome, page - 1)
 
-    @answered
+    @answered(0)
     def later(self, folder: str, choice: str | None, outcome: str, page: int) -> list[Any]:
         return self._page(folder, choice, outcome, page + 1)
 
@@ -178,4 +182,4 @@ class Samples:
             f"; {len(run.items)} of {run.answered} samples can be looked at" if len(run.items) < run.answered else ""
         )
         where = f"<p role='status'>Page {page + 1} of {pages}, {len(fitting)} samples{held}</p>"
-        return [rendering.message(""), page, where, rendering.samples(items, run.shown.title, run.missing)]
+        return [page, where, rendering.samples(items, run.shown.title, run.missing)]

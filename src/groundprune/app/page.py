@@ -35,6 +35,7 @@ def head() -> str:
 
 
 def css() -> str:
+    """How the page's own parts look."""
     return (_TEMPLATES / "app.css").read_text(encoding="utf-8")
 
 
@@ -45,6 +46,13 @@ def theme() -> Any:
         primary_hue=gr.themes.colors.teal,
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif"],
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
+    ).set(  # the plain theme's grey is too pale to be read
+        body_text_color_subdued="*neutral_600",
+        body_text_color_subdued_dark="*neutral_300",
+        block_label_text_color="*neutral_700",
+        block_label_text_color_dark="*neutral_200",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
     )
 
 
@@ -70,27 +78,26 @@ def _try(gr: Any, blocks: Any, bench: Bench) -> None:
     source = gr.State(first.source)
     with gr.Row(elem_classes="gp-columns"):
         with gr.Column(scale=1, min_width=280):
-            upload = gr.File(label="An image: drop it here, or click", height=110, elem_id="gp-upload")
+            upload = gr.File(label="An image: drop it here, or click", height=150, elem_id="gp-upload")
             with gr.Row():
                 seed = gr.Number(FIRST_SCENE, label="Scene", precision=0, min_width=90, elem_id="gp-seed")
-                another = gr.Button("Another scene", min_width=120, elem_id="gp-another")
+                another = gr.Button("Another scene", min_width=120, size="sm", elem_id="gp-another")
             request = gr.Dropdown(
                 first.requests, value=first.text, label="What is in the scene", elem_id="gp-request", filterable=False
             )
             kind = gr.Radio(KINDS, value="rec", label="Ask for", elem_id="gp-kind")
             text = gr.Textbox(first.text, label="An expression or a question", elem_id="gp-text", max_lines=1)
             pruner = gr.Dropdown(bench.pruners, value=_usual(bench.pruners), label="Pruner", elem_id="gp-pruner")
-            keep = gr.Slider(0.02, 1, 0.5, step=0.01, label="Keep: share of the visual tokens", elem_id="gp-keep")
             policy = gr.Dropdown(
                 _POLICIES, value=MAIN_POSITIONS[1], label="Position policy beside preserved", elem_id="gp-policy",
                 allow_custom_value=True, info=", ".join(FORMS[4:-1]),
             )  # fmt: skip
             gr.Checkbox(label="Scores as heat", elem_id="gp-heat")
+            keep = gr.Slider(0.02, 1, 0.5, step=0.01, label="Keep: share of the visual tokens", elem_id="gp-keep")
         with gr.Column(scale=3, min_width=320):
-            message = gr.HTML(js_on_load=None, elem_id="gp-message")
             panels = gr.HTML(js_on_load=None, elem_id="gp-panels")
     asked = [source, text, kind, pruner, keep, policy]
-    shown = [message, panels]
+    shown = [panels]
     for change in (kind.input, text.submit, text.blur, pruner.input, keep.input, policy.input):
         change(does.ask, asked, shown, **_QUIET)
     blocks.load(does.ask, asked, shown, **_QUIET)
@@ -136,17 +143,16 @@ def _samples(gr: Any, blocks: Any, shelf: Shelf, run: str) -> None:
         folder = gr.Textbox(
             run, label="A folder of results", placeholder="out", elem_id="gp-folder", max_lines=1, scale=3
         )
-        go = gr.Button("Open", elem_id="gp-open", min_width=90)
+        go = gr.Button("Open", elem_id="gp-open", min_width=90, scale=0, size="sm")
         choice = gr.Dropdown([], label="Pruner and budget", elem_id="gp-choice", scale=2, filterable=False)
     outcome = gr.Radio(list(OUTCOMES), value=next(iter(OUTCOMES)), label="Which samples", elem_id="gp-outcome")
     with gr.Row(elem_classes="gp-pager"):
         back = gr.Button("Earlier", elem_id="gp-back", min_width=90, scale=0)
         where = gr.HTML(js_on_load=None, elem_id="gp-where")
         on = gr.Button("Later", elem_id="gp-on", min_width=90, scale=0)
-    message = gr.HTML(js_on_load=None, elem_id="gp-samples-message")
     items = gr.HTML(js_on_load=None, elem_id="gp-samples")
     page = gr.State(0)
-    given, shown = [folder, choice, outcome, page], [message, page, where, items]
+    given, shown = [folder, choice, outcome, page], [page, where, items]
     opened = [choice, outcome, *shown]
     for change in (go.click, folder.submit):
         change(does.open, [folder], opened, **_QUIET)
