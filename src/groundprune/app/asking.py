@@ -7,18 +7,15 @@ import threading
 import time
 import warnings
 from collections import OrderedDict
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 from PIL import Image
 
 from groundprune.answers import Answer, answer, inputs_for
+from groundprune.app.pictures import Picture, open_picture
 from groundprune.boxes import Box, iou
-from groundprune.boxes.images import load_image
-from groundprune.data.scenes import scene
-from groundprune.errors import GroundPruneError
+from groundprune.errors import GroundPruneError, unknown
 from groundprune.evaluation.protocols import IOU_THRESHOLD
 from groundprune.evaluation.scoring import same_words
 from groundprune.evaluation.specs import MAIN_POSITIONS
@@ -30,9 +27,7 @@ from groundprune.tokens.positions import Policy, parse_policy
 
 PICTURES = 4  # that stay encoded; the oldest is forgotten
 ANSWERS = 16  # of the unpruned model that are remembered, of each picture
-THINNEST = 50  # longer over shorter edge: beyond it a picture on a page is a line
 LONGEST_TEXT = 500  # characters
-LONGEST_SIDE = 2048  # pixels; what is larger is shrunk when it is opened, for every change reads it anew
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,23 +69,6 @@ class Reply:
     notes: list[str]
 
 
-@dataclass(eq=False)
-class Picture:
-    """An image, what is known of it, and what the model made of it so far.
-
-    requests: by kind ("rec", "vqa"), each with its truth. encoded: None until it was asked about; False where the
-    pruners cannot be recorded together, so that each answer runs the tower.
-    """
-
-    image: Image.Image
-    requests: Mapping[str, Mapping[str, Box | str]]
-    encoded: EncodedImages | bool | None = None
-    unpruned: OrderedDict[tuple[str, str], tuple[Answer, float]] = field(default_factory=OrderedDict)
-
-    def truth(self, kind: str, text: str) -> Box | str | None:
-        return self.requests.get(kind, {}).get(text.strip())
-
-
 class Bench:
     """A model, and the pictures that it has seen; threads take turns.
 
@@ -109,10 +87,10 @@ class Bench:
     def picture(self, source: str) -> Picture:
         """Of a scene's seed, "scene:7", or of a file's path.
 
-        Raises GroundPruneError where there is no such scene, or the file is no image that a page can show.
+        Raises GroundPruneError as `open_picture` does.
         """
         with self._lock:
-            found = self._pictures.pop(source, None) or _opened(source)
+            found = self._pictures.pop(source, None) or open_picture(source)
             self._pictures[source] = found
             while len(self._pictures) > PICTURES:
                 self._pictures.popitem(last=False)
@@ -134,6 +112,8 @@ class Bench:
         """
         if len(text) > LONGEST_TEXT:
             raise GroundPruneError(f"the text has {len(text)} characters; at most {LONGEST_TEXT} are asked here")
+        if pruner not in self.pruners:  # and none of a file, which would be run
+            raise unknown("pruner", pruner, self.pruners)
         made = make_pruner(pruner, keep)
         # By what was typed: two names of one policy stay two panels.
         policies = {MAIN_POSITIONS[0]: parse_policy(MAIN_POSITIONS[0])}
@@ -195,7 +175,7 @@ class Bench:
 
     @property
     def grid(self) -> tuple[int, int]:
-        """Rows and columns of the visual tokens of a scene; where it becomes several grids, of the first."""
+        """Rows and columns of the visual tokens of a scene; of several grids, those of the first."""
         with self._lock:
             picture = self.picture("scene:7")
             text = next(iter(picture.requests["rec"]))
@@ -203,23 +183,3 @@ class Bench:
             scored = self._pruned(picture, text, "rec", make_pruner("spatial", 1), parse_policy("preserved"))[1]
         rows, columns = scored.kept[0].shape
         return rows, columns
-
-
-def _opened(source: str) -> Picture:
-    kind, _, seed = source.partition(":")
-    if kind == "scene":
-        drawn = scene(int(seed))
-        return Picture(drawn.image, {"rec": drawn.expressions, "vqa": drawn.questions})
-    try:
-        image = load_image(source)
-    except GroundPruneError as error:
-        # Where the server keeps an upload is nobody's business.
-        raise GroundPruneError(str(error).replace(source, Path(source).name)) from error
-    longer, shorter = max(image.size), min(image.size)
-    if longer > THINNEST * shorter:
-        raise GroundPruneError(
-            f"{Path(source).name}: {image.width} x {image.height} pixels; an image whose one edge is more than "
-            f"{THINNEST} times the other cannot be shown here"
-        )
-    image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
-    return Picture(image, {})

@@ -16,11 +16,9 @@ from groundprune.app.stored import OUTCOMES, PAGE, Shelf, StoredRun, choices_of
 from groundprune.errors import GroundPruneError, first_line
 
 KINDS = [("a box", "rec"), ("words", "vqa")]
-MAP_TEXT = (
-    "<p>What tells a language model where a visual token was is its position id. Every square is a token at its place in "
-    "the image; its colour says which place its id names, as the unpruned grid has them. A dot marks a token whose "
-    "id names another place: point at it to see which. Grey: a place outside of the image.</p>"
-)
+MAP_TEXT = """<p>What tells a language model where a visual token was is its position id. Every square is a token at
+its place in the image; its colour says which place its id names, as the unpruned grid has them. A dot marks a token
+whose id names another place: point at it to see which. Grey: a place outside of the image.</p>"""
 
 
 def heading(bench: Bench) -> str:
@@ -101,12 +99,15 @@ class Try:
     def numbered(self, seed: Any, pruner: str, keep: float, policy: str) -> list[Any]:
         return self._opened(seed, pruner, keep, policy)
 
-    @answered(4)
+    @answered(5)
     def upload(self, path: str, text: str | None, kind: str, pruner: str, keep: float, policy: str) -> list[Any]:
-        self._bench.picture(path)
-        nothing = self._gr.Dropdown(choices=[], value=None)
         skip = self._gr.skip
-        return [path, nothing, skip(), skip(), *self.ask(path, text, kind, pruner, keep, policy)]
+        try:
+            self._bench.picture(path)
+        except GroundPruneError as error:  # what cannot be shown does not stay in its place either
+            return [None, *(skip() for _ in range(4)), rendering.message(told(error))]
+        nothing = self._gr.Dropdown(choices=[], value=None)
+        return [skip(), path, nothing, skip(), skip(), *self.ask(path, text, kind, pruner, keep, policy)]
 
     @answered(2)
     def requested(self, text: str, source: str, pruner: str, keep: float, policy: str) -> list[Any]:

@@ -82,18 +82,28 @@ def _try(gr: Any, blocks: Any, bench: Bench) -> None:
             with gr.Row():
                 seed = gr.Number(FIRST_SCENE, label="Scene", precision=0, min_width=90, elem_id="gp-seed")
                 another = gr.Button("Another scene", min_width=120, size="sm", elem_id="gp-another")
-            request = gr.Dropdown(
-                first.requests, value=first.text, label="What is in the scene", elem_id="gp-request", filterable=False
+            request = _unchecked(
+                gr.Dropdown(
+                    first.requests,
+                    value=first.text,
+                    label="What is in the scene",
+                    elem_id="gp-request",
+                    filterable=False,
+                )
             )
-            kind = gr.Radio(KINDS, value="rec", label="Ask for", elem_id="gp-kind")
+            kind = _unchecked(gr.Radio(KINDS, value="rec", label="Ask for", elem_id="gp-kind"))
             text = gr.Textbox(first.text, label="An expression or a question", elem_id="gp-text", max_lines=1)
-            pruner = gr.Dropdown(bench.pruners, value=_usual(bench.pruners), label="Pruner", elem_id="gp-pruner")
-            policy = gr.Dropdown(
+            pruner = _unchecked(
+                gr.Dropdown(bench.pruners, value=_usual(bench.pruners), label="Pruner", elem_id="gp-pruner")
+            )
+            policy = _unchecked(gr.Dropdown(
                 _POLICIES, value=MAIN_POSITIONS[1], label="Position policy beside preserved", elem_id="gp-policy",
                 allow_custom_value=True, info=", ".join(FORMS[4:-1]),
-            )  # fmt: skip
+            ))  # fmt: skip
             gr.Checkbox(label="Scores as heat", elem_id="gp-heat")
-            keep = gr.Slider(0.02, 1, 0.5, step=0.01, label="Keep: share of the visual tokens", elem_id="gp-keep")
+            keep = _unchecked(
+                gr.Slider(0.02, 1, 0.5, step=0.01, label="Keep: share of the visual tokens", elem_id="gp-keep")
+            )
         with gr.Column(scale=3, min_width=320):
             panels = gr.HTML(js_on_load=None, elem_id="gp-panels")
     asked = [source, text, kind, pruner, keep, policy]
@@ -104,9 +114,15 @@ def _try(gr: Any, blocks: Any, bench: Bench) -> None:
     opened = [source, request, text, kind, *shown]
     another.click(does.another, [seed, *asked[3:]], [seed, *opened], **_QUIET)
     seed.submit(does.numbered, [seed, *asked[3:]], opened, **_QUIET)
-    upload.upload(does.upload, [upload, text, *asked[2:]], opened, **_QUIET)
+    upload.upload(does.upload, [upload, text, *asked[2:]], [upload, *opened], **_QUIET)
     upload.clear(does.numbered, [seed, *asked[3:]], opened, **_QUIET)
     request.input(does.requested, [request, *asked[:1], *asked[3:]], [text, kind, *shown], **_QUIET)
+
+
+def _unchecked(component: Any) -> Any:
+    """Our own code says what is wrong with a value; gradio's check of it would end in a traceback."""
+    component.preprocess = lambda payload: payload
+    return component
 
 
 def _usual(pruners: list[str]) -> str | None:
@@ -144,8 +160,12 @@ def _samples(gr: Any, blocks: Any, shelf: Shelf, run: str) -> None:
             run, label="A folder of results", placeholder="out", elem_id="gp-folder", max_lines=1, scale=3
         )
         go = gr.Button("Open", elem_id="gp-open", min_width=90, scale=0, size="sm")
-        choice = gr.Dropdown([], label="Pruner and budget", elem_id="gp-choice", scale=2, filterable=False)
-    outcome = gr.Radio(list(OUTCOMES), value=next(iter(OUTCOMES)), label="Which samples", elem_id="gp-outcome")
+        choice = _unchecked(
+            gr.Dropdown([], label="Pruner and budget", elem_id="gp-choice", scale=2, filterable=False)
+        )
+    outcome = _unchecked(
+        gr.Radio(list(OUTCOMES), value=next(iter(OUTCOMES)), label="Which samples", elem_id="gp-outcome")
+    )
     with gr.Row(elem_classes="gp-pager"):
         back = gr.Button("Earlier", elem_id="gp-back", min_width=90, scale=0)
         where = gr.HTML(js_on_load=None, elem_id="gp-where")

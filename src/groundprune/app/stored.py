@@ -16,7 +16,7 @@ from groundprune.report.gallery import Item, choose, make_items, samples_of
 from groundprune.report.headline import Shown, choose_shown
 from groundprune.report.kept_maps import kept_maps
 
-PAGE = 6  # samples
+PAGE = 8  # samples
 LIMIT = 300  # samples of a run that can be paged through, taken in turn from every type and outcome
 Right = Mapping[str, bool]  # by "unpruned" and by position policy; of a setting that did not run there is no entry
 
