@@ -1,4 +1,6 @@
+import struct
 import threading
+import zlib
 
 import pytest
 from PIL import Image
@@ -13,6 +15,16 @@ from groundprune.data.scenes import scene
 from groundprune.errors import GroundPruneError
 from groundprune.exactness.tiny import tiny_model
 from support.checkpoints import save_tiny
+
+
+def png(width, height):
+    """A small file that says it is large."""
+
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    size = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", size) + chunk(b"IDAT", zlib.compress(b"\0")) + chunk(b"IEND", b"")
 
 
 def first_request(seed):
@@ -148,21 +160,23 @@ def test_wrong_input_is_refused_in_one_line_and_the_next_is_answered(bench, chan
 
 class TestFiles:
     @pytest.mark.parametrize(
-        ("name", "content", "said"),
+        ("content", "said"),
         [
-            ("words.png", b"no image at all", "not an image"),
-            ("thin.png", (20_000, 10), "20000 x 10 pixels"),
-            ("bomb.png", (20_000, 20_000), "larger than the limit"),
+            (b"no image at all", "not an image"),
+            (png(20_000, 10), "damaged"),
+            (png(20_000, 20_000), "larger than the limit"),
         ],
+        ids=["words", "cut", "bomb"],
     )
-    def test_what_is_refused(self, tmp_path, name, content, said):
-        path = tmp_path / name
-        if isinstance(content, bytes):
-            path.write_bytes(content)
-        else:
-            Image.new("1", content).save(path)
-        with pytest.raises(GroundPruneError, match=f"^{name}: .*{said}"):
-            open_picture(str(path))
+    def test_what_is_refused(self, tmp_path, content, said):
+        (tmp_path / "it.png").write_bytes(content)
+        with pytest.raises(GroundPruneError, match=rf"^it\.png: .*{said}"):
+            open_picture(str(tmp_path / "it.png"))
+
+    def test_what_is_thin(self, tmp_path):
+        Image.new("1", (20_000, 10)).save(tmp_path / "thin.png")
+        with pytest.raises(GroundPruneError, match=r"^thin\.png: 20000 x 10 pixels"):
+            open_picture(str(tmp_path / "thin.png"))
 
     def test_what_is_large_is_shrunk(self, tmp_path):
         Image.new("L", (4096, 1000)).save(tmp_path / "wide.png")
