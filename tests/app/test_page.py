@@ -146,7 +146,7 @@ class TestServing:
         config = json.loads(re.search(r"window\.gradio_config = (\{.*?\});</script>", page, re.DOTALL)[1])
         assert config["analytics_enabled"] is False
         assert not [sheet for sheet in config.get("stylesheets") or [] if "//" in sheet]
-        # gradio's own words: a picture for those that preview a link, and examples of values; no browser fetches them.
+        # gradio's own words, a picture for previews of a link and examples of values: no browser fetches them.
         outside = set(re.findall(r"https?://([\w.-]+)", page)) - {"127.0.0.1", "www.w3.org"}
         assert outside <= {"raw.githubusercontent.com", "gradio.app", "github.com"}
 

@@ -46,7 +46,7 @@ def theme() -> Any:
         primary_hue=gr.themes.colors.teal,
         font=["system-ui", "-apple-system", "Segoe UI", "Roboto", "Arial", "sans-serif"],
         font_mono=["ui-monospace", "Menlo", "Consolas", "monospace"],
-    ).set(  # the plain theme's grey is too pale to be read
+    ).set(  # the plain theme's greys are too pale to be read
         body_text_color_subdued="*neutral_600",
         body_text_color_subdued_dark="*neutral_300",
         block_label_text_color="*neutral_700",
