@@ -36,6 +36,7 @@ class Serving:
 
 def free_port(host: str, port: int | None) -> int:
     """`port`, or the first of PORTS that is free. Raises GroundPruneError where it is taken, or the host not ours."""
+    reason = OSError()
     for candidate in PORTS if port is None else [port]:
         try:
             family = socket.getaddrinfo(host, candidate, type=socket.SOCK_STREAM)[0][0]

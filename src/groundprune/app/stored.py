@@ -108,12 +108,8 @@ class Shelf:
         """
         if not folder.strip():
             raise GroundPruneError("give a folder of results, what --out of `groundprune compare` named")
-        try:
-            path = (self.roots[0] / folder.strip()).resolve()
-            good = any(path.is_relative_to(root) for root in self.roots) and (path / SUMMARY_FILE).is_file()
-        except (OSError, ValueError, RuntimeError):  # too long, a NUL, a circle of links
-            good = False
-        if not good:
+        path = self._inside(folder.strip())
+        if path is None:
             below = " or ".join(map(str, self.roots))
             raise GroundPruneError(f"{folder.strip()!r} is no folder of results below {below}")
         with self._lock:
@@ -123,3 +119,11 @@ class Shelf:
                 self._last = None  # what is let go of makes room for what comes
                 self._last = (key, StoredRun.read(path, choice))
             return self._last[1]
+
+    def _inside(self, folder: str) -> Path | None:
+        try:
+            path = (self.roots[0] / folder).resolve()
+            inside = any(path.is_relative_to(root) for root in self.roots)
+            return path if inside and (path / SUMMARY_FILE).is_file() else None
+        except (OSError, ValueError, RuntimeError):  # too long, a NUL, a circle of links
+            return None
