@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -49,8 +50,9 @@ class Server:
 def server(run_folder, tmp_path_factory):
     started = Server(run_folder, tmp_path_factory.mktemp("log") / "stderr")
     yield started
-    started.process.terminate()
-    started.process.wait(20)
+    started.process.send_signal(signal.SIGINT)
+    assert started.process.wait(20) == 0
+    assert "Traceback" not in started.log.read_text()
 
 
 @pytest.fixture(scope="module")

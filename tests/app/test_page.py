@@ -1,12 +1,16 @@
 import json
 import re
+import socket
 import sys
 import urllib.request
 
 import pytest
 
 from groundprune.app import events, rendering
+from groundprune.app.asking import Bench
 from groundprune.app.events import Samples, Try
+from groundprune.app.page import build
+from groundprune.app.serving import serve
 from groundprune.app.stored import PAGE, Shelf
 from groundprune.cli import main
 from groundprune.errors import GroundPruneError
@@ -107,10 +111,21 @@ class TestSamples:
 
 
 @pytest.fixture(scope="module")
-def served(pocket, run_folder):
-    from groundprune.app.asking import Bench
-    from groundprune.app.serving import serve
+def reached():
+    """The hosts that anybody in this process asked for."""
+    hosts, stock = set(), socket.getaddrinfo
 
+    def noting(host, *args, **kwargs):
+        hosts.add(host)
+        return stock(host, *args, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(socket, "getaddrinfo", noting)
+        yield hosts
+
+
+@pytest.fixture(scope="module")
+def served(pocket, run_folder, reached):
     serving = serve(Bench(*pocket, name=EVIL), run=run_folder)
     yield serving.address
     serving.close()
@@ -123,8 +138,6 @@ def fetched(address):
 
 class TestServing:
     def test_every_event_gives_as_many_values_as_it_has_places_for(self, bench, run_folder):
-        from groundprune.app.page import build
-
         blocks = build(bench, Shelf(run_folder.parent), "run")
         ours = [fn for fn in blocks.fns.values() if fn.fn is not None]
         assert len(ours) > 10
@@ -132,8 +145,10 @@ class TestServing:
             wrong = [object() for _ in fn.inputs]  # the worst that can be sent
             assert len(fn.fn(*wrong)) == len(fn.outputs), fn.name
 
-    def test_loopback_alone_and_not_shared(self, served):
+    def test_loopback_alone_and_not_shared(self, served, reached):
         assert served.startswith("http://127.0.0.1:")
+        assert fetched(served)
+        assert reached == {"127.0.0.1"}
 
     def test_the_page_asks_nobody_else(self, served):
         headers, page = fetched(served)
@@ -178,8 +193,6 @@ class TestCommand:
         assert said.count("\n") == 1
 
     def test_a_run_that_is_none(self, bench, tmp_path):
-        from groundprune.app.serving import serve
-
         with pytest.raises(GroundPruneError, match="is no folder of results"):
             serve(bench, run=tmp_path)
 
