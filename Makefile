@@ -74,6 +74,7 @@ test-portable: .venv/.stamp
 		$(BIN)/python -m pytest -n $(JOBS) $(ARGS) $(PORTABLE_TESTS)
 
 # On a machine with Debian's chromium and chromium-driver, say; skipped where they are missing.
+# AXE_CORE=axe.min.js (npm pack axe-core) also asks axe about the app.
 test-browser: .venv/.stamp
 	$(BIN)/python -m pytest -m browser $(ARGS)
 

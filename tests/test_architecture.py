@@ -27,7 +27,7 @@ ORDER = (
     ("evaluation",),
     ("report",),
     ("studies",),
-    ("integrations",),
+    ("integrations", "app"),
     ("cli",),
     ("__main__", "__init__"),
 )

@@ -42,6 +42,7 @@ NOT_RUN = {
     "make": "its target exists in the Makefile",
     "pip install": "it would change the environment",
     "pre-commit install": "it would change the checkout",
+    "groundprune app": "it serves until it is interrupted; tests/app does",
     "groundprune evaluate --processes 2": "it starts processes; tests/evaluation/test_processes.py does",
     "groundprune study all": "an hour of work; each study has tests of its own",
     "python -m tools.docs.studies": "its run is not there; tests/studies packs one",

@@ -42,11 +42,11 @@ class Browser:
         self.version: str = session["capabilities"]["browserVersion"]
         self.root += f"/session/{session['sessionId']}"
 
-    def open(self, path: Path, width: int, height: int = 900, scale: float = 1) -> None:
-        """A page in a window of width x height CSS pixels, scale device pixels each."""
+    def open(self, page: Path | str, width: int, height: int = 900, scale: float = 1) -> None:
+        """A page, a file or an address, in a window of width x height CSS pixels, scale device pixels each."""
         size = {"width": width, "height": height, "deviceScaleFactor": scale, "mobile": False}
         self.cdp("Emulation.setDeviceMetricsOverride", **size)
-        self._call("POST", "/url", {"url": path.as_uri()})
+        self._call("POST", "/url", {"url": page if isinstance(page, str) else page.as_uri()})
 
     def run(self, script: str, *arguments: Any) -> Any:
         """What a script returns."""
@@ -59,6 +59,51 @@ class Browser:
         """whole: the page, also below the window."""
         found = self.cdp("Page.captureScreenshot", captureBeyondViewport=whole)
         path.write_bytes(base64.b64decode(found["data"]))
+
+    def wait(self, script: str, *arguments: Any, seconds: float = 20) -> Any:
+        """What a script returns, once that is true.
+
+        Raises GroundPruneError where it is not in time.
+        """
+        until = time.monotonic() + seconds
+        while not (found := self.run(script, *arguments)):
+            if time.monotonic() > until:
+                raise GroundPruneError(f"after {seconds:g} seconds it is not so: {script} {arguments}")
+            time.sleep(0.05)
+        return found
+
+    def press(self, selector: str, *moves: tuple[float, float]) -> None:
+        """Click in the middle of an element, or drag from there by `moves`, in CSS pixels from it."""
+        x, y = self.wait(
+            "const e = document.querySelector(arguments[0]); if (!e) return null;"
+            "e.scrollIntoView({block: 'center', behavior: 'instant'}); const b = e.getBoundingClientRect();"
+            "return b.width && [b.left + b.width / 2, b.top + b.height / 2]",
+            selector,
+        )
+        end = (x, y)
+        self._mouse("mouseMoved", x, y)
+        self._mouse("mousePressed", x, y)
+        for right, down in moves:
+            end = (x + right, y + down)
+            self._mouse("mouseMoved", *end)
+        self._mouse("mouseReleased", *end)
+
+    def _mouse(self, kind: str, x: float, y: float) -> None:
+        held = {} if kind == "mouseReleased" else {"buttons": 1 if kind == "mousePressed" else 0}
+        self.cdp("Input.dispatchMouseEvent", type=kind, x=x, y=y, button="left", clickCount=1, **held)
+
+    def type(self, selector: str, text: str) -> None:
+        """Replace what stands in a field, and press Enter."""
+        self.press(selector)
+        self.run("document.querySelector(arguments[0]).select()", selector)
+        self.cdp("Input.insertText", text=text)
+        for kind in ("keyDown", "keyUp"):
+            self.cdp("Input.dispatchKeyEvent", type=kind, key="Enter", windowsVirtualKeyCode=13, text="\r")
+
+    def upload(self, selector: str, path: Path) -> None:
+        """Give a file to an `<input type=file>`, which may be hidden."""
+        found = self._call("POST", "/element", {"using": "css selector", "value": selector})
+        self._call("POST", f"/element/{next(iter(found.values()))}/value", {"text": str(path)})
 
     def quit(self) -> None:
         self._call("DELETE", "")

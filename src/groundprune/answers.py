@@ -21,8 +21,10 @@ from groundprune.families.base import family_of
 from groundprune.families.grounding import Grounding
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.context import prune
+from groundprune.pruning.encode_once import EncodedImages, without_pixels
 from groundprune.signals import TextEmbedder
 from groundprune.tokens.compaction import Policy
+from groundprune.tokens.layout import VisualLayout
 
 MAX_NEW_TOKENS = 64  # where the checkpoint has no limit of its own; LLaVA spends 30 on a box
 
@@ -40,6 +42,8 @@ class Answer:
         kept_tokens: how many visual tokens stayed to the end.
         total_tokens: how many there were.
         frame: from the checkpoint's unit coordinates to pixels.
+        layout: where the visual tokens lie, on the CPU; None where nothing pruned.
+        chosen: Long[K], which of them stayed, indices into the layout; None where nothing pruned.
     """
 
     text: str
@@ -48,6 +52,8 @@ class Answer:
     kept_tokens: int
     total_tokens: int
     frame: Frame
+    layout: VisualLayout | None = None
+    chosen: torch.Tensor | None = None
 
 
 def answer(
@@ -59,6 +65,7 @@ def answer(
     pruner: Pruner | None = None,
     positions: str | Policy = "preserved",
     text_tower: str | Path | TextEmbedder | None = None,
+    encoded: EncodedImages | None = None,
 ) -> Answer:
     """Ask for a box, or for words, by greedy decoding.
 
@@ -73,6 +80,7 @@ def answer(
         pruner: what stays of the image; None = the model as it is.
         positions: see `gp.prune`.
         text_tower: see `gp.prune`.
+        encoded: the image as `gp.encode` gave it, of one prompt and for this pruner; then the tower does not run.
 
     Returns:
         Answer, with the model's words and, for "rec", the box that they name.
@@ -89,13 +97,16 @@ def answer(
     _refuse_too_long(model, inputs["input_ids"].shape[1])
     placeholders = family_of(model.config).token_ids(model.config).values()
     total = int(torch.isin(inputs["input_ids"], torch.tensor(list(placeholders), device=model.device)).sum())
+    if encoded is not None:
+        inputs = {**without_pixels(inputs), "mm_encoder_outputs": encoded.select([0])}
     pruning = contextlib.nullcontext() if pruner is None else prune(model, pruner, positions, [text], text_tower)
     limit = model.generation_config.max_new_tokens or MAX_NEW_TOKENS
     with pruning as run:
         output = model.generate(**inputs, max_new_tokens=limit, do_sample=False, num_beams=1)
     said = processor.decode(output[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip()
     kept = None if run is None else run.kept[0].cpu()
-    mask = None if run is None or kept is None else run.layout[0].to("cpu").mask(kept)
+    layout = None if run is None else run.layout[0].to("cpu")
+    mask = None if layout is None or kept is None else layout.mask(kept)
     return Answer(
         text=said,
         box=_box(codec, frame, said) if kind == "rec" else None,
@@ -103,6 +114,8 @@ def answer(
         kept_tokens=total if kept is None else len(kept),
         total_tokens=total,
         frame=frame,
+        layout=layout,
+        chosen=kept,
     )
 
 

@@ -11,7 +11,7 @@ from groundprune.answers import Answer, answer
 from groundprune.boxes import Box, PaddedSquareFrame
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 from groundprune.report.panels import mosaic
-from groundprune.report.score_maps import Explanation, Scored, _gridded, explain, noting_scores
+from groundprune.report.score_maps import Explanation, Scored, explain, gridded, noting_scores
 from groundprune.report.sheet import box_label, draw_sheet, write_sheet
 from groundprune.report.style import look_of
 from groundprune.tokens.layout import VisualLayout
@@ -244,7 +244,7 @@ class TestShapes:
             is_patch=torch.tensor([True] * 8 + [False]), crop=torch.tensor([0] * 4 + [1] * 4 + [-1]),
             overview=torch.tensor([True] * 4 + [False] * 5), position=torch.arange(9)[None], length=9,
         )  # fmt: skip
-        scored = _gridded(gp.ClsVisual(keep=0.5), layout, torch.tensor([0, 5, 6, 8]), [torch.arange(9.0)])
+        scored = gridded(gp.ClsVisual(keep=0.5), layout, torch.tensor([0, 5, 6, 8]), [torch.arange(9.0)])
         assert [grid.tolist() for grid in scored.scores or ()] == [[[0, 1], [2, 3]], [[4, 5], [6, 7]]]
         assert [grid.tolist() for grid in scored.kept] == [
             [[True, False], [False, False]],

@@ -30,6 +30,7 @@ from groundprune.cli import (
     study,
     verify,
 )
+from groundprune.cli.app import app as open_page
 from groundprune.cli.console import complain, drop_output, write_anything
 from groundprune.errors import GroundPruneError
 from groundprune.version import __version__
@@ -58,6 +59,7 @@ app.command("report")(report.report)
 app.command("serve", context_settings=serve.SETTINGS)(serve.serve)
 app.command("verify")(verify.verify)
 app.command("audit")(audit.audit)
+app.command("app")(open_page)
 app.command("study")(study.study)
 app.command("list")(listing.list_pruners)
 app.add_typer(pocket.app, name="pocket")

@@ -6,7 +6,7 @@ import hashlib
 import platform
 import shlex
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,7 +55,7 @@ def _plain(name: str, tensor: torch.Tensor) -> Iterator[tuple[str, torch.Tensor]
         yield from _plain(f"{name}.{part}", getattr(tensor, part))
 
 
-def samples_fingerprint(samples: Sequence[Sample]) -> str:
+def samples_fingerprint(samples: Iterable[Sample]) -> str:
     """16 hex digits over every sample: its words, its box, and its pixels or, of an image that is not in memory, its
     name and its size in bytes."""
     digest = hashlib.blake2b(digest_size=8)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -20,7 +20,7 @@ from groundprune.evaluation.processes import ALONE, Ranks
 from groundprune.families.base import family_of
 from groundprune.families.grounding import Grounding
 from groundprune.pruners import Pruner
-from groundprune.pruning.encode_once import EncodedImages, encode
+from groundprune.pruning.encode_once import EncodedImages, encode, without_pixels
 
 ENCODE_BATCH = 32
 Asked = Sequence[tuple[Sample, Image.Image]]
@@ -200,11 +200,6 @@ def _words(config: Any, inputs: dict[str, Any], asked: Sequence[tuple[Sample, Im
         visual = int(torch.isin(columns["input_ids"], placeholders).sum())
         found[sample.id] = Words(columns, about, image.size, visual, entry)
     return found
-
-
-def without_pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
-    """What the LLM needs beside encoded images: pixels, and what else is as large, are for the tower alone."""
-    return {k: v for k, v in inputs.items() if torch.is_tensor(v) and v.ndim <= 2 and "pixel" not in k}
 
 
 def _padded(rows: Sequence[Tensor], value: int) -> Tensor:

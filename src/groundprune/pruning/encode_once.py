@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -124,6 +124,11 @@ def encode(model: Any, inputs: dict[str, Any], pruners: Iterable[Pruner]) -> Enc
         rows.append((features.cpu(), [level.cpu() for level in mine], record))
         start += len(layout)
     return EncodedImages(rows, type(output), torch.is_tensor(output.pooler_output), ids.device)
+
+
+def without_pixels(inputs: Mapping[str, Any]) -> dict[str, Tensor]:
+    """What the LLM needs beside encoded images: pixels, and what else is as large, are for the tower alone."""
+    return {k: v for k, v in inputs.items() if torch.is_tensor(v) and v.ndim <= 2 and "pixel" not in k}
 
 
 def _cloned(record: TowerRecord) -> dict[Any, list[Tensor]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any
@@ -100,8 +100,8 @@ class Item:
         return ". ".join(shown) + "."
 
 
-def samples_of(run: Mapping[str, Any]) -> dict[str, Sample]:
-    """The samples of a run by id, drawn again. run: `Summary.run`.
+def samples_of(run: Mapping[str, Any], ids: Container[str] | None = None) -> dict[str, Sample]:
+    """The samples of a run by id, drawn again. run: `Summary.run`. ids: which, None = all.
 
     Raises GroundPruneError where they cannot be had, or would be others than those that were answered.
     """
@@ -110,12 +110,20 @@ def samples_of(run: Mapping[str, Any]) -> dict[str, Sample]:
     try:
         split = str(run["split"])
         samples = list(scene_samples(int(run["scenes"]), int(run["seed"]), split))
-        samples = as_task(DataSet("scenes", split, "", samples), run.get("task", "rec")).samples
+        drawn = as_task(DataSet("scenes", split, "", samples), run.get("task", "rec")).samples
     except KeyError as error:
         raise GroundPruneError(f"the results do not say which scenes they are about ({error} is missing)") from error
-    if samples_fingerprint(samples) != run.get("samples"):
+    wanted: dict[str, Sample] = {}
+
+    def passing() -> Iterator[Sample]:
+        for sample in drawn:
+            if ids is None or sample.id in ids:
+                wanted[sample.id] = sample
+            yield sample
+
+    if samples_fingerprint(passing()) != run.get("samples"):
         raise GroundPruneError("this version draws other scenes than those that were answered")
-    return {sample.id: sample for sample in samples}
+    return wanted
 
 
 def choose(rows: Mapping[tuple[str, str], Row], shown: Shown, limit: int) -> list[str]:
@@ -161,10 +169,13 @@ def make_items(
     return found
 
 
-def data_uri(image: Image.Image) -> str:
-    """The picture as a part of the page: JPEG, a quarter of PNG's size on the grain of photographs and scenes."""
+def data_uri(image: Image.Image, longest: int = _LONGEST_SIDE) -> str:
+    """The picture as a part of a page: JPEG, a quarter of PNG's size on the grain of photographs and scenes.
+
+    longest: pixels of its longer side at most.
+    """
     picture = image.convert("RGB")
-    picture.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE))
+    picture.thumbnail((longest, longest))
     buffer = io.BytesIO()
     # Colour at full resolution: at half of it the edges of small coloured shapes would bleed.
     picture.save(buffer, "JPEG", quality=88, subsampling=0)

@@ -127,7 +127,7 @@ def _scored(
         except GroundPruneError as error:
             refused[pruner.label] = str(error)
             continue
-        found.append(_gridded(pruner, run.layout[0].to("cpu"), run.kept[0].cpu(), scores))
+        found.append(gridded(pruner, run.layout[0].to("cpu"), run.kept[0].cpu(), scores))
     return found
 
 
@@ -145,7 +145,11 @@ def noting_scores(pruner: Pruner) -> tuple[Pruner, list[Tensor]]:
     return copied, noted
 
 
-def _gridded(pruner: Pruner, layout: VisualLayout, kept: Tensor, scores: Sequence[Tensor]) -> Scored:
+def gridded(pruner: Pruner, layout: VisualLayout, kept: Tensor, scores: Sequence[Tensor]) -> Scored:
+    """What a pruner did, by grid.
+
+    layout: on the CPU. kept: Long[K], indices into it. scores: what `noting_scores` noted.
+    """
     score = next((s for s in scores if s.shape == (len(layout),)), None)  # of several stages the first sees all
     chosen = torch.zeros(len(layout), dtype=torch.bool)
     chosen[kept] = True

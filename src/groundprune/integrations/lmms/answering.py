@@ -15,12 +15,11 @@ from groundprune.checkpoints.prompts import conversation_inputs, conversation_pr
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.generating import How, generate
 from groundprune.evaluation.memory import halving
-from groundprune.evaluation.preparing import without_pixels
 from groundprune.families.base import family_of
 from groundprune.integrations.lmms.decoding import Decoding
 from groundprune.integrations.lmms.messages import Conversation
 from groundprune.integrations.lmms.videos import check_videos, video_arguments
-from groundprune.pruning.encode_once import EncodedImages, encode
+from groundprune.pruning.encode_once import EncodedImages, encode, without_pixels
 
 
 @dataclass(frozen=True, eq=False)
