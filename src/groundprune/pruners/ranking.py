@@ -9,14 +9,17 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
+from groundprune.pruners.settling import refuse_if
 
 
 def checked(values: Tensor, what: str = "score") -> Tensor:
     """The values in fp32. Raises GroundPruneError where one is NaN."""
     values = values.float()
-    if bool(values.isnan().any()):
-        count = int(values.isnan().sum())
-        raise GroundPruneError(f"the pruner's {what} holds NaN ({count} of {values.numel()} values)")
+    count = values.isnan().sum()
+    refuse_if(
+        count > 0,
+        lambda: GroundPruneError(f"the pruner's {what} holds NaN ({int(count)} of {values.numel()} values)"),
+    )
     return values
 
 

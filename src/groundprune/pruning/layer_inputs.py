@@ -63,7 +63,7 @@ class LayerInputs:
         self, compaction: Compaction, entered: Compaction, stock: Tensor | None, columns: int, window: int | None
     ) -> Tensor | None:
         """See `prefill_mask`. entered: of what entered the LLM, which the stock mask is for."""
-        whole = bool(compaction.mask.all())
+        whole = compaction.full
         if "flash" in self.implementation:
             return None if whole else compaction.mask.long()
         given = stock if stock is not None and stock.ndim == 4 else None
@@ -77,7 +77,7 @@ class LayerInputs:
         self, before: Compaction, later: Tensor, new: int, columns: int, offset: int, window: int | None
     ) -> Tensor | None:
         """See `decode_mask`. before: of the prompt; later: Bool[B, T], the mask over what came after it."""
-        whole, slots = bool(before.mask.all() and later.all()), before.slots + later.shape[1]
+        whole, slots = before.full and bool(later.all()), before.slots + later.shape[1]
         if whole and ("flash" in self.implementation or (new == 1 and window is None and offset + columns <= slots)):
             return None  # what stock code gives for one token that sees all, and faster kernels take
         compaction = with_later(before, later)
