@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from accelerate import debug_launcher
 from torch.multiprocessing.spawn import ProcessExitedException
 
@@ -61,7 +62,13 @@ def files(folder):
     return {path.name for path in folder.iterdir()} - {".running.lock"}
 
 
+def _forked():
+    """torch replaces its thread pool in a forked process, and must not be asked to by two threads at once."""
+    torch.set_num_threads(1)
+
+
 def _evaluate(job):
+    _forked()
     summary = evaluate(**job, ranks=Ranks.launched("cpu"))
     assert summary.complete == read_summary(job["out"]).complete, "every process gets the whole"
 
@@ -71,6 +78,7 @@ def in_two(job):
 
 
 def _command(words):
+    _forked()
     sys.exit(main(words))
 
 
