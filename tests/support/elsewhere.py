@@ -8,7 +8,7 @@ would have to wait for the device is counted. For processes of their own: torch 
 from __future__ import annotations
 
 import contextlib
-import traceback
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any
@@ -110,7 +110,10 @@ class _Functions(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = dict(kwargs or {})
         if func in (torch.tensor, torch.as_tensor) and kwargs.get("device") and _is_there(kwargs["device"]):
-            made = func(*args, **{**kwargs, "device": None})
+            values, *rest = args
+            if not isinstance(values, Tensor):
+                values = tree_map(lambda x: x.item() if isinstance(x, Elsewhere) else x, values)
+            made = func(values, *rest, **{**kwargs, "device": None})
             if made.numel() and not isinstance(made, Elsewhere):
                 waited(self._waits, func.__name__)
             return _there(made)
@@ -130,9 +133,10 @@ def _there(value: Any) -> Any:
 
 def waited(waits: Counter[str], what: str) -> None:
     """Once more, named by the line of ours, or of transformers, that asked."""
-    frames = [f for f in traceback.extract_stack() if "/groundprune/" in f.filename or "/transformers/" in f.filename]
-    place = frames[-1] if frames else traceback.extract_stack()[0]
-    waits[f"{place.filename.rsplit('/', 2)[-2]}/{place.filename.rsplit('/', 1)[-1]}:{place.lineno} {what}"] += 1
+    frame = sys._getframe(1)
+    while frame.f_back is not None and not any(name in frame.f_code.co_filename for name in ("/src/", "/transformers/")):
+        frame = frame.f_back
+    waits[f"{'/'.join(frame.f_code.co_filename.split('/')[-2:])}:{frame.f_lineno} {what}"] += 1
 
 
 @contextlib.contextmanager

@@ -125,7 +125,9 @@ def shortened(plan: Plan, prefill: Prefill) -> PrunedInputs:
     unchanged = all(len(left) == len(layout) for left, layout in zip(kept, layouts, strict=True))
     if unchanged and not plan.policy.changes_whole_rows:
         # Nothing was dropped: the stock model, to the bit. It would make M-RoPE ids of what encoding used up.
-        same = inputs if len(position) == 1 else {**inputs, "position_ids": position.to(ids.device)}
+        same = dict(inputs)
+        if len(position) > 1:
+            same["position_ids"] = position.to(ids.device, non_blocking=True)
         return PrunedInputs(same, prompt, str(plan.policy), ids)
     implementation = plan.model.config.get_text_config()._attn_implementation or ""
     if plan.policy.splits_flash_sequences and "flash" in implementation:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
 import torch
@@ -44,6 +45,11 @@ class Segment:
     shift: Tensor
     kept: list[Tensor]
     merged: bool = False
+
+    @functools.cached_property
+    def shifts(self) -> list[int]:
+        """`shift` as numbers; what reads it again waits for no device."""
+        return self.shift.tolist()
 
     def to(self, device: torch.device) -> Segment:
         """On a device, but for `kept`."""
