@@ -70,7 +70,6 @@ def select_hiprune(middle: Tensor, deep: Tensor, cols: int, count: int, anchors:
     """
     n = middle.shape[-1]
     best = ranked(middle, anchors)
-    steps = torch.tensor([-1, 1, -cols, cols], device=best.device)
-    near = (best[..., None] + steps).flatten(-2).clamp(0, n - 1)
+    near = torch.cat([best - 1, best + 1, best - cols, best + cols], -1).clamp(0, n - 1)
     tier = torch.maximum(2 * mask_of(best, n).int(), mask_of(near, n).int())
     return top_by_tier(tier, deep, count)
