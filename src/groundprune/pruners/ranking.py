@@ -5,6 +5,8 @@ Leading dimensions are a batch; each row is ranked by itself. Ties go to the ear
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -54,7 +56,9 @@ def others(chosen: Tensor, n: int) -> Tensor:
 
 def rows_of(values: Tensor, chosen: Tensor) -> Tensor:
     """Float[..., n, C], Long[..., k] -> Float[..., k, C]."""
-    return values.gather(-2, chosen[..., None].expand(*chosen.shape, values.shape[-1]))
+    *batch, n, _ = values.shape
+    starts = torch.arange(0, math.prod(batch) * n, n, device=chosen.device).reshape(*batch, 1) if batch else 0
+    return values.flatten(0, -2).index_select(0, (chosen + starts).flatten()).unflatten(0, chosen.shape)
 
 
 def unit(values: Tensor) -> Tensor:
