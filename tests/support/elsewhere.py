@@ -134,7 +134,9 @@ def _there(value: Any) -> Any:
 def waited(waits: Counter[str], what: str) -> None:
     """Once more, named by the line of ours, or of transformers, that asked."""
     frame = sys._getframe(1)
-    while frame.f_back is not None and not any(name in frame.f_code.co_filename for name in ("/src/", "/transformers/")):
+    while frame.f_back is not None and not any(
+        name in frame.f_code.co_filename for name in ("/groundprune/", "/transformers/")
+    ):
         frame = frame.f_back
     waits[f"{'/'.join(frame.f_code.co_filename.split('/')[-2:])}:{frame.f_lineno} {what}"] += 1
 
