@@ -21,14 +21,14 @@ ALL = [
     "vispruner",
 ]  # fmt: skip
 SOME = ["cls-visual", "fastv"]
-FAMILIES = {"llava": ALL, **dict.fromkeys(("qwen2_5_vl", "qwen3_vl", "llava_next", "gemma3", "idefics3"), SOME)}
+FAMILIES = {"llava": ALL, **dict.fromkeys(("qwen3_vl", "llava_next", "gemma3"), SOME)}
 IDS = "prefill.py"  # of the prompt, in one copy before the tower runs
 SIZES = "tower.py"  # of images, likewise
 CHOICE = "settling.py"  # of all rows: one copy per stage
 # Pruners and families that wait for more, and how often per row: for the words that an image is about, for its pixels
-# before the tower runs, for which of them are padding, and in stock code that packs scores as it packs features.
+# before the tower runs, and in stock code that packs scores as it packs features.
 MORE = {
-    "sparsevlm": ("sparsevlm.py", 3), "random": ("states.py", 1), "idefics3": ("idefics3.py", 1),
+    "sparsevlm": ("sparsevlm.py", 3), "random": ("states.py", 1),
     "qwen3_vl": ("left.py", 1), "llava_next": ("modeling_llava_next.py", 1),
 }  # fmt: skip
 
