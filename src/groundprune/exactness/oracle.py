@@ -50,10 +50,11 @@ def hidden_columns(prompt: PrunedPrompt) -> list[Hidden]:
     for segment in prompt.segments:
         prefill, decode = [], []
         for b, row in enumerate(prompt.rows):
-            dropped = torch.ones(len(row.layout), dtype=torch.bool, device=row.layout.column.device)
+            device = segment.compaction.index.device
+            dropped = torch.ones(len(row.layout), dtype=torch.bool)
             dropped[segment.kept[b]] = False
-            column = row.layout.column + prompt.offset
-            prefill.append(column[dropped])
+            column = (row.layout.column + prompt.offset).to(device)
+            prefill.append(column[dropped.to(device)])
             held = segment.compaction.index[b, segment.compaction.mask[b]]
             decode.append(column[~torch.isin(column, held)])
             if earlier is not None:

@@ -25,9 +25,9 @@ def reading(model: Any, inputs: dict[str, Any], rows: Sequence[PrunedRow]) -> It
         for modality, token in family_of(model.config).token_ids(model.config).items():
             index, features, start = [], [], 0
             for ids, row in zip(inputs["input_ids"], rows, strict=True):
-                mine, kept = ids[row.layout.column] == token, row.selection.kept
-                index.append(start + (mine.cumsum(0) - 1)[kept[mine[kept]]])
-                features.append(row.features[mine[kept]])
+                mine, kept = ids.cpu()[row.layout.column] == token, row.selection.kept
+                index.append((start + (mine.cumsum(0) - 1)[kept[mine[kept]]]).to(row.features.device))
+                features.append(row.features[mine[kept].to(row.features.device)])
                 start += int(mine.sum())
             if start:
                 name = f"get_{modality}_features"

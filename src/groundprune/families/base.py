@@ -45,13 +45,17 @@ class Family(Described):
         return given.expand(ids.shape[0], -1)[None]
 
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
-        """What the encoder makes of `arguments` (those of get_image_features or get_video_features), in order."""
+        """What the encoder makes of `arguments`, in order.
+
+        arguments: those of get_image_features or get_video_features; sizes and grids, which are whole numbers, are on
+        the CPU.
+        """
         if self.tower_kind(base.config).packed:
             kind = base.config.vision_config.model_type
             raise Unservable(f"{self.name} with a {kind!r} tower, which packs images of any size, is not served")
         pixels = arguments["pixel_values"]
         side = base.config.vision_config.image_size // base.config.vision_config.patch_size
-        return [VisualUnit.grid(side, side, image, device=pixels.device) for image in pixels]
+        return [VisualUnit.grid(side, side, image) for image in pixels]
 
     def images_of(self, ids: Tensor, columns: Sequence[Tensor]) -> list[int]:
         """The image (from 0) that each unit of one row belongs to. ids: Long[L]; columns: of each unit."""
@@ -100,7 +104,7 @@ class Family(Described):
         """What a tower block gave -> per unit [P, ...] over its tokens; anything where `is_patch` is False.
 
         value: [crops, T, ...] in the tower's order, special tokens included; [T, ...] of all images where the
-        tower packs them into one sequence.
+        tower packs them into one sequence. arguments: as for `units`.
         """
         return list(value[:, 1:] if self.tower_kind(base.config).cls else value)
 

@@ -31,7 +31,7 @@ class Gemma3(Family):
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         side = math.isqrt(base.config.mm_tokens_per_image)
         pixels = arguments["pixel_values"]
-        return [VisualUnit.grid(side, side, image, device=pixels.device) for image in pixels]
+        return [VisualUnit.grid(side, side, image) for image in pixels]
 
     def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:
         side = math.isqrt(value.shape[1])

@@ -37,7 +37,7 @@ class Idefics3(Family):
         tiles = arguments["pixel_values"].flatten(0, 1)
         tiles = tiles[tiles.flatten(1).any(1)]  # rows with fewer tiles than another are padded with zeros
         side = tiles.shape[-1] // base.config.vision_config.patch_size // base.config.scale_factor
-        return [VisualUnit.grid(side, side, tile, device=tiles.device) for tile in tiles]
+        return [VisualUnit.grid(side, side, tile) for tile in tiles]
 
     def images_of(self, ids: Tensor, columns: Sequence[Tensor]) -> list[int]:
         # What a tile is stands in the mark before it. A row ends with a whole image, so that its mark is known.

@@ -39,7 +39,7 @@ class InternVL(Family):
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         pixels = arguments["pixel_values"]
         side = pixels.shape[-1] // base.config.vision_config.patch_size[0] // _factor(base.config)
-        return [VisualUnit.grid(side, side, tile, device=pixels.device) for tile in pixels]
+        return [VisualUnit.grid(side, side, tile) for tile in pixels]
 
     def images_of(self, ids: Tensor, columns: Sequence[Tensor]) -> list[int]:
         starts = [bool(this[0] > before[-1] + 1) for before, this in itertools.pairwise(columns)]

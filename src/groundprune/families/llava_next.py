@@ -59,10 +59,10 @@ class LlavaNext(Family):
         images = [image[:n] for image, n in zip(padded, counts, strict=True)]
         across = [self.across(base, size) for size in arguments["image_sizes"]]
         # Of each patch: 0 (a newline: 1), and the row and column of its crop in the grid of crops.
-        places = [torch.arange(n, device=pixels.device) - 1 for n in counts]
+        places = [torch.arange(n) - 1 for n in counts]
         crops = [torch.stack([0 * p, p // w, p % w], -1).float() for p, w in zip(places, across, strict=True)]
         markers = [crop[:, None].expand(-1, side**2, -1) for crop in crops]
-        packed = self.pack(base, markers, torch.ones(3, device=pixels.device), arguments)
+        packed = self.pack(base, markers, torch.ones(3), arguments)
         return [_unit(*found, side) for found in zip(packed, across, images, strict=True)]
 
     def across(self, base: Any, size: Tensor) -> int:
@@ -123,9 +123,9 @@ def tower_side(config: Any) -> int:
 def _unit(marker: Tensor, across: int, pixels: Tensor, side: int) -> VisualUnit:
     """marker: [P, 3], see `LlavaNext.units`; interpolated where the patches are."""
     is_patch, place = marker[:, 0] == 0, marker[side**2 :, 1:].round().long()
-    whole, rest = VisualUnit.grid(side, side, pixels, device=is_patch.device), is_patch[side**2 :]
+    whole, rest = VisualUnit.grid(side, side, pixels), is_patch[side**2 :]
     width = len(rest) // int((~rest).sum())
-    cell = torch.arange(len(rest), device=rest.device)
+    cell = torch.arange(len(rest))
     return VisualUnit(
         tile=torch.cat([whole.tile, torch.full_like(cell, int(rest.any()))]),
         row=torch.cat([whole.row, (cell // width).where(rest, -1)]),

@@ -49,7 +49,7 @@ class LlavaOnevision(LlavaNext):
         if modality == "image":
             return super().units(base, modality, arguments)
         videos, side = arguments["pixel_values_videos"], math.ceil(tower_side(base.config) / 2)
-        frames = [VisualUnit.grid(side, side, video, len(video), video.device) for video in videos]
+        frames = [VisualUnit.grid(side, side, video, len(video)) for video in videos]
         return [_ended(unit) for unit in frames]
 
     def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:

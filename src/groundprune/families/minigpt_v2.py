@@ -29,7 +29,7 @@ class MiniGPTv2(Family):
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         pixels = arguments["pixel_values"]
         rows = base.config.vision_config.image_size // base.config.vision_config.patch_size
-        return [VisualUnit.grid(rows, rows // PATCHES_PER_TOKEN, image, device=pixels.device) for image in pixels]
+        return [VisualUnit.grid(rows, rows // PATCHES_PER_TOKEN, image) for image in pixels]
 
     def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:
         return list(value[:, 1:].unflatten(1, (-1, PATCHES_PER_TOKEN)).float().mean(2))

@@ -44,7 +44,7 @@ class Mistral3(Family):
             patch = base.config.vision_config.patch_size
             # The batch is padded to its largest image.
             seen = image[:, : rows * patch, : cols * patch]
-            units.append(VisualUnit.grid(rows // merge, cols // merge, seen, device=pixels.device))
+            units.append(VisualUnit.grid(rows // merge, cols // merge, seen))
         return units
 
     def to_tokens(self, base: Any, value: Tensor, modality: str, arguments: dict[str, Any]) -> list[Tensor]:

@@ -53,7 +53,7 @@ class Qwen(Family):
         pixels, grid = (arguments[name] for name in ARGUMENTS[modality])
         merge = base.config.vision_config.spatial_merge_size
         return [
-            VisualUnit.grid(height // merge, width // merge, patches, tiles=time, device=pixels.device)
+            VisualUnit.grid(height // merge, width // merge, patches, tiles=time)
             for patches, (time, height, width) in zip(
                 pixels.split(grid.prod(-1).tolist()), grid.tolist(), strict=True
             )

@@ -45,5 +45,5 @@ class Qwen25VL(Qwen):
             patch_size=vision.patch_size,
         )
         merged = vision.spatial_merge_size**2
-        raster = value.unflatten(0, (-1, merged))[order.argsort().to(value.device)].flatten(0, 1)
+        raster = value.unflatten(0, (-1, merged))[order.argsort().to(value.device, non_blocking=True)].flatten(0, 1)
         return super().to_tokens(base, raster, modality, arguments)

@@ -58,7 +58,8 @@ def encode(base: Any, family: Family, modality: str, arguments: dict[str, Any], 
     it sees.
     """
     encoder = getattr(base, f"get_{modality}_features")
-    units = family.units(base, modality, arguments)
+    known = {name: value.cpu() if _is_size(value) else value for name, value in arguments.items()}
+    units = family.units(base, modality, known)
     raw: dict[Need, Tensor] = {}
     _thread.encoding = True
     try:
@@ -68,11 +69,16 @@ def encode(base: Any, family: Family, modality: str, arguments: dict[str, Any], 
         _thread.encoding = False
     record = TowerRecord(
         units,
-        {need: _of_units(family, base, need, v, len(units), modality, arguments) for need, v in raw.items()},
+        {need: _of_units(family, base, need, v, len(units), modality, known) for need, v in raw.items()},
         [fingerprint(unit.pixels) for unit in units] if FINGERPRINT in needs else [],
     )
     setattr(output, RECORD_ATTRIBUTE, record)
     return output
+
+
+def _is_size(value: Any) -> bool:
+    """Sizes, grids and counts are read many times, and from a device each time would wait."""
+    return isinstance(value, Tensor) and not value.is_floating_point() and value.ndim < 3
 
 
 def is_encoding() -> bool:

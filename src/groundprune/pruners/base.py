@@ -13,6 +13,7 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError
 from groundprune.pruners.invariants import check_merge, ordered
 from groundprune.pruners.merging import Merged, joined
+from groundprune.pruners.settling import refuse_if, settled
 from groundprune.signals import TOWER_CLS, Need, Signals
 from groundprune.tokens.budget import Budget, allot
 from groundprune.tokens.layout import VisualLayout
@@ -115,18 +116,25 @@ class Pruner:
             cls = signals.tower_cls() if TOWER_CLS in self.needs else None
             return joined(layout, pools, found, self.merges_in or "projected", cls)
         kept = [pool[each] for pool, each in zip(pools, found, strict=True)]
-        return Selection(torch.cat([(~layout.is_patch).nonzero().squeeze(1), *kept]).sort().values)
+        return Selection(torch.cat([layout.separators, *kept]).sort().values)
 
     def __call__(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        """`select` with the invariants: nothing to drop = nothing done; kept tokens ascending, unique, in range."""
-        count = stage.budget.count(len(layout.patches), layout.n_images)
-        if count >= len(layout.patches):
-            return Selection(torch.arange(len(layout), device=layout.column.device))
+        """`select` with the invariants: nothing to drop = nothing done; kept tokens ascending, unique, in range.
+
+        What is kept is on the CPU, unless this is one of several rows that are read together, see `Settling`.
+        """
+        host = layout.host
+        patches = len(host.patches)
+        count = stage.budget.count(patches, host.n_images)
+        if count >= patches:
+            return Selection(torch.arange(len(layout)))
         try:
             selection = self.select(signals, layout, stage)
         except SystemExit as error:  # a script of one's own must not end the program without a word
             raise GroundPruneError(f"{self.label} called exit({error.code!r}) while it chose tokens") from error
-        return _checked_selection(self.label, selection, layout, stage, count)
+        return settled(
+            _like_one(self.label, selection), lambda found: _checked(self.label, found, host, stage, count)
+        )
 
     @property
     def label(self) -> str:
@@ -145,21 +153,32 @@ def checked_scores(label: str, given: object, layout: VisualLayout) -> Tensor:
         )
     if score.is_complex():
         raise GroundPruneError(f"{label}.score must give real numbers (got {score.dtype})")
-    odd = int((~score[layout.is_patch].isfinite()).sum())
-    if odd:
-        raise GroundPruneError(
-            f"{label}.score must give finite numbers: {odd} of {len(layout.patches)} are NaN or infinite"
-        )
+    odd = (~score.isfinite() & layout.is_patch).sum()
+    refuse_if(
+        odd > 0,
+        lambda: GroundPruneError(
+            f"{label}.score must give finite numbers: {int(odd)} of {len(layout.patches)} are NaN or infinite"
+        ),
+    )
     return score
 
 
-def _checked_selection(label: str, given: object, layout: VisualLayout, stage: Stage, count: int) -> Selection:
-    """The selection. Raises GroundPruneError unless it is ascending, unique, in range, and of `count` patches."""
+def _like_one(label: str, given: object) -> Selection:
+    """The selection. Raises GroundPruneError where it is none, or keeps what are no indices."""
     if not isinstance(given, Selection) or not isinstance(given.kept, Tensor):
         raise GroundPruneError(f"{label}.select must give a Selection of a tensor (got {_told(given)})")
-    kept = given.kept.to(layout.column.device)
+    kept = given.kept
     if kept.ndim != 1 or kept.dtype not in (torch.int64, torch.int32):
         raise GroundPruneError(f"{label}: kept must be a row of indices (got {tuple(kept.shape)} of {kept.dtype})")
+    return given
+
+
+def _checked(label: str, given: Selection, layout: VisualLayout, stage: Stage, count: int) -> Selection:
+    """The selection. Raises GroundPruneError unless it is ascending, unique, in range, and of `count` patches.
+
+    All of it on the CPU but the merge.
+    """
+    kept = given.kept
     if not bool((kept[1:] > kept[:-1]).all() and ((kept >= 0) & (kept < len(layout))).all()):
         raise GroundPruneError(f"{label}: kept tokens must be ascending, unique and in range")
     patches = int(layout.is_patch[kept].sum())

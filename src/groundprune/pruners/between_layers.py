@@ -119,7 +119,7 @@ def text_after(label: str, signals: Signals, layout: VisualLayout) -> range:
 
     Raises Unservable, naming the pruner `label`, where there are none.
     """
-    after = range(int(signals.layout.column[-1]) + 1, layout.length)
+    after = range(int(signals.layout.host.column[-1]) + 1, layout.length)
     if not after:
         raise Unservable(
             f"{label} reads the text after the image, and this prompt ends with the image: ask behind it"

@@ -6,6 +6,7 @@ arXiv 2506.10967, NeurIPS 2025, section 3. Source: github.com/Theia-4869/CDPrune
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from groundprune.errors import GroundPruneError
 from groundprune.pruners.base import Pruner, Rule
+from groundprune.pruners.captured import chosen, first_rows, rows_at
 from groundprune.pruners.ranking import checked, unit
 from groundprune.pruners.registry import register
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, Signals
@@ -57,30 +59,37 @@ def relevance(patches: Tensor, text: Tensor, sign: int = -1) -> Tensor:
     return torch.where(high > low, (score - low + 1e-6) / (high - low).clamp(min=1e-12), 1.0)
 
 
+@torch.no_grad()
 def select_cdpruner(features: Tensor, score: Tensor, count: int) -> Tensor:
     """Float[..., N, D], Float[..., N] -> Long[..., count], ascending: the greedy MAP of the DPP diag(s) S diag(s).
 
     S is the cosine of the features. Once their rank is used up (the official code takes roots of what rounding left
     there) the rest goes by score.
     """
+    *batch, n, _ = features.shape
     features, score = unit(features), checked(score)
-    kernel = score[..., :, None] * (features @ features.transpose(-1, -2)) * score[..., None, :]
+    kernel = (features @ features.mT).mul_(score[..., :, None]).mul_(score[..., None, :]).reshape(-1, n, n)
     gain = kernel.diagonal(dim1=-2, dim2=-1).clone()
     least = 1e-6 * gain.amax(-1, keepdim=True)
-    by_score = score - score.amax(-1, keepdim=True) - 1  # below every gain
-    chosen: list[Tensor] = []
-    basis = score.new_zeros(*score.shape[:-1], count, score.shape[-1])
-    taken = torch.zeros_like(score, dtype=torch.bool)
-    for step in range(count):
-        live = gain > least
-        pick = torch.where(live, gain, by_score).masked_fill(taken, -torch.inf).argmax(-1, keepdim=True)
-        row = kernel.gather(-2, pick[..., None].expand(*pick.shape[:-1], 1, score.shape[-1])).squeeze(-2)
-        past = basis[..., :step, :]
-        at_pick = past.gather(-1, pick[..., None, :].expand(*past.shape[:-1], 1))
-        root = gain.gather(-1, pick).clamp(min=1e-30).sqrt()
-        update = (row - (at_pick * past).sum(-2)) / root * live.gather(-1, pick)
-        basis[..., step, :] = update
-        gain = gain - update.square()
-        taken = taken.scatter(-1, pick, True)
-        chosen.append(pick)
-    return torch.cat(chosen, -1).sort(-1).values
+    by_score = (score - score.amax(-1, keepdim=True) - 1).reshape(-1, n)  # below every gain
+    state = [gain, least, by_score, torch.empty_like(gain), kernel, first_rows(gain)]
+    return chosen(_greedy_map, state, count).sort(-1).values.reshape(*batch, count)
+
+
+def _greedy_map(state: Sequence[Tensor], picks: Tensor) -> None:
+    """A Cholesky decomposition, pivot by pivot; what a block found leaves the kernel in one product."""
+    gain, least, by_score, value, kernel, starts = state
+    basis = gain.new_empty(len(gain), len(picks), gain.shape[-1])
+    rows = kernel.flatten(0, 1)
+    for step, pick in enumerate(picks.unbind()):
+        torch.where(gain > least, gain, by_score, out=value)
+        torch.argmax(value, 1, out=pick)
+        index, past = pick[:, None], basis[:, :step]
+        at_pick = past.gather(2, index[..., None].expand(-1, step, 1)).mT
+        row = torch.baddbmm(rows.index_select(0, rows_at(pick, starts))[:, None], at_pick, past, alpha=-1)
+        own = gain.gather(1, index)
+        update = row.squeeze(1).mul_((own > least) / own.clamp_(min=1e-30).sqrt_())
+        basis[:, step] = update
+        gain.addcmul_(update, update, value=-1).scatter_(1, index, -torch.inf)
+        by_score.scatter_(1, index, -torch.inf)
+    kernel.baddbmm_(basis.mT, basis, alpha=-1)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from groundprune.errors import GroundPruneError
 from groundprune.pruners.base import Pruner, Rule
-from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
+from groundprune.pruners.captured import farthest
+from groundprune.pruners.ranking import ranked, rows_of
 from groundprune.pruners.registry import register
 from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, SALIENT, Signals, cosine
 from groundprune.tokens.layout import VisualLayout
@@ -60,6 +61,7 @@ class Coverage(Pruner):
         return rule
 
 
+@torch.no_grad()
 def select_coverage(
     content: Tensor, row: Tensor, col: Tensor, count: int, gaps: int, anchors: bool = False
 ) -> Tensor:
@@ -69,18 +71,20 @@ def select_coverage(
     come first); each of those goes to the patch that is farthest from all kept ones, the one with more content where
     several are.
     """
-    n = content.shape[-1]
-    rank = _place(content)
-    corner = ((row == row.min()) | (row == row.max())) & ((col == col.min()) | (col == col.max()))
-    chosen = mask_of(top_by_tier((corner & anchors).int(), content, max(1, count - gaps)), n)
-    away = (row[:, None] - row).square() + (col[:, None] - col).square()
-    nearest = torch.where(chosen[..., None, :], away, n * n).amin(-1)
-    for _ in range(count - max(1, count - gaps)):
-        # Squared distances are whole numbers and ranks below 1: the rank decides among equals alone.
-        farthest = (nearest + rank).masked_fill(chosen, -1).argmax(-1, keepdim=True)
-        nearest = torch.minimum(nearest, away[farthest.squeeze(-1)])
-        chosen = chosen.scatter(-1, farthest, True)
-    return chosen.sort(dim=-1, descending=True, stable=True).indices[..., :count]
+    *batch, n = content.shape
+    order = ranked(content).reshape(-1, n)
+    rank = 1 - (1 + order.argsort(-1)) / n
+    if anchors:
+        corner = ((row == row.min()) | (row == row.max())) & ((col == col.min()) | (col == col.max()))
+        order = order.gather(-1, corner[order].int().sort(dim=-1, descending=True, stable=True).indices)
+    first = order[:, : max(1, count - gaps)]
+    row, col = row.float(), col.float()
+    away = (row[:, None] - row).square_() + (col[:, None] - col).square_()
+    # Squared distances are whole numbers and ranks below 1: the rank decides among equals alone.
+    distance = away + rank[:, None]
+    distance.diagonal(dim1=-2, dim2=-1).fill_(-1)
+    gaps_filled = farthest(rows_of(distance, first).amin(1), distance, count - first.shape[-1])
+    return torch.cat([first, gaps_filled], -1).sort(-1).values.reshape(*batch, count)
 
 
 def _place(score: Tensor) -> Tensor:

@@ -79,5 +79,6 @@ def select_dart(states: Tensor, queries: Tensor, pivots: Tensor, count: int) -> 
     similarity = queries @ states.transpose(-1, -2)
     for i, share in enumerate(allot(total, [n] * size)):
         unlike = -similarity[..., i, :]
-        taken = taken | mask_of(ranked(unlike.masked_fill(taken, -torch.inf), share), n)
+        order = unlike.masked_fill_(taken, -torch.inf).sort(dim=-1, descending=True, stable=True).indices
+        taken.scatter_(-1, order[..., :share], True)
     return taken.sort(dim=-1, descending=True, stable=True).indices[..., :count]

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from groundprune.pruners.base import Pruner, Rule
-from groundprune.pruners.ranking import unit
+from groundprune.pruners.captured import farthest
+from groundprune.pruners.ranking import rows_of, unit
 from groundprune.pruners.registry import register
 from groundprune.signals import Signals
 from groundprune.tokens.layout import VisualLayout
@@ -33,20 +34,19 @@ class DivPrune(Pruner):
         return lambda pool, count: select_divprune(features[pool], count).sort(-1).values
 
 
+@torch.no_grad()
 def select_divprune(features: Tensor, count: int) -> Tensor:
     """Float[..., N, D] -> Long[..., count] in the order of selection: each is the farthest from all before it.
 
     Distance is 1 - cosine. The first is the token whose nearest other token is farthest. A chosen token is never
     chosen again: in the official code its distance of about 0 may win where all that is left are copies.
     """
+    *batch, n, _ = features.shape
     features = unit(features)
-    distance = 1 - features @ features.transpose(-1, -2)
-    others = torch.eye(distance.shape[-1], device=distance.device).bool()
-    nearest = distance.masked_fill(others, torch.inf).amin(-1)
-    chosen = [nearest.argmax(-1, keepdim=True)]
-    nearest = torch.full_like(nearest, torch.inf)
-    for _ in range(count - 1):
-        last = chosen[-1][..., None].expand(*nearest.shape[:-1], 1, nearest.shape[-1])
-        nearest = torch.minimum(nearest, distance.gather(-2, last).squeeze(-2)).scatter(-1, chosen[-1], -torch.inf)
-        chosen.append(nearest.argmax(-1, keepdim=True))
-    return torch.cat(chosen, -1)
+    distance = (features @ features.mT).neg_().add_(1).reshape(-1, n, n)
+    itself = distance.diagonal(dim1=-2, dim2=-1)
+    itself.fill_(torch.inf)
+    first = distance.amin(-1).argmax(-1)
+    itself.fill_(-torch.inf)
+    others = farthest(rows_of(distance, first[:, None]).squeeze(1), distance, count - 1)
+    return torch.cat([first[:, None], others], -1).reshape(*batch, count)

@@ -55,13 +55,13 @@ class HiPrune(Pruner):
         deep = signals.tower_attention(kind="received").mean(0)
 
         def rule(pool: Tensor, count: int) -> Tensor:
-            cols = layout.grid(pool)[1]
+            cols = layout.col[pool].max() + 1  # a tensor: its value is not asked for
             return select_hiprune(middle[pool], deep[pool], cols, count, round(count * self.alpha / 5))
 
         return rule
 
 
-def select_hiprune(middle: Tensor, deep: Tensor, cols: int, count: int, anchors: int) -> Tensor:
+def select_hiprune(middle: Tensor, deep: Tensor, cols: int | Tensor, count: int, anchors: int) -> Tensor:
     """Float[..., N] each -> Long[..., count], ascending: anchors by `middle`, their neighbours, the rest by `deep`.
 
     Neighbours are 1 and `cols` away in the raster, cut to its ends, so that one at an edge may lie on the next row,
@@ -70,7 +70,6 @@ def select_hiprune(middle: Tensor, deep: Tensor, cols: int, count: int, anchors:
     """
     n = middle.shape[-1]
     best = ranked(middle, anchors)
-    steps = torch.tensor([-1, 1, -cols, cols], device=best.device)
-    near = (best[..., None] + steps).flatten(-2).clamp(0, n - 1)
+    near = torch.cat([best - 1, best + 1, best - cols, best + cols], -1).clamp(0, n - 1)
     tier = torch.maximum(2 * mask_of(best, n).int(), mask_of(near, n).int())
     return top_by_tier(tier, deep, count)

@@ -62,8 +62,10 @@ class HiRED(Pruner):
 
 def _crops(layout: VisualLayout) -> list[list[Tensor]]:
     """By image, the patches of its crops: the overview first, whether the tower sees it first or last (InternVL)."""
-    images = [layout.crops(int(layout.image[pool[0]])) for pool in layout.groups("image")]
-    return [sorted(crops, key=lambda crop: not bool(layout.overview[crop].any())) for crops in images]
+    at = layout.host
+    images = [at.crops(int(at.image[pool[0]])) for pool in at.groups("image")]
+    crops = [sorted(found, key=lambda crop: not bool(at.overview[crop].any())) for found in images]
+    return [[layout.here(crop) for crop in found] for found in crops]
 
 
 def hired_budgets(

@@ -5,8 +5,6 @@ What holds of every score and of every selection stands in `groundprune.pruners.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from groundprune.errors import GroundPruneError
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.selection import Merge, Selection, Stage
@@ -24,12 +22,12 @@ def check_merge(label: str, merge: Merge, stage: Stage) -> None:
 
 
 def ordered(label: str, given: Selection, layout: VisualLayout) -> Selection:
-    """With its order where the layout is. Raises GroundPruneError for one that mixes images, or is none."""
+    """The selection, on the CPU. Raises GroundPruneError for an order that mixes images, or is none."""
     assert given.order is not None
-    kept = given.kept.to(layout.column.device)
-    order, image = given.order.to(kept.device), layout.image[kept]
+    kept, order = given.kept, given.order
+    image = layout.image[kept]
     if sorted(order.tolist()) != list(range(len(kept))) or not image[order].equal(image):
         raise GroundPruneError(
             f"{label}: order must name each of the {len(kept)} kept tokens once, one image after another"
         )
-    return replace(given, order=order)
+    return given

@@ -62,21 +62,23 @@ def joined(
     `Merged.cls` stands for.
     """
     n, device = len(layout), layout.column.device
-    separators = (~layout.is_patch).nonzero().squeeze(1)
+    separators = layout.separators
     every = [*zip(pools, found, strict=True), (separators, torch.arange(len(separators), device=device))]
     parts = [(pool, each if isinstance(each, Merged) else _plain(each, len(pool))) for pool, each in every]
     kept, by_slot = torch.cat([pool[part.kept] for pool, part in parts]).sort()
     offsets = torch.tensor([0] + [len(part.kept) for _, part in parts[:-1]]).cumsum(0).tolist()
     emitted = by_slot.argsort()[torch.cat([o + part.order for o, (_, part) in zip(offsets, parts, strict=True)])]
-    order, patch = torch.arange(len(kept), device=device), layout.is_patch[kept]
-    order[patch] = emitted[patch[emitted]]
+    # Slots that hold patches take what is emitted of them; their number is known, so that nothing is waited for.
+    order, other = torch.arange(len(kept), device=device), ~layout.is_patch[kept]
+    slots, told = (x.argsort(stable=True)[: len(kept) - len(separators)] for x in (other, other[emitted]))
+    order[slots] = emitted[told]
     weight = torch.zeros(len(kept), n, device=device)
     extra = None if cls is None else torch.zeros(len(kept), cls.shape[1], device=device)
     for index, (offset, (pool, part)) in enumerate(zip(offsets, parts, strict=True)):
         rows = torch.arange(offset, offset + len(part.kept), device=device)
         weight[rows[:, None], pool] = part.weight
         if extra is not None and cls is not None and part.cls is not None:
-            extra[offset + int(part.cls)] = cls[index]
+            extra[offset + part.cls.reshape(1)] = cls[index]
     mix = weight[by_slot] if extra is None else Affine(weight[by_slot], extra[by_slot])
     return Selection(kept, Merge(mix, space), order)
 

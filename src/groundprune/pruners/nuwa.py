@@ -84,7 +84,7 @@ def select_nuwa(attention: Tensor, row: Tensor, col: Tensor, count: int, per_cel
 
     The largest among the `per_cell` largest of each 2 x 2 cell; where those are too few, others follow.
     """
-    cell = (row // 2) * (int(col.max()) // 2 + 1) + col // 2
+    cell = (row // 2) * len(col) + col // 2
     order = ranked(attention)
     by_cell = cell[order].sort(dim=-1, stable=True)
     place = torch.arange(cell.shape[0], device=cell.device).expand(order.shape)

@@ -17,7 +17,7 @@ from groundprune.pruners.base import Pruner
 from groundprune.pruners.registry import register
 from groundprune.signals import FINGERPRINT, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Stage
+from groundprune.tokens.selection import Selection, Stage
 
 _MODULUS = 2**61 - 1  # a Mersenne prime: keeps mixed seeds inside of what torch.Generator takes
 
@@ -44,7 +44,10 @@ class Random(Pruner):
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         score = torch.zeros(len(layout))
         for index, fingerprint in enumerate(signals.fingerprint):
-            mine = layout.image.cpu() == index
+            mine = layout.image == index
             generator = torch.Generator().manual_seed((fingerprint * 1_000_003 + self.seed * 8_191) % _MODULUS)
             score[mine] = torch.rand(int(mine.sum()), generator=generator)
-        return score.to(layout.column.device)
+        return score
+
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        return super().select(signals, layout.host, stage)  # chance is drawn on the CPU, the same for all devices

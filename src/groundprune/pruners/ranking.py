@@ -5,18 +5,23 @@ Leading dimensions are a batch; each row is ranked by itself. Ties go to the ear
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
+from groundprune.pruners.settling import refuse_if
 
 
 def checked(values: Tensor, what: str = "score") -> Tensor:
     """The values in fp32. Raises GroundPruneError where one is NaN."""
     values = values.float()
-    if bool(values.isnan().any()):
-        count = int(values.isnan().sum())
-        raise GroundPruneError(f"the pruner's {what} holds NaN ({count} of {values.numel()} values)")
+    count = values.isnan().sum()
+    refuse_if(
+        count > 0,
+        lambda: GroundPruneError(f"the pruner's {what} holds NaN ({int(count)} of {values.numel()} values)"),
+    )
     return values
 
 
@@ -51,7 +56,9 @@ def others(chosen: Tensor, n: int) -> Tensor:
 
 def rows_of(values: Tensor, chosen: Tensor) -> Tensor:
     """Float[..., n, C], Long[..., k] -> Float[..., k, C]."""
-    return values.gather(-2, chosen[..., None].expand(*chosen.shape, values.shape[-1]))
+    *batch, n, _ = values.shape
+    starts = torch.arange(0, math.prod(batch) * n, n, device=chosen.device).reshape(*batch, 1) if batch else 0
+    return values.flatten(0, -2).index_select(0, (chosen + starts).flatten()).unflatten(0, chosen.shape)
 
 
 def unit(values: Tensor) -> Tensor:

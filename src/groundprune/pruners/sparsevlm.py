@@ -122,7 +122,8 @@ class SparseVLM(BetweenLayers):
 
     def attention(self, signals: Signals, layout: VisualLayout, layer: int) -> Tensor:
         """[H, R, N], of the words that rate; they are chosen once, from all that the LLM was given of the image."""
-        after = torch.tensor(list(text_after(self.label, signals, layout)), device=layout.column.device)
+        words = text_after(self.label, signals, layout)
+        after = torch.arange(words.start, words.stop, device=layout.column.device)
         rows = after[raters(signals.llm(0, "hidden", rows=after), signals.all_projected)]
         attention = signals.llm(layer, "attention", rows=rows)
         if self.version != "2.0":

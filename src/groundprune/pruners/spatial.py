@@ -18,7 +18,7 @@ from groundprune.pruners.registry import register
 from groundprune.signals import Signals
 from groundprune.tokens.budget import allot
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Stage
+from groundprune.tokens.selection import Selection, Stage
 
 
 @register
@@ -33,9 +33,12 @@ class Spatial(Pruner):
         def rule(pool: Tensor, count: int) -> Tensor:
             rows, cols = layout.grid(pool)
             cell = layout.row[pool] * cols + layout.col[pool]
-            return torch.isin(cell, select_spatial(rows, cols, count).to(pool.device)).nonzero().squeeze(1)
+            return torch.isin(cell, select_spatial(rows, cols, count)).nonzero().squeeze(1)
 
         return rule
+
+    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
+        return super().select(signals, layout.host, stage)  # reads nothing that is on a device
 
 
 def select_spatial(rows: int, cols: int, count: int) -> Tensor:

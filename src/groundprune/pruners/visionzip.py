@@ -59,10 +59,11 @@ def select_visionzip(attention: Tensor, keys: Tensor, count: int, contextual: in
     order = ranked(attention)
     dominant = order[..., : count - contextual - 1].sort(-1).values
     rest = others(dominant, n)
-    every = torch.arange(rest.shape[-1], device=rest.device)
+    every = torch.arange(rest.shape[-1])  # on the CPU, where masks become indices without waiting
     step = max(1, len(every) // contextual)
     sampled = (every % step == 0) & (every < contextual * step)
-    target, source = rest[..., sampled], rest[..., ~sampled]
+    places = (every[mask].to(rest.device, non_blocking=True) for mask in (sampled, ~sampled))
+    target, source = (rest.index_select(-1, place) for place in places)
     keys = unit(keys)
     nearest = (rows_of(keys, source) @ rows_of(keys, target).transpose(-1, -2)).argmax(-1)
     joins = nearest[..., None, :] == torch.arange(contextual, device=rest.device)[:, None]

@@ -24,11 +24,12 @@ _OF_FORWARD = ("output_attentions", "output_hidden_states", "return_dict")  # ar
 class Encoded:
     """outputs: `mm_encoder_outputs` of a forward. ids: Long[B, L], the prompts; position: Long[A, B, L].
 
+    Where tokens lie is found out on the CPU, so give these there, or wait for the device.
     layouts, features: per row, the layout and Float[N, D], what the LLM would read at its N visual columns.
     """
 
     def __init__(self, family: Family, config: Any, outputs: dict[str, Any], ids: Tensor, position: Tensor):
-        self._outputs = outputs
+        self._outputs, ids, position = outputs, ids.cpu(), position.cpu()
         self._tokens = {m: token for m, token in family.token_ids(config).items() if outputs.get(m) is not None}
         records = {modality: record_of(outputs[modality]) for modality in self._tokens}
         self.record = next(iter(records.values())) if len(records) == 1 else TowerRecord.join(list(records.values()))
@@ -45,7 +46,7 @@ class Encoded:
             raise GroundPruneError(f"the prompts hold {len(column)} image placeholders, the images {found} features")
         order = torch.cat([self._columns_of(modality) for modality in flat]) if flat else column
         features = torch.cat(list(flat.values())) if flat else column.new_empty(0, 0)
-        self._features = features if len(flat) < 2 else features[order.argsort()]
+        self._features = features if len(flat) < 2 else features[_sent(order.argsort(), features)]
 
     @property
     def features(self) -> list[Tensor]:
@@ -57,18 +58,19 @@ class Encoded:
         sequences: per row Long[K], the kept tokens in the order in which they stand in the pruned prompt.
         """
         outputs = dict(self._outputs)
-        start, kept, features = 0, [], []
+        start, kept, places, features = 0, [], [], []
         for row, sequence in zip(rows, sequences, strict=True):
             kept.append(start + sequence)
-            features.append(row.features[torch.searchsorted(row.selection.kept, sequence)])
+            places.append(sum(map(len, features)) + torch.searchsorted(row.selection.kept, sequence))
+            features.append(row.features)
             start += len(row.layout)
-        index, values = torch.cat(kept), torch.cat(features)
+        index, place, values = torch.cat(kept), torch.cat(places), torch.cat(features)
         for modality, token in self._tokens.items():
             mine = self._said[index] == token
             # `generate` repeats entries for beams by the rows that they fill.
             sizes = [n for n in torch.bincount(self._row[index[mine]], minlength=len(rows)).tolist() if n]
             rank = (self._said == token).cumsum(0) - 1
-            new = list(values[mine].split(sizes))
+            new = list(values[_sent(place[mine], values)].split(sizes))
             outputs[modality] = rebuilt(self._outputs[modality], new, rank[index[mine]], sizes)
         return outputs
 
@@ -111,5 +113,10 @@ def rebuilt(output: Any, features: list[Tensor], index: Tensor, sizes: list[int]
     new = type(output)(pooler_output=torch.cat(features)[:, None] if stacked else features)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
-        new.deepstack_features = [list(_flat(level)[index].split(sizes)) for level in levels]
+        new.deepstack_features = [list(_flat(level)[_sent(index, level[0])].split(sizes)) for level in levels]
     return new
+
+
+def _sent(index: Tensor, to: Tensor) -> Tensor:
+    """From the CPU to where a tensor is, without waiting for what is computed there."""
+    return index.to(to.device, non_blocking=True)

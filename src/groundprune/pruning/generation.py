@@ -57,7 +57,7 @@ class _Generation:
         if mask is not None:
             return torch.cat([compaction.mask.to(mask.dtype), mask[:, self.entered :]], dim=1)
         later = compaction.mask.new_ones(len(compaction.mask), past + 1 - compaction.slots)
-        return None if bool(compaction.mask.all()) else torch.cat([compaction.mask, later], dim=1).long()
+        return None if compaction.full else torch.cat([compaction.mask, later], dim=1).long()
 
 
 class Calls:

@@ -63,7 +63,7 @@ class LayerInputs:
         self, compaction: Compaction, entered: Compaction, stock: Tensor | None, columns: int, window: int | None
     ) -> Tensor | None:
         """See `prefill_mask`. entered: of what entered the LLM, which the stock mask is for."""
-        whole = bool(compaction.mask.all())
+        whole = compaction.full
         if "flash" in self.implementation:
             return None if whole else compaction.mask.long()
         given = stock if stock is not None and stock.ndim == 4 else None
@@ -74,17 +74,21 @@ class LayerInputs:
         return as_given(allowed, self.implementation, self._decoder.dtype)
 
     def decode(
-        self, before: Compaction, later: Tensor, new: int, columns: int, offset: int, window: int | None
+        self, before: Compaction, later: Tensor, new: int, columns: int, offset: int, window: int | None, whole: bool
     ) -> Tensor | None:
-        """See `decode_mask`. before: of the prompt; later: Bool[B, T], the mask over what came after it."""
-        whole, slots = bool(before.mask.all() and later.all()), before.slots + later.shape[1]
+        """See `decode_mask`. before: of the prompt; later: Bool[B, T], the mask over what came after it.
+
+        whole: whether no slot is padding.
+        """
+        slots = before.slots + later.shape[1]
         if whole and ("flash" in self.implementation or (new == 1 and window is None and offset + columns <= slots)):
             return None  # what stock code gives for one token that sees all, and faster kernels take
         compaction = with_later(before, later)
         if "flash" in self.implementation:
             return compaction.mask.long()
         allowed = decode_mask(compaction, new, columns, offset, window, self.exact_windows)
-        if new == 1 and bool(allowed.all()):
+        # Without a window what hides padding hides it from every token.
+        if new == 1 and window is not None and bool(allowed.all()):
             return None
         return as_given(allowed, self.implementation, self._decoder.dtype)
 
@@ -99,6 +103,7 @@ class LayerInputs:
         length = first.compaction.length + tail
         memo: dict[Any, Any] = {}
         found: list[tuple[Tensor | None, Any] | None] = []
+        unpadded = bool(later.all())
         at = 0
         for index in range(layers):
             while at + 1 < len(segments) and segments[at + 1].layer <= index:
@@ -111,11 +116,11 @@ class LayerInputs:
             columns, offset = (int(x) for x in cache.get_mask_sizes(new, index))
             key = (at, columns, offset, window)
             if key not in memo:
-                memo[key] = self.decode(mine, later, new, columns, offset, window)
+                memo[key] = self.decode(mine, later, new, columns, offset, window, mine.full and unpadded)
             kind = self.kind(index)
-            shift = segments[at].shift - first.shift
-            moved = at > 0 and bool(shift.any())
+            moved = segments[at].shifts != first.shifts
             if moved and (at, kind) not in memo:
+                shift = segments[at].shift - first.shift
                 memo[at, kind] = self.rotary(ids + shift[:, None], len(first.position), kind)
             found.append((memo[key], memo[at, kind] if moved else None))
         return found

@@ -20,5 +20,5 @@ def merged(plan: Plan, features: Tensor, selection: Selection, signals: Signals)
     else:
         new = (merge.weight @ features.float()).to(features.dtype)
     # Newlines have no place in the tower: they stay what they are.
-    is_patch = signals.layout.is_patch[selection.kept, None]
-    return torch.where(is_patch, new, features[selection.kept])
+    kept = selection.kept.to(features.device, non_blocking=True)
+    return torch.where(signals.layout.is_patch[kept, None], new, features[kept])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable
 from dataclasses import replace
 from fractions import Fraction
 from typing import Any
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from groundprune.probes.decoder import LayerRecord, RowStates
 from groundprune.probes.look_ahead import look_ahead
 from groundprune.pruners.base import Stage
+from groundprune.pruners.settling import Settling
 from groundprune.pruning.eviction import evict
 from groundprune.pruning.layer_inputs import LayerInputs
 from groundprune.pruning.plan import Plan
@@ -55,10 +57,11 @@ class Passage:
             ids = position.gather(2, last[None, :, None].expand(len(position), -1, -1)) + more.cumsum(1)
             position, valid = torch.cat([position, ids], dim=2), torch.cat([valid, more], dim=1)
             first, shift = prompt.segments[0], prompt.shift[:, None]
-            entered = torch.cat([first.position, ids + shift], dim=2)
-            first = replace(first, compaction=with_later(first.compaction, more), position=entered)
+            new = ids.to(shift.device) + shift
+            entered = torch.cat([first.position, new], dim=2)
+            first = replace(first, compaction=with_later(first.compaction, more.to(shift.device)), position=entered)
             prompt = replace(prompt, segments=[first])
-        # `_position`: Long[A, B, L], `_valid`: Bool[B, L], of the unpruned columns.
+        # `_position`: Long[A, B, L], `_valid`: Bool[B, L], of the unpruned columns; on the CPU.
         self.prompt = replace(prompt, segments=list(prompt.segments))
         self._position, self._valid, self.entered = position, valid, prompt.compaction
 
@@ -121,12 +124,14 @@ class Passage:
         layouts = [row.layout for row in self.prompt.rows]
         orders = [None if s is None else s.order for s in chosen]
         segment = Segment(stage.layer, *placed(self._plan.policy, self._position, self._valid, layouts, left, orders))
+        segment = segment.to(states.device)
         take = previous.compaction.slots_of(segment.compaction.index)
         merged = [self._merged(s, b, states) for b, s in enumerate(chosen)]
         states = torch.gather(states, 1, take[..., None].expand(-1, -1, states.shape[-1]))
         for b, new in enumerate(merged):
             if new is not None:
-                states[b, segment.compaction.slots_of(layouts[b].column[left[b]], b)] = new.to(states.dtype)
+                column = _sent(layouts[b].column[left[b]], states.device)
+                states[b, segment.compaction.slots_of(column, b)] = new.to(states.dtype)
         segment = replace(segment, merged=any(new is not None for new in merged))
         if stage.evict_earlier:
             evict(segments, segment, kwargs.get("past_key_values"))
@@ -139,39 +144,43 @@ class Passage:
         previous = self.prompt.segments[-1]
         # Rotary embedding and mask as the previous segment has them: the stage's layer is looked at before it prunes.
         complete = functools.partial(look_ahead, layer, self.records[stage.layer], self._fitted(stage.layer, kwargs))
-        chosen: list[Selection | None] = []
-        for b, row in enumerate(self.prompt.rows):
-            if b % self._copies:
-                chosen.append(chosen[-1])  # beams of one prompt keep the same: `generate` mixes their caches
-                continue
-            layout, left = row.layout, previous.kept[b]
-            patches = int(layout.is_patch[left].sum())
-            whole = len(layout.patches)
-            count = stage.budget.count(whole, layout.n_images)
-            if count >= (whole if stage.adaptive else patches):
-                chosen.append(None)
-                continue
-            # An adaptive stage decides how many of the survivors stay, however few they are.
-            count = min(count, patches - 1) if stage.adaptive else count
-            last = self._valid[b, : layout.length].nonzero()[-1]
-            column, frequencies = layout.column[left], self._inputs.frequencies
-            seen = RowStates(b, column, last, self.records, self._norm, complete, frequencies)
-            signals = self._signals(b // self._copies, left, seen)
-            share = replace(stage, budget=Budget(share=Fraction(count, patches)))
-            with torch.no_grad():
-                now = replace(layout.subset(left), length=int(last) + 1)  # padding on the right is not of the prompt
-                chosen.append(self._plan.pruner(signals, now, share))
-        return chosen
+        found: dict[int, Selection] = {}
+        with torch.no_grad(), Settling() as settling:
+            for b in range(0, len(self.prompt.rows), self._copies):
+                selection = self._chosen(stage, b, previous.kept[b], complete)
+                if selection is not None:
+                    found[b] = selection
+        found = dict(zip(found, settling.read(list(found.values())), strict=True))
+        # Beams of one prompt keep the same: `generate` mixes their caches.
+        return [found.get(b - b % self._copies) for b in range(len(self.prompt.rows))]
 
-    def _signals(self, row: int, left: Tensor, seen: RowStates) -> Signals:
-        plan = self._plan
-        prompt = plan.text[row] if plan.text is not None else None
-        layout, features = self._encoded.layouts[row], self._encoded.features[row]
-        return Signals(layout, features.detach(), self._encoded.record, prompt, plan.embedder, left, seen)
+    def _chosen(self, stage: Stage, b: int, left: Tensor, complete: Callable[[], None]) -> Selection | None:
+        """What the pruner chooses of the `left` tokens of a row; complete: see `RowStates`."""
+        layout = self.prompt.rows[b].layout
+        patches, whole = int(layout.is_patch[left].sum()), len(layout.patches)
+        count = stage.budget.count(whole, layout.n_images)
+        if count >= (whole if stage.adaptive else patches):
+            return None
+        # An adaptive stage decides how many of the survivors stay, however few they are.
+        count = min(count, patches - 1) if stage.adaptive else count
+        last = self._valid[b, : layout.length].nonzero()[-1]
+        features = self._encoded.features[b // self._copies].detach()
+        now = replace(layout.subset(left), length=int(last) + 1)  # padding on the right is not of the prompt
+        device = features.device
+        now, every, left, last = now.to(device), layout.to(device), _sent(left, device), _sent(last, device)
+        seen = RowStates(b, now.column, last, self.records, self._norm, complete, self._inputs.frequencies)
+        prompt = None if self._plan.text is None else self._plan.text[b // self._copies]
+        signals = Signals(every, features, self._encoded.record, prompt, self._plan.embedder, left, seen)
+        return self._plan.pruner(signals, now, replace(stage, budget=Budget(share=Fraction(count, patches))))
 
     def _merged(self, selection: Selection | None, row: int, states: Tensor) -> Tensor | None:
         if selection is None or selection.merge is None:
             return None
         previous = self.prompt.segments[-1]
-        column = self.prompt.rows[row].layout.column[previous.kept[row]]
+        column = _sent(self.prompt.rows[row].layout.column[previous.kept[row]], states.device)
         return selection.merge.weight @ states[row, previous.compaction.slots_of(column, row)].float()
+
+
+def _sent(index: Tensor, device: torch.device) -> Tensor:
+    """From the CPU, without waiting for what is computed on the device."""
+    return index.to(device, non_blocking=True)

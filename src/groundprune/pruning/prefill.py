@@ -11,6 +11,7 @@ from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.tower import recordable
+from groundprune.pruners.settling import Settling
 from groundprune.pruning.encoding import Encoded, encode_inputs
 from groundprune.pruning.merged import merged
 from groundprune.pruning.plan import Plan
@@ -35,7 +36,7 @@ class PrunedInputs(dict[str, Any]):
 
     @property
     def kept(self) -> list[Tensor]:
-        """Long[K] per prompt row: which of its N visual tokens stayed, ascending (indices into its layout)."""
+        """Long[K] per prompt row, on the CPU: which of its N visual tokens stayed, ascending."""
         return [row.selection.kept for row in self.prompt.rows]
 
     @property
@@ -59,7 +60,11 @@ class PrunedInputs(dict[str, Any]):
 
 @dataclass(frozen=True, eq=False)
 class Prefill:
-    """A batch of unpruned prompts, encoded. position: Long[A, B, L]; valid: Bool[B, L], False = padding."""
+    """A batch of unpruned prompts, encoded.
+
+    position: Long[A, B, L]; valid: Bool[B, L], False = padding; both on the CPU, where all is settled that does not
+    read features.
+    """
 
     inputs: dict[str, Any]
     encoded: Encoded
@@ -72,6 +77,9 @@ def encoded_prefill(plan: Plan, inputs: dict[str, Any]) -> Prefill:
     ids, mask = checked_ids(inputs)
     valid = torch.ones_like(ids, dtype=torch.bool) if mask is None else mask.bool()
     position = plan.family.positions(plan.model.base_model, with_position_ids(plan, inputs, valid))
+    # One copy, before the tower runs: what follows does not wait for it.
+    ids, valid, *axes = torch.stack([ids, valid, *position]).cpu()
+    position, valid = torch.stack(axes), valid.bool()
     inputs = encode_inputs(plan.model.base_model, plan.family, inputs, recordable(plan.pruner.needs))
     encoded = Encoded(plan.family, plan.model.config, inputs.get("mm_encoder_outputs") or {}, ids, position)
     return Prefill(inputs, encoded, position, valid)
@@ -111,12 +119,15 @@ def shortened(plan: Plan, prefill: Prefill) -> PrunedInputs:
         mine = segment.compaction.mask[b]
         column, ids_of_row = segment.compaction.index[b, mine], segment.position[:, b, mine]
         rows.append(PrunedRow(layout, selection, column, ids_of_row, features))
+    segment = segment.to(ids.device)
     next_position = position.amax(0).masked_fill(~valid, -1).amax(1) + 1
-    prompt = PrunedPrompt(rows, [segment], next_position, ids)
-    whole = all(len(left) == len(layout) for left, layout in zip(kept, layouts, strict=True))
-    if whole and not plan.policy.changes_whole_rows:
+    prompt = PrunedPrompt(rows, [segment], next_position.to(ids.device, non_blocking=True), ids)
+    unchanged = all(len(left) == len(layout) for left, layout in zip(kept, layouts, strict=True))
+    if unchanged and not plan.policy.changes_whole_rows:
         # Nothing was dropped: the stock model, to the bit. It would make M-RoPE ids of what encoding used up.
-        same = inputs if len(position) == 1 else {**inputs, "position_ids": position}
+        same = dict(inputs)
+        if len(position) > 1:
+            same["position_ids"] = position.to(ids.device, non_blocking=True)
         return PrunedInputs(same, prompt, str(plan.policy), ids)
     implementation = plan.model.config.get_text_config()._attn_implementation or ""
     if plan.policy.splits_flash_sequences and "flash" in implementation:
@@ -131,18 +142,33 @@ def _select(plan: Plan, encoded: Encoded) -> list[tuple[Selection, Tensor]]:
         raise GroundPruneError(
             f"text= must hold one entry per prompt row: {len(layouts)} rows, {len(plan.text)} given"
         )
-    chosen: list[tuple[Selection, Tensor]] = []
-    for b, (layout, features) in enumerate(zip(layouts, encoded.features, strict=True)):
-        if plan.before is None or not len(layout):
-            chosen.append((Selection(torch.arange(len(layout), device=layout.column.device)), features))
-            continue
-        prompt = plan.text[b] if plan.text is not None else None
-        signals = Signals(layout, features.detach(), encoded.record, prompt, plan.embedder)
-        with torch.no_grad():
-            selection = plan.pruner(signals, layout, plan.before)
-        kept = features[selection.kept] if selection.merge is None else merged(plan, features, selection, signals)
-        chosen.append((selection, kept))
-    return chosen
+    if plan.before is None:
+        return [(_whole(layout), features) for layout, features in zip(layouts, encoded.features, strict=True)]
+    rows: list[Signals] = []
+    with torch.no_grad(), Settling() as settling:
+        for b, (layout, features) in enumerate(zip(layouts, encoded.features, strict=True)):
+            prompt = plan.text[b] if plan.text is not None else None
+            there = layout.to(features.device)
+            rows.append(Signals(there, features.detach(), encoded.record, prompt, plan.embedder))
+        chosen = [
+            plan.pruner(row, row.layout, plan.before) if len(row.layout) else _whole(row.layout) for row in rows
+        ]
+    return [
+        (selection, _features(plan, features, selection, row))
+        for selection, features, row in zip(settling.read(chosen), encoded.features, rows, strict=True)
+    ]
+
+
+def _whole(layout: VisualLayout) -> Selection:
+    """All tokens stay."""
+    return Selection(torch.arange(len(layout)))
+
+
+def _features(plan: Plan, features: Tensor, selection: Selection, signals: Signals) -> Tensor:
+    """[K, D]: what the LLM reads in the kept slots. features: [N, D], of all tokens."""
+    if selection.merge is not None:
+        return merged(plan, features, selection, signals)
+    return features[selection.kept.to(features.device, non_blocking=True)]
 
 
 def _compacted(
@@ -155,7 +181,7 @@ def _compacted(
     new["input_ids"] = compaction.gather(inputs["input_ids"])
     new["position_ids"] = position if len(position) > 1 else position[0]
     new["attention_mask"] = compaction.mask.long()
-    if len(position) == 1 and bool(compaction.mask.all()):
+    if len(position) == 1 and compaction.full:
         # `generate` leaves out a mask of ones, and without mask and cache gaps between ids are read as packed
         # sequences. A 2 is as true as a 1.
         new["attention_mask"][:, 0] = 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from groundprune.tokens.compaction import Compaction
@@ -14,7 +16,7 @@ from groundprune.tokens.selection import Selection
 
 @dataclass(frozen=True, eq=False)
 class PrunedRow:
-    """What became of one prompt row before the LLM.
+    """What became of one prompt row before the LLM. All but the features is on the CPU.
 
     column: Long[S], the columns that stayed; position: Long[A, S], their ids; features: [K, D], what the LLM reads
     in the kept slots.
@@ -33,8 +35,8 @@ class Segment:
 
     layer: the first of them. compaction: of their slots, in unpruned columns. position: Long[A, B, S], the ids in the
     slots (0 in padding). shift: Long[B], added to the unpruned ids of later tokens. kept: per row Long[K], which of
-    its visual tokens the layers saw on prefill; where a later stage evicts, the compaction holds fewer. merged:
-    states of dropped tokens went into kept ones.
+    its visual tokens the layers saw on prefill, on the CPU; where a later stage evicts, the compaction holds fewer.
+    merged: states of dropped tokens went into kept ones.
     """
 
     layer: int
@@ -43,6 +45,16 @@ class Segment:
     shift: Tensor
     kept: list[Tensor]
     merged: bool = False
+
+    @functools.cached_property
+    def shifts(self) -> list[int]:
+        """`shift` as numbers; what reads it again waits for no device."""
+        return self.shift.tolist()
+
+    def to(self, device: torch.device) -> Segment:
+        """On a device, but for `kept`."""
+        position, shift = (x.to(device, non_blocking=True) for x in (self.position, self.shift))
+        return replace(self, compaction=self.compaction.to(device), position=position, shift=shift)
 
     def without_last(self, count: int) -> Segment:
         """As if the prompt had been shorter by its last `count` columns, all of them text."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from groundprune.pruning.encoding import Encoded, rebuilt
 from groundprune.tokens.layout import VisualLayout
@@ -19,12 +20,17 @@ class Since(Encoded):
         later = torch.cat([layout.column for layout in whole.layouts]) >= column
         lengths = [len(unit) for unit in whole.record.units]
         self.layouts = [_since(layout, column, lengths) for layout in whole.layouts]
-        self._row, self._said, self._features = whole._row[later], whole._said[later], whole._features[later]
+        self._row, self._said, self._features = whole._row[later], whole._said[later], _rows(whole._features, later)
         self._outputs = {}
         for modality, token in whole._tokens.items():
             index = later[whole._columns_of(modality)].nonzero().squeeze(1)
-            mine = whole._features[later & (whole._said == token)]
+            mine = _rows(whole._features, later & (whole._said == token))
             self._outputs[modality] = rebuilt(whole._outputs[modality], [mine], index, [len(index)])
+
+
+def _rows(features: Tensor, which: Tensor) -> Tensor:
+    """Of features on any device those that are named: Bool[N], on the CPU."""
+    return features[which.nonzero().squeeze(1).to(features.device)]
 
 
 def _since(layout: VisualLayout, column: int, lengths: Sequence[int]) -> VisualLayout:

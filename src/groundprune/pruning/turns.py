@@ -45,7 +45,7 @@ def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: 
     rest = {name: value for name, value in inputs.items() if name not in ("attention_mask", "past_key_values")}
     rest = encode_inputs(plan.model.base_model, plan.family, rest, recordable(plan.pruner.needs))
     every = ids.shape[1] > new and _holds_all_images(plan, rest, ids, new)
-    position = _positions(plan, inputs, ids, mask, first, valid)
+    position, valid = _positions(plan, inputs, ids, mask, first, valid).cpu(), valid.cpu()
     encoded = Encoded(
         plan.family,
         plan.model.config,

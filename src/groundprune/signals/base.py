@@ -125,7 +125,7 @@ class ModelSignals:
         if self._states is None:
             raise Unservable(f"the signal 'llm {kind}' is not there yet: this pruner acts before the LLM")
         device = self.layout.column.device
-        where = None if rows is None else torch.as_tensor(list(rows), dtype=torch.long, device=device)
+        where = None if rows is None else torch.as_tensor(rows, dtype=torch.long).to(device, non_blocking=True)
         return self._states.read(layer, kind, where, rope).float()
 
     def _recorded(self, need: Need) -> Tensor:

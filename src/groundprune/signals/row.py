@@ -61,7 +61,7 @@ class Signals(ModelSignals):
         if not self._record.fingerprint:
             raise undeclared("fingerprint")
         found = [0] * self.layout.n_images
-        image = self.layout.image.tolist()
+        image = self.layout.host.image.tolist()
         start = 0
         for unit in self.layout.unit:
             # Of an image in several tiles all count, each in its place.

@@ -26,13 +26,25 @@ class Compaction:
     mask: Bool[B, S], False = padding.
     length: number of columns of the unpruned batch.
     reordered: Long[B, S] or None, the column whose PLACE each slot has taken, ascending, where slots do not stand in
-    the order of their columns; see `compact`.
+    the order of their columns; see `compact`. unpadded: whether all of `mask` is True, where that is known.
     """
 
     index: Tensor
     mask: Tensor
     length: int
     reordered: Tensor | None = None
+    unpadded: bool | None = None
+
+    def to(self, device: torch.device) -> Compaction:
+        """A copy on a device, made on the CPU: what is asked of its mask then need not wait for that device."""
+        index, mask = (x.to(device, non_blocking=True) for x in (self.index, self.mask))
+        reordered = None if self.reordered is None else self.reordered.to(device, non_blocking=True)
+        return Compaction(index, mask, self.length, reordered, self.full)
+
+    @property
+    def full(self) -> bool:
+        """Whether no slot is padding."""
+        return bool(self.mask.all()) if self.unpadded is None else self.unpadded
 
     @property
     def slots(self) -> int:
@@ -189,7 +201,7 @@ def placed(
     kept: Sequence[Tensor],
     orders: Sequence[Tensor | None],
 ) -> tuple[Compaction, Tensor, Tensor, list[Tensor]]:
-    """What becomes of rows of which the `kept` tokens stay.
+    """What becomes of rows of which the `kept` tokens stay; all on the CPU.
 
     Gives their slots; Long[A, B, S], the ids in them; Long[B], by how much later ids move; and kept, in sequence.
     position: Long[A, B, L], the unpruned ids; valid: Bool[B, L], no padding; kept, orders: see `Selection`; orders
@@ -199,7 +211,7 @@ def placed(
     if policy.in_order:
         kept = [left if order is None else left[order] for left, order in zip(kept, orders, strict=True)]
     length = valid.shape[1]
-    keep, place = valid.clone(), torch.arange(length, device=valid.device).repeat(len(valid), 1)
+    keep, place = valid.clone(), torch.arange(length).repeat(len(valid), 1)
     whole = place.clone()
     for b, (layout, left) in enumerate(zip(layouts, kept, strict=True)):
         keep[b, layout.column] = False
@@ -207,10 +219,10 @@ def placed(
         place[b] = emitted(layout.column[left], length)
     unchanged = keep.equal(valid) and place.equal(whole)
     compaction = Compaction(whole, valid, length) if unchanged else compact(keep, place)
-    new = torch.zeros(len(position), *compaction.index.shape, dtype=torch.long, device=position.device)
+    new = torch.zeros(len(position), *compaction.index.shape, dtype=torch.long)
     shifts = []
     for b, (layout, left) in enumerate(zip(layouts, kept, strict=True)):
         mine = compaction.mask[b]
         new[:, b, mine], shift = policy(Row(position[:, b], compaction.index[b, mine], layout, left))
         shifts.append(shift)
-    return compaction, new, torch.tensor(shifts, device=position.device), list(kept)
+    return compaction, new, torch.tensor(shifts), list(kept)

@@ -11,7 +11,8 @@ from groundprune.tokens.compaction import Compaction
 def without_last(given: Compaction, count: int) -> Compaction:
     """As if the unpruned batch had been shorter by its last `count` columns, all of which stayed."""
     held = None if given.reordered is None else given.reordered[:, :-count]
-    return Compaction(given.index[:, :-count], given.mask[:, :-count], given.length - count, held)
+    unpadded = given.unpadded or None  # of a cut mask True alone is known
+    return Compaction(given.index[:, :-count], given.mask[:, :-count], given.length - count, held, unpadded)
 
 
 def with_later(given: Compaction, later: Tensor) -> Compaction:
@@ -27,7 +28,7 @@ def repeated(given: Compaction, copies: int) -> Compaction:
     """Each row `copies` times, as `generate` repeats the rows of a batch."""
     held = None if given.reordered is None else given.reordered.repeat_interleave(copies, dim=0)
     index, mask = (x.repeat_interleave(copies, dim=0) for x in (given.index, given.mask))
-    return Compaction(index, mask, given.length, held)
+    return Compaction(index, mask, given.length, held, given.unpadded)
 
 
 def grown_mask(given: Compaction, mask: Tensor | None, tail: int) -> Tensor:

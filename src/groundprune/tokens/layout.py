@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -17,9 +17,10 @@ from groundprune.tokens.views import LayoutViews
 class VisualUnit:
     """What the encoder makes of one image, one tile of an image or one video: P tokens, in sequence order.
 
-    tile, row, col: Long[P] within the unit; row and col are -1 where a token is no patch. is_patch: Bool[P].
-    crop: Long[P], which of the crops that the tower sees a patch comes from, in the tower's order. overview: Bool[P],
-    whether that crop shows the whole of the unit. pixels: what the tower sees of it, of any shape.
+    tile, row, col: Long[P] within the unit, on the CPU as all but the pixels; row and col are -1 where a token is no
+    patch. is_patch: Bool[P]. crop: Long[P], which of the crops that the tower sees a patch comes from, in the tower's
+    order. overview: Bool[P], whether that crop shows the whole of the unit. pixels: what the tower sees of it, of any
+    shape.
     """
 
     tile: Tensor
@@ -34,10 +35,10 @@ class VisualUnit:
         return self.row.shape[0]
 
     @staticmethod
-    def grid(rows: int, cols: int, pixels: Tensor, tiles: int = 1, device: torch.device | None = None) -> VisualUnit:
+    def grid(rows: int, cols: int, pixels: Tensor, tiles: int = 1) -> VisualUnit:
         """`tiles` grids (of a video: frames) of rows x cols patches, each in raster order, one after another."""
-        cell = torch.arange(rows * cols, device=device).repeat(tiles)
-        tile = torch.arange(tiles, device=device).repeat_interleave(rows * cols)
+        cell = torch.arange(rows * cols).repeat(tiles)
+        tile = torch.arange(tiles).repeat_interleave(rows * cols)
         every = torch.ones_like(cell, dtype=torch.bool)
         return VisualUnit(tile, cell // cols, cell % cols, every, tile, every, pixels)
 
@@ -45,6 +46,9 @@ class VisualUnit:
 @dataclass(frozen=True, eq=False)
 class VisualLayout(LayoutViews):
     """The N visual columns of one prompt row, all images, in sequence order.
+
+    A layout is on the CPU, where reading a count waits for no device. What a pruner is given is a copy `to` the
+    device of the features; counts and groups of that are read from the original.
 
     Attributes:
         column: Long[N], where a token stands in the unpruned row.
@@ -61,6 +65,7 @@ class VisualLayout(LayoutViews):
         length: how many columns the unpruned row has, padding included.
         unit: which of the encoder's units the row holds, in sequence order; those of videos count after those of
             images.
+        original: of a copy on another device, what it is a copy of.
     """
 
     column: Tensor
@@ -74,6 +79,7 @@ class VisualLayout(LayoutViews):
     position: Tensor
     length: int
     unit: tuple[int, ...] = ()
+    original: VisualLayout | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
         return self.column.shape[0]
@@ -81,29 +87,54 @@ class VisualLayout(LayoutViews):
     @property
     def n_images(self) -> int:
         """How many images the row holds."""
-        return int(self.image.max()) + 1 if len(self) else 0
+        image = self.host.image
+        return int(image.max()) + 1 if len(image) else 0
+
+    @property
+    def host(self) -> VisualLayout:
+        """The layout on the CPU."""
+        return self.original or self
 
     @property
     def patches(self) -> Tensor:
         """Long[P]: which of the N columns are patches (the tokens that a pruner chooses among)."""
-        return self.is_patch.nonzero().squeeze(1)
+        return self.here(self.host.is_patch.nonzero().squeeze(1))
+
+    @property
+    def separators(self) -> Tensor:
+        """Long: which of the N columns are none."""
+        return self.here((~self.host.is_patch).nonzero().squeeze(1))
 
     def groups(self, of: str = "tile") -> list[Tensor]:
         """One Long tensor of patch indices (into N) per tile of each image, or per "image", in sequence order."""
-        if not len(self):
+        at = self.host
+        if not len(at):
             return []
-        key = self.image if of == "image" else self.image * (int(self.tile.max()) + 1) + self.tile
-        return [(self.is_patch & (key == k)).nonzero().squeeze(1) for k in key[self.is_patch].unique().tolist()]
+        key = at.image if of == "image" else at.image * (int(at.tile.max()) + 1) + at.tile
+        found = key[at.is_patch].unique().tolist()
+        return [self.here((at.is_patch & (key == k)).nonzero().squeeze(1)) for k in found]
 
     def subset(self, kept: Tensor) -> VisualLayout:
-        """Of the tokens that are left: Long[K], in sequence. `unit` goes on naming the whole row's."""
+        """Of the tokens that are left: Long[K], in sequence, on the CPU. `unit` goes on naming the whole row's."""
+        at = self.host
         names = ("column", "image", "tile", "row", "col", "is_patch", "crop", "overview")
-        every = {name: getattr(self, name)[kept] for name in names}
-        return replace(self, **every, position=self.position[:, kept])
+        every = {name: getattr(at, name)[kept] for name in names}
+        left = replace(at, **every, position=at.position[:, kept])
+        return left if at is self else left.to(self.column.device)
 
     def to(self, device: torch.device | str) -> VisualLayout:
-        moved = {k: v.to(device) for k, v in vars(self).items() if isinstance(v, Tensor)}
-        return replace(self, **moved)
+        """A copy on a device; the layout itself where it is there."""
+        if self.column.device == torch.device(device):
+            return self
+        at = self.host
+        if torch.device(device).type == "cpu":
+            return at
+        moved = {k: v.to(device, non_blocking=True) for k, v in vars(at).items() if isinstance(v, Tensor)}
+        return replace(at, **moved, original=at)
+
+    def here(self, found: Tensor) -> Tensor:
+        """What was found on the CPU, where the layout is."""
+        return found.to(self.column.device, non_blocking=True)
 
 
 def place_units(
@@ -116,8 +147,8 @@ def place_units(
 ) -> list[VisualLayout]:
     """Hand out units to the placeholders of each row, first to last.
 
-    ids: Long[B, L]; position: Long[A, B, L]; units, tokens: by modality, the units in row order and the id of the
-    placeholder; images_of, unit_is_crop: see `Family`. Raises GroundPruneError where they do not fit together.
+    ids: Long[B, L], position: Long[A, B, L], on the CPU; units, tokens: by modality, the units in row order and the
+    id of the placeholder; images_of, unit_is_crop: see `Family`. Raises GroundPruneError where they do not fit.
     """
     joint = [unit for modality in tokens for unit in units.get(modality, [])]
     number = iter(range(len(joint)))

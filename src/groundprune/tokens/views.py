@@ -21,9 +21,10 @@ class LayoutViews:
 
     def crops(self, image: int) -> list[Tensor]:
         """One Long tensor of patch indices (into N) per crop of an image; empty where none of its patches is left."""
-        mine = self.is_patch & (self.image == image)
-        count = int(self.crop[mine].max()) + 1 if bool(mine.any()) else 0
-        return [(mine & (self.crop == k)).nonzero().squeeze(1) for k in range(count)]
+        at = self.host
+        mine = at.is_patch & (at.image == image)
+        count = int(at.crop[mine].max()) + 1 if bool(mine.any()) else 0
+        return [self.here((mine & (at.crop == k)).nonzero().squeeze(1)) for k in range(count)]
 
     def grid(self, group: Tensor) -> tuple[int, int]:
         """Rows and columns of the patch grid that `group` (one of `groups()`) covers."""

@@ -83,7 +83,7 @@ class ImagePruning:
             {need: [value] for need, value in values.items()},
             [fingerprint(unit.pixels)] if FINGERPRINT in self.pruner.needs else [],
         )
-        layout = self._layout(unit)
+        layout = self._layout(unit).to(projected.device)
         selection = self.pruner(Signals(layout, projected, record), layout, self.stage)
         if selection.merge is not None:
             raise Unservable(f"{self.pruner.label} merges tokens, which is not done inside of vLLM")
@@ -101,7 +101,7 @@ class ImagePruning:
 
     def _layout(self, unit: VisualUnit) -> VisualLayout:
         image = self.family.token_ids(self.config)["image"]
-        ids = torch.full((1, len(unit)), image, device=unit.row.device)
+        ids = torch.full((1, len(unit)), image)
         nowhere = ids.new_zeros(self.family.position_axes, *ids.shape)
         (layout,) = self.family.layouts(self.config, ids, nowhere, {"image": [unit]})
         return layout
