@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -20,6 +21,7 @@ ALL = [
     "nuwa", "prumerge", "prumerge+", "pyramiddrop", "random", "sparsevlm", "spatial", "tome", "v2drop", "visionzip",
     "vispruner",
 ]  # fmt: skip
+TESTS = Path(__file__).parents[1]
 SOME = ["cls-visual", "fastv"]
 FAMILIES = {"llava": ALL, **dict.fromkeys(("qwen3_vl", "llava_next", "gemma3"), SOME)}
 IDS = "prefill.py"  # of the prompt, in one copy before the tower runs
@@ -40,7 +42,7 @@ def found():
         [sys.executable, "-m", "support.device_run", *wishes],
         capture_output=True,
         text=True,
-        cwd="tests",
+        cwd=TESTS,
         check=False,
     )
     assert run.returncode == 0, run.stderr[-3000:]
@@ -107,7 +109,7 @@ with elsewhere() as waits:
     torch.ones(2).to("elsewhere", non_blocking=True)
     assert sum(waits.values()) == len(looks)
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd="tests", check=False)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=TESTS, check=False)
     assert done.returncode == 0, done.stderr
 
 

@@ -18,6 +18,12 @@ class LayoutViews:
     is_patch: Tensor
     crop: Tensor
     groups: Callable[..., list[Tensor]]
+    here: Callable[[Tensor], Tensor]
+
+    @property
+    def host(self) -> LayoutViews:
+        """The layout on the CPU."""
+        raise NotImplementedError
 
     def crops(self, image: int) -> list[Tensor]:
         """One Long tensor of patch indices (into N) per crop of an image; empty where none of its patches is left."""
