@@ -10,6 +10,7 @@ import torch
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.pruners import make_pruner
+from groundprune.tokens import sending
 from support.closeness import difference
 from support.elsewhere import Elsewhere, elsewhere, moved
 
@@ -86,6 +87,7 @@ def run(family, names):
     with torch.no_grad():
         wanted = {each: CASES[each[1]](model, inputs, make_pruner(each[0], "0.5")) for each in cases}
     found = {}
+    sending.READ_AT_ONCE.add("elsewhere")
     with torch.no_grad(), elsewhere() as waits:
         moved(model)
         there = {name: value.to("elsewhere") if torch.is_tensor(value) else value for name, value in inputs.items()}

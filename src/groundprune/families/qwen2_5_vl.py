@@ -11,6 +11,7 @@ from groundprune.families.base import register_family
 from groundprune.families.grounding import Grounding
 from groundprune.families.llava import LLAVA_GROUNDING
 from groundprune.families.qwen import ARGUMENTS, POINT_PROMPT, Qwen
+from groundprune.tokens.sending import sent
 
 
 @register_family
@@ -45,5 +46,5 @@ class Qwen25VL(Qwen):
             patch_size=vision.patch_size,
         )
         merged = vision.spatial_merge_size**2
-        raster = value.unflatten(0, (-1, merged))[order.argsort().to(value.device, non_blocking=True)].flatten(0, 1)
+        raster = value.unflatten(0, (-1, merged))[sent(order.argsort(), value.device)].flatten(0, 1)
         return super().to_tokens(base, raster, modality, arguments)

@@ -18,6 +18,7 @@ from groundprune.pruners.registry import register
 from groundprune.signals import CLS_ATTENTION, PROJECTOR, TOWER_CLS, TOWER_HIDDEN, Need, Signals
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.selection import Stage
+from groundprune.tokens.sending import sent
 
 
 @register
@@ -62,7 +63,7 @@ def select_visionzip(attention: Tensor, keys: Tensor, count: int, contextual: in
     every = torch.arange(rest.shape[-1])  # on the CPU, where masks become indices without waiting
     step = max(1, len(every) // contextual)
     sampled = (every % step == 0) & (every < contextual * step)
-    places = (every[mask].to(rest.device, non_blocking=True) for mask in (sampled, ~sampled))
+    places = (sent(every[mask], rest.device) for mask in (sampled, ~sampled))
     target, source = (rest.index_select(-1, place) for place in places)
     keys = unit(keys)
     nearest = (rows_of(keys, source) @ rows_of(keys, target).transpose(-1, -2)).argmax(-1)

@@ -14,6 +14,7 @@ from groundprune.probes.tower import MODALITIES, encode, record_of
 from groundprune.pruning.prompt import PrunedRow
 from groundprune.signals import Need, TowerRecord
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.sending import sent
 
 if TYPE_CHECKING:
     from groundprune.families.base import Family
@@ -46,7 +47,7 @@ class Encoded:
             raise GroundPruneError(f"the prompts hold {len(column)} image placeholders, the images {found} features")
         order = torch.cat([self._columns_of(modality) for modality in flat]) if flat else column
         features = torch.cat(list(flat.values())) if flat else column.new_empty(0, 0)
-        self._features = features if len(flat) < 2 else features[_sent(order.argsort(), features)]
+        self._features = features if len(flat) < 2 else features[sent(order.argsort(), features.device)]
 
     @property
     def features(self) -> list[Tensor]:
@@ -70,7 +71,7 @@ class Encoded:
             # `generate` repeats entries for beams by the rows that they fill.
             sizes = [n for n in torch.bincount(self._row[index[mine]], minlength=len(rows)).tolist() if n]
             rank = (self._said == token).cumsum(0) - 1
-            new = list(values[_sent(place[mine], values)].split(sizes))
+            new = list(values[sent(place[mine], values.device)].split(sizes))
             outputs[modality] = rebuilt(self._outputs[modality], new, rank[index[mine]], sizes)
         return outputs
 
@@ -113,10 +114,5 @@ def rebuilt(output: Any, features: list[Tensor], index: Tensor, sizes: list[int]
     new = type(output)(pooler_output=torch.cat(features)[:, None] if stacked else features)
     levels = getattr(output, "deepstack_features", None)
     if levels is not None:
-        new.deepstack_features = [list(_flat(level)[_sent(index, level[0])].split(sizes)) for level in levels]
+        new.deepstack_features = [list(_flat(level)[sent(index, level[0].device)].split(sizes)) for level in levels]
     return new
-
-
-def _sent(index: Tensor, to: Tensor) -> Tensor:
-    """From the CPU to where a tensor is, without waiting for what is computed there."""
-    return index.to(to.device, non_blocking=True)

@@ -8,6 +8,7 @@ from torch import Tensor
 from groundprune.pruning.plan import Plan
 from groundprune.signals import Signals
 from groundprune.tokens.selection import Selection
+from groundprune.tokens.sending import sent
 
 
 def merged(plan: Plan, features: Tensor, selection: Selection, signals: Signals) -> Tensor:
@@ -20,5 +21,5 @@ def merged(plan: Plan, features: Tensor, selection: Selection, signals: Signals)
     else:
         new = (merge.weight @ features.float()).to(features.dtype)
     # Newlines have no place in the tower: they stay what they are.
-    kept = selection.kept.to(features.device, non_blocking=True)
+    kept = sent(selection.kept, features.device)
     return torch.where(signals.layout.is_patch[kept, None], new, features[kept])

@@ -25,6 +25,7 @@ from groundprune.tokens.budget import Budget
 from groundprune.tokens.compaction import placed
 from groundprune.tokens.growth import with_later
 from groundprune.tokens.selection import Selection
+from groundprune.tokens.sending import sent
 
 
 class Passage:
@@ -130,7 +131,7 @@ class Passage:
         states = torch.gather(states, 1, take[..., None].expand(-1, -1, states.shape[-1]))
         for b, new in enumerate(merged):
             if new is not None:
-                column = _sent(layouts[b].column[left[b]], states.device)
+                column = sent(layouts[b].column[left[b]], states.device)
                 states[b, segment.compaction.slots_of(column, b)] = new.to(states.dtype)
         segment = replace(segment, merged=any(new is not None for new in merged))
         if stage.evict_earlier:
@@ -167,7 +168,7 @@ class Passage:
         features = self._encoded.features[b // self._copies].detach()
         now = replace(layout.subset(left), length=int(last) + 1)  # padding on the right is not of the prompt
         device = features.device
-        now, every, left, last = now.to(device), layout.to(device), _sent(left, device), _sent(last, device)
+        now, every, left, last = now.to(device), layout.to(device), sent(left, device), sent(last, device)
         seen = RowStates(b, now.column, last, self.records, self._norm, complete, self._inputs.frequencies)
         prompt = None if self._plan.text is None else self._plan.text[b // self._copies]
         signals = Signals(every, features, self._encoded.record, prompt, self._plan.embedder, left, seen)
@@ -177,10 +178,5 @@ class Passage:
         if selection is None or selection.merge is None:
             return None
         previous = self.prompt.segments[-1]
-        column = _sent(self.prompt.rows[row].layout.column[previous.kept[row]], states.device)
+        column = sent(self.prompt.rows[row].layout.column[previous.kept[row]], states.device)
         return selection.merge.weight @ states[row, previous.compaction.slots_of(column, row)].float()
-
-
-def _sent(index: Tensor, device: torch.device) -> Tensor:
-    """From the CPU, without waiting for what is computed on the device."""
-    return index.to(device, non_blocking=True)

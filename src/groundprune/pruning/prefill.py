@@ -20,6 +20,7 @@ from groundprune.signals import Signals
 from groundprune.tokens.compaction import placed
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.selection import Selection
+from groundprune.tokens.sending import sent
 
 
 class PrunedInputs(dict[str, Any]):
@@ -121,13 +122,13 @@ def shortened(plan: Plan, prefill: Prefill) -> PrunedInputs:
         rows.append(PrunedRow(layout, selection, column, ids_of_row, features))
     segment = segment.to(ids.device)
     next_position = position.amax(0).masked_fill(~valid, -1).amax(1) + 1
-    prompt = PrunedPrompt(rows, [segment], next_position.to(ids.device, non_blocking=True), ids)
+    prompt = PrunedPrompt(rows, [segment], sent(next_position, ids.device), ids)
     unchanged = all(len(left) == len(layout) for left, layout in zip(kept, layouts, strict=True))
     if unchanged and not plan.policy.changes_whole_rows:
         # Nothing was dropped: the stock model, to the bit. It would make M-RoPE ids of what encoding used up.
         same = dict(inputs)
         if len(position) > 1:
-            same["position_ids"] = position.to(ids.device, non_blocking=True)
+            same["position_ids"] = sent(position, ids.device)
         return PrunedInputs(same, prompt, str(plan.policy), ids)
     implementation = plan.model.config.get_text_config()._attn_implementation or ""
     if plan.policy.splits_flash_sequences and "flash" in implementation:
@@ -168,7 +169,7 @@ def _features(plan: Plan, features: Tensor, selection: Selection, signals: Signa
     """[K, D]: what the LLM reads in the kept slots. features: [N, D], of all tokens."""
     if selection.merge is not None:
         return merged(plan, features, selection, signals)
-    return features[selection.kept.to(features.device, non_blocking=True)]
+    return features[sent(selection.kept, features.device)]
 
 
 def _compacted(

@@ -12,6 +12,7 @@ from groundprune.tokens.compaction import Compaction
 from groundprune.tokens.growth import without_last
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.selection import Selection
+from groundprune.tokens.sending import sent
 
 
 @dataclass(frozen=True, eq=False)
@@ -53,7 +54,7 @@ class Segment:
 
     def to(self, device: torch.device) -> Segment:
         """On a device, but for `kept`."""
-        position, shift = (x.to(device, non_blocking=True) for x in (self.position, self.shift))
+        position, shift = (sent(x, device) for x in (self.position, self.shift))
         return replace(self, compaction=self.compaction.to(device), position=position, shift=shift)
 
     def without_last(self, count: int) -> Segment:

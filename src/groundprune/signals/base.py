@@ -16,6 +16,7 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.signals.contracts import undeclared
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.sending import sent
 
 if TYPE_CHECKING:
     from groundprune.signals.contracts import LLMStates, TextEmbedder
@@ -125,7 +126,7 @@ class ModelSignals:
         if self._states is None:
             raise Unservable(f"the signal 'llm {kind}' is not there yet: this pruner acts before the LLM")
         device = self.layout.column.device
-        where = None if rows is None else torch.as_tensor(rows, dtype=torch.long).to(device, non_blocking=True)
+        where = None if rows is None else sent(torch.as_tensor(rows, dtype=torch.long), device)
         return self._states.read(layer, kind, where, rope).float()
 
     def _recorded(self, need: Need) -> Tensor:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from groundprune.tokens.layout import VisualLayout
+from groundprune.tokens.sending import sent
 
 IGNORED = -100  # the label of a column that is not predicted
 
@@ -37,8 +38,8 @@ class Compaction:
 
     def to(self, device: torch.device) -> Compaction:
         """A copy on a device, made on the CPU: what is asked of its mask then need not wait for that device."""
-        index, mask = (x.to(device, non_blocking=True) for x in (self.index, self.mask))
-        reordered = None if self.reordered is None else self.reordered.to(device, non_blocking=True)
+        index, mask = (sent(x, device) for x in (self.index, self.mask))
+        reordered = None if self.reordered is None else sent(self.reordered, device)
         return Compaction(index, mask, self.length, reordered, self.full)
 
     @property

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
+from groundprune.tokens.sending import sent
 from groundprune.tokens.views import LayoutViews
 
 
@@ -129,12 +130,12 @@ class VisualLayout(LayoutViews):
         at = self.host
         if torch.device(device).type == "cpu":
             return at
-        moved = {k: v.to(device, non_blocking=True) for k, v in vars(at).items() if isinstance(v, Tensor)}
+        moved = {k: sent(v, device) for k, v in vars(at).items() if isinstance(v, Tensor)}
         return replace(at, **moved, original=at)
 
     def here(self, found: Tensor) -> Tensor:
         """What was found on the CPU, where the layout is."""
-        return found.to(self.column.device, non_blocking=True)
+        return sent(found, self.column.device)
 
 
 def place_units(
