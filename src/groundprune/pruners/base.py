@@ -41,6 +41,7 @@ class Pruner:
 
     name: ClassVar[str] = ""
     needs: ClassVar[frozenset[Need]] = frozenset()
+    reads_features: ClassVar[bool] = True  # False: it chooses on the CPU, and is given the layout there
     pool: ClassVar[str] = "tile"  # what `rule` chooses among: the patches of a "tile", or of an "image"
     merges_in: ClassVar[str | None] = None  # where it mixes features: "projected", "tower" or "hidden", see `Merge`
     official_positions: ClassVar[str] = "reassigned"  # what the method's authors' code does to position ids,
@@ -129,7 +130,7 @@ class Pruner:
         if count >= patches:
             return Selection(torch.arange(len(layout)))
         try:
-            selection = self.select(signals, layout, stage)
+            selection = self.select(signals, layout if self.reads_features else host, stage)
         except SystemExit as error:  # a script of one's own must not end the program without a word
             raise GroundPruneError(f"{self.label} called exit({error.code!r}) while it chose tokens") from error
         return settled(

@@ -17,7 +17,7 @@ from groundprune.pruners.base import Pruner
 from groundprune.pruners.registry import register
 from groundprune.signals import FINGERPRINT, Signals
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection, Stage
+from groundprune.tokens.selection import Stage
 
 _MODULUS = 2**61 - 1  # a Mersenne prime: keeps mixed seeds inside of what torch.Generator takes
 
@@ -33,6 +33,7 @@ class Random(Pruner):
 
     seed: int = 0
     name = "random"
+    reads_features = False  # chance is drawn on the CPU, the same for all devices
     scores_by = "chance"
     needs = frozenset({FINGERPRINT})
 
@@ -48,6 +49,3 @@ class Random(Pruner):
             generator = torch.Generator().manual_seed((fingerprint * 1_000_003 + self.seed * 8_191) % _MODULUS)
             score[mine] = torch.rand(int(mine.sum()), generator=generator)
         return score
-
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        return super().select(signals, layout.host, stage)  # chance is drawn on the CPU, the same for all devices

@@ -18,7 +18,7 @@ from groundprune.pruners.registry import register
 from groundprune.signals import Signals
 from groundprune.tokens.budget import allot
 from groundprune.tokens.layout import VisualLayout
-from groundprune.tokens.selection import Selection, Stage
+from groundprune.tokens.selection import Stage
 
 
 @register
@@ -27,6 +27,7 @@ class Spatial(Pruner):
     """Needs nothing of the image but its grid."""
 
     name = "spatial"
+    reads_features = False
     scores_by = "an even grid"
 
     def rule(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Rule:
@@ -36,9 +37,6 @@ class Spatial(Pruner):
             return torch.isin(cell, select_spatial(rows, cols, count)).nonzero().squeeze(1)
 
         return rule
-
-    def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
-        return super().select(signals, layout.host, stage)  # reads nothing that is on a device
 
 
 def select_spatial(rows: int, cols: int, count: int) -> Tensor:
