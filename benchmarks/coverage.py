@@ -1,6 +1,6 @@
 """Tune `coverage` on one split of the pocket's scenes, then set it against every other pruner on another.
 
-    python benchmarks/coverage.py results/coverage/summary.json
+    python -m benchmarks coverage results/coverage/summary.json
 
 Boxes alone (REC Acc@0.5), preserved positions, keeps 0.5, 0.25 and 0.1; the figure is the mean over the keeps. Tuned
 on the split "validation", whose scenes no training run and no test sees; reported on "held-out". Once with the image
@@ -10,14 +10,13 @@ Differences are paired: the same samples, 95% bootstrap interval over samples.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timing import store
+from benchmarks.storing import store
 
 import groundprune as gp
 from groundprune.data import scene_samples
@@ -103,6 +102,3 @@ def main(path: Path) -> None:
     }  # fmt: skip
     store(path, found)
 
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

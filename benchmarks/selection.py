@@ -1,6 +1,6 @@
 """How long each pruner takes to choose, as a share of the prefill of an LLM of LLaMA-7B's shape.
 
-    python benchmarks/selection.py results/benchmarks/selection.json [576,2880,10000]
+    python -m benchmarks selection results/benchmarks/selection.json [576,2880,10000]
 
 Prefill: its FLOPs (32 layers, width 4,096, MLP 11,008; N visual tokens and 64 of text) over the FLOP/s of this
 machine's matrix product, measured in the same run; both in processor time of one thread. Choosing: the pruner's own
@@ -14,14 +14,14 @@ from __future__ import annotations
 import contextlib
 import functools
 import statistics
-import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
-from timing import matmul_flops, seconds, store
+from benchmarks.storing import store
+from benchmarks.turns import matmul_flops, processor_seconds
 from torch import Tensor
 
 from groundprune.errors import Unservable
@@ -118,7 +118,7 @@ def measured(pruner: Pruner, n: int, projected: Tensor, tower: Tower, repetition
         given = (layout, projected[:n], record, "the red mug", tower, left, states)
         found: list[Selection] = []
         choose = functools.partial(chosen, pruner, layout.subset(left), share, given, found)
-        total += statistics.median(seconds(choose) for _ in range(repetitions))
+        total += statistics.median(processor_seconds(choose) for _ in range(repetitions))
         left = left[found[-1].kept]
     return counts, total
 
@@ -155,6 +155,3 @@ def main(path: Path, sizes: list[int]) -> None:
     flop = {"matmul_gflops": round(flops / 1e9, 1), "prefill_seconds": {n: round(s, 2) for n, s in prefill.items()}}
     store(path, {"basis": flop, "pruners": rows})
 
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(n) for n in sys.argv[2].split(",")] if sys.argv[2:] else list(GRIDS))

@@ -1,7 +1,7 @@
 """Requests per second of vLLM at several shares of kept tokens, in one run.
 
     make test-vllm ARGS=--collect-only   # makes the environment
-    .venv-vllm/bin/python benchmarks/vllm_throughput.py results/benchmarks/vllm_throughput.json
+    .venv-vllm/bin/python -m benchmarks vllm-throughput results/benchmarks/vllm_throughput.json
 
 A LLaVA with random weights, 576 tokens an image, a small tower and an LLM of 8 layers, whose prefill is what costs:
 every request has an image of its own and asks for 4 tokens. vLLM on a CPU, eager, fp32, without prefix caching. Each
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,7 +24,7 @@ os.environ |= {
 
 import numpy as np
 from PIL import Image
-from timing import store
+from benchmarks.storing import store
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
 import groundprune as gp
@@ -99,6 +98,3 @@ def main(path: Path) -> None:
     slots_of = {str(keep): count for keep, count in slots.items()}
     store(path, {**about, "slots": slots_of, "measured": measured, "requests_per_second": rates, "ratio": ratios})
 
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))
