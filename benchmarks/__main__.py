@@ -9,7 +9,7 @@ from typing import Annotated
 import torch
 import typer
 
-from benchmarks.plan import KEEPS, PRUNERS, ROUNDS, Plan
+from benchmarks.plan import ALL_KEEPS, ALL_PRUNERS, ROUNDS, Plan
 from groundprune.cli.console import complain, quieten
 from groundprune.errors import GroundPruneError
 
@@ -34,8 +34,8 @@ Tiny = Annotated[bool, typer.Option("--tiny", help="Tiny models: whether all of 
 
 @app.command()
 def ttft(
-    out: Out = None, model: Models = None, tokens: Counts = None, pruner: Pruners = ",".join(PRUNERS),
-    keep: Keeps = ",".join(KEEPS), device: Device = "cpu", dtype: Dtype = None, rounds: Rounds = ROUNDS,
+    out: Out = None, model: Models = None, tokens: Counts = None, pruner: Pruners = ALL_PRUNERS,
+    keep: Keeps = ALL_KEEPS, device: Device = "cpu", dtype: Dtype = None, rounds: Rounds = ROUNDS,
     seed: Seed = 0, tiny: Tiny = False,
 ) -> None:  # fmt: skip
     """Time to the first token: pruned, over the tower and a model that is given as many tokens."""
@@ -84,8 +84,8 @@ def decode(
 
 @app.command()
 def memory(
-    out: Out = None, model: Models = None, tokens: Counts = None, pruner: Pruners = ",".join(PRUNERS),
-    keep: Keeps = ",".join(KEEPS), device: Device = "cpu", dtype: Dtype = None, seed: Seed = 0, tiny: Tiny = False,
+    out: Out = None, model: Models = None, tokens: Counts = None, pruner: Pruners = ALL_PRUNERS,
+    keep: Keeps = ALL_KEEPS, device: Device = "cpu", dtype: Dtype = None, seed: Seed = 0, tiny: Tiny = False,
 ) -> None:  # fmt: skip
     """Peak memory and bytes of the cache: preserved over reassigned ids."""
     from benchmarks.decoding import memory as run

@@ -1,6 +1,6 @@
 """Tune `coverage` on one split of the pocket's scenes, then set it against every other pruner on another.
 
-    python -m benchmarks coverage results/coverage/summary.json
+    python -m benchmarks coverage
 
 Boxes alone (REC Acc@0.5), preserved positions, keeps 0.5, 0.25 and 0.1; the figure is the mean over the keeps. Tuned
 on the split "validation", whose scenes no training run and no test sees; reported on "held-out". Once with the image
@@ -16,9 +16,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from benchmarks.storing import store
 
 import groundprune as gp
+from benchmarks.storing import store
 from groundprune.data import scene_samples
 from groundprune.evaluation import Runner, Setting
 from groundprune.pruners import Pruner, make_pruner, pruner_names
@@ -101,4 +101,3 @@ def main(path: Path) -> None:
                    for t in (False, True)], "others": against},
     }  # fmt: skip
     store(path, found)
-

@@ -15,8 +15,8 @@ from transformers import StoppingCriteria, StoppingCriteriaList
 import groundprune as gp
 from benchmarks.cases import Case
 from benchmarks.plan import Plan, kept
-from benchmarks.prefill import NATIVE, told
-from benchmarks.turns import ratio, take_turns
+from benchmarks.prefill import NATIVE
+from benchmarks.turns import ratio, take_turns, told
 from groundprune.errors import Unservable
 from groundprune.evaluation.accounting import Decoder
 from groundprune.pruners import Pruner
@@ -58,9 +58,7 @@ class Clock(StoppingCriteria):
         return torch.zeros(len(input_ids), dtype=torch.bool, device=input_ids.device)
 
 
-def _each(
-    plan: Plan, out: Path, title: str, measured: Callable[[Case, str], Mapping[str, Any]]
-) -> Mapping[str, Any]:
+def _each(plan: Plan, out: Path, title: str, measured: Callable[[Case, str], Mapping[str, Any]]) -> Mapping[str, Any]:
     cells = plan.cells(out)
     for name, tokens in plan.follow(title, [*itertools.product(plan.models, plan.tokens)]):
         case = None
@@ -105,7 +103,8 @@ def _decode(plan: Plan, case: Case, keep: str, steps: int) -> dict[str, Any]:
 def _memory(plan: Plan, case: Case, keep: str) -> dict[str, Any]:
     count, output = kept(keep, case.tokens), case.tower()
     decoder = Decoder.of(case.model.config, case.model.dtype.itemsize)
-    found: dict[str, Any] = {"kept": count, "tokens": case.tokens, "peak": {}, "cache": {}, "skipped": {}, "ratios": {}}
+    found: dict[str, Any] = {"kept": count, "tokens": case.tokens}
+    found |= {"peak": {}, "cache": {}, "skipped": {}, "ratios": {}}
 
     def filled(run: Callable[[], Any], name: str) -> None:
         found["peak"][name], out = peak(run, case.device)
@@ -122,11 +121,9 @@ def _memory(plan: Plan, case: Case, keep: str) -> dict[str, Any]:
             continue
         for policy in POLICIES:
             filled(lambda pruner=pruner, policy=policy: case.pruned(pruner, policy), f"{name} {policy}")
-        of = {what: found[what][f"{name} preserved"] / found[what][f"{name} reassigned"] for what in ("peak", "cache")}
-        found["ratios"] |= {
-            f"{name} {what}": {"over": "reassigned", "ratio": value, "interval": [value, value]}
-            for what, value in of.items()
-        }
+        for what in ("peak", "cache"):
+            value = found[what][f"{name} preserved"] / found[what][f"{name} reassigned"]
+            found["ratios"][f"{name} {what}"] = {"over": "reassigned", "ratio": value, "interval": [value, value]}
     held = case.inputs["input_ids"].shape[1] - case.tokens + count
     found["cache by formula"] = case.batch * decoder.cache_bytes([held] * len(decoder.layers))
     return found

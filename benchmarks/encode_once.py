@@ -1,6 +1,6 @@
 """What a sweep saves by running the vision tower once per image, as `evaluate` and `compare` do.
 
-    python -m benchmarks encode-once results/benchmarks/encode_once.json
+    python -m benchmarks encode-once
 
 A LLaVA with random weights: a tower of CLIP-L's shape at 336 pixels, 576 tokens, and a small LLM, so that the tower
 is what costs. The same settings once on pixels, each running the tower, and once on images that were encoded before;
@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from benchmarks.storing import store
-from benchmarks.turns import processor_seconds
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 import groundprune as gp
+from benchmarks.storing import store
+from benchmarks.turns import processor_seconds
 from groundprune.exactness.tiny import tiny_inputs, tiny_of
 from groundprune.families.tiny_parts import IMAGE, VOCABULARY
 
@@ -70,4 +70,3 @@ def main(path: Path) -> None:
     ratio = round(taken["separate"] / taken["once"], 2)
     print(taken, runs, ratio)
     store(path, {"images": IMAGES, "settings": len(PRUNERS), "seconds": taken, "tower runs": runs, "ratio": ratio})
-

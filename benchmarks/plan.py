@@ -18,6 +18,7 @@ from groundprune.tokens.budget import Budget
 
 PRUNERS = ("cls-visual", "visionzip", "divprune", "coverage", "spatial")
 KEEPS = ("0.5", "0.25", "0.1")
+ALL_PRUNERS, ALL_KEEPS = ",".join(PRUNERS), ",".join(KEEPS)  # as they are typed
 ROUNDS = 8
 
 
@@ -87,4 +88,3 @@ class Plan:
 def kept(keep: str, tokens: int) -> int:
     """How many of so many tokens stay."""
     return Budget.parse(keep, None).count(tokens)
-

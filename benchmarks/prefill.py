@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import itertools
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -12,7 +13,7 @@ import torch
 import groundprune as gp
 from benchmarks.cases import Case
 from benchmarks.plan import Plan, kept
-from benchmarks.turns import ratio, take_turns, timed
+from benchmarks.turns import ratio, take_turns, timed, told
 from groundprune.errors import Unservable
 from groundprune.pruners import Pruner
 
@@ -45,7 +46,8 @@ def batches(plan: Plan, out: Path, sizes: tuple[int, ...], pruner: str = "cls-vi
     for name, tokens, keep in itertools.product(plan.models, plan.tokens, plan.keeps):
         for size in plan.follow("batch", sizes):
             key = f"{name} {tokens} {keep} {pruner} batch {size}"
-            found = cells.measure(key, lambda s=size, k=keep: _batch(plan, plan.case(name, tokens, s), pruner, k))
+            case = functools.partial(plan.case, name, tokens, size)
+            found = cells.measure(key, lambda case=case, keep=keep: _batch(plan, case(), pruner, keep))
             plan.say(f"{key}: " + told(found["ratios"]))
     return cells.cells
 
@@ -56,7 +58,8 @@ def sweep(plan: Plan, out: Path) -> Mapping[str, Any]:
     cells = plan.cells(out)
     for name, tokens in plan.follow("sweep", [*itertools.product(plan.models, plan.tokens)]):
         key = f"{name} {tokens}"
-        found = cells.measure(key, lambda: _sweep(plan, plan.case(name, tokens)))
+        case = functools.partial(plan.case, name, tokens)
+        found = cells.measure(key, lambda case=case: _sweep(plan, case()))
         plan.say(f"sweep {key}: " + told(found["ratios"]))
     return cells.cells
 
@@ -119,8 +122,3 @@ def _measured(
 ) -> dict[str, Any]:
     rounds = take_turns({n: timed(call, case.device) for n, call in variants.items()}, plan.rounds, plan.seed)
     return {"rounds": rounds, "ratios": {name: ratio(rounds, name, of) for name, of in over.items()}}
-
-
-def told(ratios: Mapping[str, Any]) -> str:
-    """Ratios with their intervals, in one line."""
-    return ", ".join(f"{n} {r['ratio']:.3f} [{r['interval'][0]:.3f}, {r['interval'][1]:.3f}]" for n, r in ratios.items())

@@ -22,15 +22,14 @@ def processor_seconds(call: Callable[[], Any]) -> float:
     return time.process_time() - start
 
 
-def matmul_flops(size: int = 2048, repetitions: int = 5) -> float:
-    """FLOP/s of this machine's fp32 matrix product, on one thread; the best of a few."""
-    a, b = torch.randn(size, size), torch.randn(size, size)
-    return 2 * size**3 / min(processor_seconds(lambda: a @ b) for _ in range(repetitions + 1))
+def matmul_flops(device: torch.device, size: int = 2048, repetitions: int = 5) -> float:
+    """FLOP/s of this machine's matrix product, fp32 on one thread or bf16 on a GPU; the best of a few."""
+    dtype = torch.float32 if device.type == "cpu" else torch.bfloat16
+    a, b = torch.randn(2, size, size, device=device, dtype=dtype)
+    return 2 * size**3 / min(seconds(lambda: a @ b, device)[0] for _ in range(repetitions + 1))
 
 
-def take_turns(
-    variants: Mapping[str, Callable[[], float]], rounds: int, seed: int = 0
-) -> list[dict[str, float]]:
+def take_turns(variants: Mapping[str, Callable[[], float]], rounds: int, seed: int = 0) -> list[dict[str, float]]:
     """Each variant once per round, in a random order, after a round that warms up.
 
     Args:
@@ -56,3 +55,9 @@ def ratio(rounds: Rounds, variant: str, over: str) -> dict[str, Any]:
     """The median over rounds of one variant's time over another's, with a 95% bootstrap interval over rounds."""
     effect = median_ratio(variant, [dict(each) for each in rounds], lambda r: [r[variant] / r[over]])
     return {"over": over, "ratio": round(effect.value, 4), "interval": [round(effect.low, 4), round(effect.high, 4)]}
+
+
+def told(ratios: Mapping[str, Any]) -> str:
+    """Ratios with their intervals, in one line."""
+    each = ((name, of["ratio"], *of["interval"]) for name, of in ratios.items())
+    return ", ".join(f"{name} {middle:.3f} [{low:.3f}, {high:.3f}]" for name, middle, low, high in each)

@@ -1,7 +1,7 @@
 """Requests per second of vLLM at several shares of kept tokens, in one run.
 
     make test-vllm ARGS=--collect-only   # makes the environment
-    .venv-vllm/bin/python -m benchmarks vllm-throughput results/benchmarks/vllm_throughput.json
+    .venv-vllm/bin/python -m benchmarks vllm-throughput
 
 A LLaVA with random weights, 576 tokens an image, a small tower and an LLM of 8 layers, whose prefill is what costs:
 every request has an image of its own and asks for 4 tokens. vLLM on a CPU, eager, fp32, without prefix caching. Each
@@ -24,10 +24,10 @@ os.environ |= {
 
 import numpy as np
 from PIL import Image
-from benchmarks.storing import store
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
 import groundprune as gp
+from benchmarks.storing import store
 from groundprune.exactness.tiny import tiny_of
 from groundprune.integrations.vllm import check_version
 from groundprune.pocket import checkpoint_path
@@ -97,4 +97,3 @@ def main(path: Path) -> None:
     measured = {str(keep): each for keep, each in found.items()}
     slots_of = {str(keep): count for keep, count in slots.items()}
     store(path, {**about, "slots": slots_of, "measured": measured, "requests_per_second": rates, "ratio": ratios})
-
