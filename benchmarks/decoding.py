@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import statistics
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -22,14 +23,14 @@ from groundprune.evaluation.accounting import Decoder
 from groundprune.pruners import Pruner
 from groundprune.studies.parts.meters import kv_bytes, peak
 
-STEPS = 12
+STEPS = 16
 INSIDE = "fastv"  # whose `keep` is the average over the layers: as many bytes of cache as `native` has
 POLICIES = ("preserved", "reassigned")
 
 
 @torch.inference_mode()
 def decode(plan: Plan, out: Path, steps: int = STEPS) -> Mapping[str, Any]:
-    """Seconds of a step of `generate`, over those of a prompt that is born with as many tokens."""
+    """Seconds of the median step of `generate`, over those of a prompt that is born with as many tokens."""
     return _each(plan, out, "decode", lambda case, keep: _decode(plan, case, keep, steps))
 
 
@@ -80,7 +81,7 @@ def _decode(plan: Plan, case: Case, keep: str, steps: int) -> dict[str, Any]:
         case.model.generate(
             **given, max_new_tokens=steps + 1, do_sample=False, stopping_criteria=StoppingCriteriaList([clock])
         )
-        return (clock.times[-1] - clock.times[0]) / steps
+        return statistics.median(after - before for before, after in itertools.pairwise(clock.times))
 
     def in_context(pruner: Pruner) -> float:
         with gp.prune(case.model, pruner):

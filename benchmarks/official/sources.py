@@ -14,7 +14,7 @@ from groundprune.errors import GroundPruneError
 # What LLaVA's code of early 2024 runs in; its own pins ask for a torch that recent Pythons have no wheel of.
 PACKAGES = (
     "torch==2.13.0", "torchvision==0.28.0", "transformers==4.37.2", "tokenizers==0.15.1", "numpy<2", "sentencepiece",
-    "einops", "timm", "pillow", "requests", "packaging", "protobuf", "accelerate",
+    "einops", "timm", "pillow", "requests", "packaging", "protobuf", "accelerate", "matplotlib",
 )  # fmt: skip
 
 
