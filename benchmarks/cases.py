@@ -33,7 +33,7 @@ class Shape:
     side: int | None = None
 
 
-def _llava(tower: dict[str, int], llm: tuple[int, int, int, int], vocabulary: int, side: int = 24) -> Shape:
+def _llava(tower: dict[str, Any], llm: tuple[int, int, int, int], vocabulary: int, side: int = 24) -> Shape:
     def config() -> Any:
         from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
@@ -74,9 +74,24 @@ def _qwen(vision: dict[str, Any], llm: tuple[int, int, int, int, int], vocabular
     return Shape(config)
 
 
-_CLIP_L = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
-_NARROW_CLIP = {"hidden_size": 256, "intermediate_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 4}
-_TINY_CLIP = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4}
+_CLIP_L: dict[str, Any] = {
+    "hidden_size": 1024,
+    "intermediate_size": 4096,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 16,
+}
+_NARROW_CLIP: dict[str, Any] = {
+    "hidden_size": 256,
+    "intermediate_size": 1024,
+    "num_hidden_layers": 24,
+    "num_attention_heads": 4,
+}
+_TINY_CLIP: dict[str, Any] = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+}
 _QWEN_TOWER = {
     "depth": 32, "hidden_size": 1280, "intermediate_size": 3420, "num_heads": 16, "patch_size": 14,
     "window_size": 112, "fullatt_block_indexes": [7, 15, 23, 31],
@@ -190,7 +205,7 @@ def _defaults(device: torch.device, dtype: torch.dtype) -> Iterator[None]:
 
 def _qwen_inputs(model: Any, family: Any, tokens: int, batch: int) -> dict[str, Tensor]:
     if tokens not in GRIDS:
-        raise unknown("count of visual tokens", tokens, GRIDS)
+        raise unknown("count of visual tokens", str(tokens), map(str, GRIDS))
     vision, generator = model.config.vision_config, torch.Generator().manual_seed(1)
     rows, columns = (side * vision.spatial_merge_size for side in GRIDS[tokens])
     words = torch.randint(WORDS.start, WORDS.stop, (batch, BEFORE + AFTER), generator=generator)

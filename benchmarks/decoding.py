@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import statistics
 import time
@@ -62,12 +63,10 @@ class Clock(StoppingCriteria):
 def _each(plan: Plan, out: Path, title: str, measured: Callable[[Case, str], Mapping[str, Any]]) -> Mapping[str, Any]:
     cells = plan.cells(out)
     for name, tokens in plan.follow(title, [*itertools.product(plan.models, plan.tokens)]):
-        case = None
+        case_of = functools.cache(functools.partial(plan.case, name, tokens))  # made when a cell lacks
         for keep in plan.keeps:
             key = f"{name} {tokens} {keep}"
-            if key not in cells.cells:
-                case = case or plan.case(name, tokens)
-            found = cells.measure(key, lambda case=case, keep=keep: measured(case, keep))
+            found = cells.measure(key, lambda of=case_of, keep=keep: measured(of(), keep))
             plan.say(f"{title} {key}: " + told(found["ratios"]))
     return cells.cells
 

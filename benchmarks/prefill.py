@@ -29,12 +29,10 @@ def ttft(plan: Plan, out: Path) -> Mapping[str, Any]:
     """
     cells = plan.cells(out)
     for name, tokens in plan.follow("ttft", [*itertools.product(plan.models, plan.tokens)]):
-        case = None
+        case_of = functools.cache(functools.partial(plan.case, name, tokens))  # made when a cell lacks
         for keep in plan.keeps:
             key = f"{name} {tokens} {keep}"
-            if key not in cells.cells:
-                case = case or plan.case(name, tokens)
-            found = cells.measure(key, lambda case=case, keep=keep: _to_first_token(plan, case, keep))
+            found = cells.measure(key, lambda of=case_of, keep=keep: _to_first_token(plan, of(), keep))
             plan.say(f"ttft {key}: " + told(found["ratios"]))
     return cells.cells
 
@@ -109,7 +107,7 @@ def _sweep(plan: Plan, case: Case) -> dict[str, Any]:
             case.pruned(pruner)
 
     variants = {NATIVE: native, "encode once": once, "each with its tower": each}
-    over = dict.fromkeys(("encode once", "each with its tower"), NATIVE)
+    over = {"encode once": NATIVE, "each with its tower": NATIVE}
     return {"settings": len(SWEEP), "tokens": case.tokens, **_measured(plan, case, variants, over)}
 
 

@@ -107,7 +107,7 @@ def measured(pruner: Pruner, n: int, projected: Tensor, tower: Tower, repetition
     """What the stages leave, and the seconds that they take together, the median of a few."""
     unit, layout = layout_of(n)
     needs = {need for need in pruner.needs if need.signal.startswith("tower")} | {Need("tower_hidden")}
-    record = TowerRecord([unit], 1, {need: [recorded(need, n)] for need in needs}, [7])
+    record = TowerRecord([unit], {need: [recorded(need, n)] for need in needs}, [7])
     left, counts, total = torch.arange(n), [], 0.0
     for stage in pruner.stages(LAYERS):
         count = stage.budget.count(n)

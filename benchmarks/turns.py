@@ -12,6 +12,7 @@ import torch
 from groundprune.studies.parts.meters import seconds
 from groundprune.studies.parts.ratios import median_ratio
 
+_SECONDS = "seconds"
 Rounds = Sequence[Mapping[str, float]]  # seconds by variant, once per round
 
 
@@ -53,7 +54,8 @@ def timed(call: Callable[[], Any], device: torch.device) -> Callable[[], float]:
 
 def ratio(rounds: Rounds, variant: str, over: str) -> dict[str, Any]:
     """The median over rounds of one variant's time over another's, with a 95% bootstrap interval over rounds."""
-    effect = median_ratio(variant, [dict(each) for each in rounds], lambda r: [r[variant] / r[over]])
+    cells = [{_SECONDS: dict(each)} for each in rounds]
+    effect = median_ratio(variant, cells, lambda cell: [cell[_SECONDS][variant] / cell[_SECONDS][over]])
     return {"over": over, "ratio": round(effect.value, 4), "interval": [round(effect.low, 4), round(effect.high, 4)]}
 
 

@@ -109,10 +109,17 @@ elif METHOD == "sparsevlm":
 def call(_, rows):
     """Logits of the last token of each prompt."""
     ids = prompts(rows, [-200])
-    given = {"attention_mask": torch.ones_like(ids), "images": PIXELS[rows], "use_cache": True, **extra}
-    output = model(input_ids=ids, **given)
-    if METHOD == "sparsevlm" and isinstance(output, tuple):
-        output = output[-1]
+    mask = torch.ones_like(ids)
+    given = {"images": PIXELS[rows], "use_cache": True, **extra}
+    if METHOD == "fastervlm":  # its forward cannot take what its own preparation gives: `generate` calls that before
+        found = model.prepare_inputs_labels_for_multimodal(ids, None, mask, None, None, PIXELS[rows])
+        output = model(inputs_embeds=found[4], position_ids=found[1], attention_mask=found[2], use_cache=True)
+    elif METHOD == "pyramiddrop":  # a mask becomes one of bools there, which transformers cannot expand
+        output = model(input_ids=ids, **given)
+    else:
+        output = model(input_ids=ids, attention_mask=mask, **given)
+    if isinstance(output, tuple):  # beside something else
+        (output,) = [part for part in output if hasattr(part, "logits")]
     return output.logits[:, -1]
 
 
