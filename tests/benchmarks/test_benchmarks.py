@@ -10,6 +10,7 @@ from benchmarks import __main__ as command
 from benchmarks.cases import Case
 from benchmarks.official.compare import METHODS, compare
 from benchmarks.plan import kept
+from benchmarks.selection import Tower, measured, reachable
 from benchmarks.storing import Cells
 from benchmarks.turns import ratio, take_turns
 from support.closeness import assert_near
@@ -139,3 +140,9 @@ def test_a_worker_that_cannot_start_is_an_entry_not_an_end(tmp_path):
     out = tmp_path / "found.json"
     compare(tmp_path, out, [576], [1], ["visionzip"], "cpu", 1, 0)
     assert "did not start" in json.loads(out.read_text())["cells"]["visionzip 576 batch 1"]["error"]
+
+
+def test_a_choice_is_timed_and_leaves_what_it_should():
+    counts, seconds = measured(reachable("divprune", 576), 576, torch.randn(576, 64), Tower(), 1)
+    assert counts == [144]
+    assert seconds > 0
