@@ -12,10 +12,10 @@ LOWER_TESTS ?= $(wildcard tests/exactness tests/pruning tests/probes tests/famil
 # What compares results of models and kernels, and is quick.
 PORTABLE_TESTS ?= tests/exactness/test_closeness.py tests/pruning/test_layers.py tests/probes/test_tower.py tests/pruners tests/models
 
-.PHONY: test test-portable test-browser test-lower test-old test-vllm test-lmms lint format compare readme docs clean help
+.PHONY: test test-portable test-browser test-gpu test-lower test-old test-vllm test-lmms bench bench-gpu lint format compare readme docs clean help
 
 help:
-	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-lower | test-old | test-vllm | test-lmms | clean"
+	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-gpu | test-lower | test-old | test-vllm | test-lmms | bench | bench-gpu | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -78,6 +78,10 @@ test-portable: .venv/.stamp
 test-browser: .venv/.stamp
 	$(BIN)/python -m pytest -m browser $(ARGS)
 
+# On a machine with a CUDA device; elsewhere each test says that there is none.
+test-gpu: .venv/.stamp
+	$(BIN)/python -m pytest -m gpu $(ARGS) tests/gpu
+
 test-lower: .venv-lower/.stamp
 	@test -n "$(strip $(LOWER_TESTS))" || { echo "LOWER_TESTS names no file"; exit 1; }
 	.venv-lower/bin/python -m pytest -n $(JOBS) $(ARGS) $(LOWER_TESTS)
@@ -92,6 +96,17 @@ test-old: .venv/.stamp .venv-old/.stamp
 
 test-lmms: .venv-lmms/.stamp
 	OMP_NUM_THREADS=1 $(LMMS) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/lmms
+
+# docs/speed.md: each file of results/benchmarks goes on where it stopped. ARGS="--tiny --out FILE" only tries it.
+BENCH := ttft decode memory sweep batch
+bench: .venv/.stamp
+	for name in $(BENCH); do OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks $$name $(ARGS) || exit $$?; done
+	OMP_NUM_THREADS=1 $(BIN)/python -m benchmarks selection
+
+# Shapes of LLaVA-1.5-7B and Qwen2.5-VL-7B in bf16: about 40 GB of GPU memory.
+bench-gpu: .venv/.stamp
+	for name in $(BENCH); do $(BIN)/python -m benchmarks $$name --device cuda $(ARGS) || exit $$?; done
+	$(BIN)/python -m benchmarks selection --device cuda
 
 lint: .venv/.stamp
 	$(BIN)/ruff check .

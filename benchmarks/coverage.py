@@ -1,6 +1,6 @@
 """Tune `coverage` on one split of the pocket's scenes, then set it against every other pruner on another.
 
-    python benchmarks/coverage.py results/coverage/summary.json
+    python -m benchmarks coverage
 
 Boxes alone (REC Acc@0.5), preserved positions, keeps 0.5, 0.25 and 0.1; the figure is the mean over the keeps. Tuned
 on the split "validation", whose scenes no training run and no test sees; reported on "held-out". Once with the image
@@ -10,16 +10,15 @@ Differences are paired: the same samples, 95% bootstrap interval over samples.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from timing import store
 
 import groundprune as gp
+from benchmarks.storing import store
 from groundprune.data import scene_samples
 from groundprune.evaluation import Runner, Setting
 from groundprune.pruners import Pruner, make_pruner, pruner_names
@@ -102,7 +101,3 @@ def main(path: Path) -> None:
                    for t in (False, True)], "others": against},
     }  # fmt: skip
     store(path, found)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """What a sweep saves by running the vision tower once per image, as `evaluate` and `compare` do.
 
-    python benchmarks/encode_once.py results/benchmarks/encode_once.json
+    python -m benchmarks encode-once
 
 A LLaVA with random weights: a tower of CLIP-L's shape at 336 pixels, 576 tokens, and a small LLM, so that the tower
 is what costs. The same settings once on pixels, each running the tower, and once on images that were encoded before;
@@ -9,15 +9,15 @@ the answers must be identical. Processor time of one thread.
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from timing import seconds, store
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 import groundprune as gp
+from benchmarks.storing import store
+from benchmarks.turns import processor_seconds
 from groundprune.exactness.tiny import tiny_inputs, tiny_of
 from groundprune.families.tiny_parts import IMAGE, VOCABULARY
 
@@ -65,12 +65,8 @@ def main(path: Path) -> None:
     taken, runs = {}, {}
     for name, sweep in (("separate", separate), ("once", once)):
         calls.clear()
-        taken[name], runs[name] = round(seconds(sweep), 3), len(calls)
+        taken[name], runs[name] = round(processor_seconds(sweep), 3), len(calls)
     assert all(torch.equal(a, b) for a, b in zip(said["separate"], said["once"], strict=True))
     ratio = round(taken["separate"] / taken["once"], 2)
     print(taken, runs, ratio)
     store(path, {"images": IMAGES, "settings": len(PRUNERS), "seconds": taken, "tower runs": runs, "ratio": ratio})
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

@@ -1,6 +1,6 @@
 """The prefill of 2,880 visual tokens with FastV, against the unpruned model and against FastV's own way to read.
 
-    python benchmarks/fastv_prefill.py results/benchmarks/fastv_prefill.json
+    python -m benchmarks fastv-prefill
 
 A LLaVA with random weights: five images of 24 x 24 tokens, an LLM of 8 layers and width 512, sdpa. FastV prunes at
 layer 2 and leaves a quarter there; `keep` is the average over the layers, (2 + 6 / 4) / 8. Its authors' code runs
@@ -11,15 +11,15 @@ are encoded before. The variants take turns within one run; processor time of on
 from __future__ import annotations
 
 import statistics
-import sys
 from pathlib import Path
 from typing import Any
 
 import torch
-from timing import seconds, store
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig
 
 import groundprune as gp
+from benchmarks.storing import store
+from benchmarks.turns import processor_seconds
 from groundprune.exactness.tiny import tiny_inputs, tiny_of
 from groundprune.families.tiny_parts import IMAGE, VOCABULARY
 
@@ -60,9 +60,9 @@ def main(path: Path) -> None:
         if attention == "eager":
             given["output_attentions"] = True
         if not pruned:
-            return seconds(lambda: model(**given))
+            return processor_seconds(lambda: model(**given))
         with gp.prune(model, pruner):
-            return seconds(lambda: model(**given))
+            return processor_seconds(lambda: model(**given))
 
     variants = {"unpruned": (False, "sdpa"), "fastv": (True, "sdpa"), "fastv, eager": (True, "eager")}
     taken: dict[str, list[float]] = {name: [] for name in variants}
@@ -81,7 +81,3 @@ def main(path: Path) -> None:
     }  # fmt: skip
     print(found["unpruned / fastv"], found["fastv, eager / fastv"], found["left"])
     store(path, found)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

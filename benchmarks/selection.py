@@ -1,6 +1,6 @@
 """How long each pruner takes to choose, as a share of the prefill of an LLM of LLaMA-7B's shape.
 
-    python benchmarks/selection.py results/benchmarks/selection.json [576,2880,10000]
+    python -m benchmarks selection [--tokens 576,2880,10000]
 
 Prefill: its FLOPs (32 layers, width 4,096, MLP 11,008; N visual tokens and 64 of text) over the FLOP/s of this
 machine's matrix product, measured in the same run; both in processor time of one thread. Choosing: the pruner's own
@@ -14,19 +14,20 @@ from __future__ import annotations
 import contextlib
 import functools
 import statistics
-import sys
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 import torch
-from timing import matmul_flops, seconds, store
 from torch import Tensor
 
+from benchmarks.storing import store
+from benchmarks.turns import matmul_flops
 from groundprune.errors import Unservable
 from groundprune.pruners import Pruner, Selection, Stage, make_pruner, pruner_names
 from groundprune.signals import LLMStates, Need, Signals, TextEmbedder, TowerRecord
+from groundprune.studies.parts.meters import seconds
 from groundprune.tokens.budget import Budget
 from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
 
@@ -106,7 +107,7 @@ def measured(pruner: Pruner, n: int, projected: Tensor, tower: Tower, repetition
     """What the stages leave, and the seconds that they take together, the median of a few."""
     unit, layout = layout_of(n)
     needs = {need for need in pruner.needs if need.signal.startswith("tower")} | {Need("tower_hidden")}
-    record = TowerRecord([unit], 1, {need: [recorded(need, n)] for need in needs}, [7])
+    record = TowerRecord([unit], {need: [recorded(need, n)] for need in needs}, [7])
     left, counts, total = torch.arange(n), [], 0.0
     for stage in pruner.stages(LAYERS):
         count = stage.budget.count(n)
@@ -118,7 +119,7 @@ def measured(pruner: Pruner, n: int, projected: Tensor, tower: Tower, repetition
         given = (layout, projected[:n], record, "the red mug", tower, left, states)
         found: list[Selection] = []
         choose = functools.partial(chosen, pruner, layout.subset(left), share, given, found)
-        total += statistics.median(seconds(choose) for _ in range(repetitions))
+        total += statistics.median(seconds(choose, projected.device)[0] for _ in range(repetitions))
         left = left[found[-1].kept]
     return counts, total
 
@@ -135,12 +136,17 @@ def reachable(name: str, n: int) -> Pruner:
 
 
 @torch.no_grad()
-def main(path: Path, sizes: list[int]) -> None:
-    """Measure every pruner at every size."""
+def main(path: Path, sizes: list[int], device: str = "cpu") -> None:
+    """Measure every pruner at every size. On a GPU the prefill is that of its bf16 matrix product."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    with torch.device(device):
+        _every(path, sizes)
+
+
+def _every(path: Path, sizes: list[int]) -> None:
     tower, projected = Tower(), torch.randn(max(sizes), WIDTH)
-    flops = matmul_flops()
+    flops = matmul_flops(projected.device)
     prefill = {n: prefill_flops(n) / flops for n in sizes}
     rows = []
     for name in pruner_names():
@@ -154,7 +160,3 @@ def main(path: Path, sizes: list[int]) -> None:
         print(f"{name:12}", *(f"{n}: {100 * told['share']:.3g}%" for n, told in row["of"].items()), flush=True)
     flop = {"matmul_gflops": round(flops / 1e9, 1), "prefill_seconds": {n: round(s, 2) for n, s in prefill.items()}}
     store(path, {"basis": flop, "pruners": rows})
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), [int(n) for n in sys.argv[2].split(",")] if sys.argv[2:] else list(GRIDS))

@@ -1,7 +1,7 @@
 """Requests per second of vLLM at several shares of kept tokens, in one run.
 
     make test-vllm ARGS=--collect-only   # makes the environment
-    .venv-vllm/bin/python benchmarks/vllm_throughput.py results/benchmarks/vllm_throughput.json
+    .venv-vllm/bin/python -m benchmarks vllm-throughput
 
 A LLaVA with random weights, 576 tokens an image, a small tower and an LLM of 8 layers, whose prefill is what costs:
 every request has an image of its own and asks for 4 tokens. vLLM on a CPU, eager, fp32, without prefix caching. Each
@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 import statistics
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -25,10 +24,10 @@ os.environ |= {
 
 import numpy as np
 from PIL import Image
-from timing import store
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
 import groundprune as gp
+from benchmarks.storing import store
 from groundprune.exactness.tiny import tiny_of
 from groundprune.integrations.vllm import check_version
 from groundprune.pocket import checkpoint_path
@@ -98,7 +97,3 @@ def main(path: Path) -> None:
     measured = {str(keep): each for keep, each in found.items()}
     slots_of = {str(keep): count for keep, count in slots.items()}
     store(path, {**about, "slots": slots_of, "measured": measured, "requests_per_second": rates, "ratio": ratios})
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]))

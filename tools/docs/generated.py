@@ -25,6 +25,14 @@ from tools.docs.deviations import deviations_list
 from tools.docs.finetuning import finetuning_figure, finetuning_table
 from tools.docs.front import FIGURES, front_picture, front_svg, front_table
 from tools.docs.pictures import PICTURES, drawing_svg, picture_svg
+from tools.docs.speed import (
+    batch_table,
+    decode_table,
+    memory_table,
+    official_table,
+    ttft_figure,
+    ttft_table,
+)
 from tools.docs.studies import study_pages
 
 RESULTS = Path("results") / "compare"
@@ -68,6 +76,11 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "selection": lambda root: selection_table(_read(root / BENCHMARKS / "selection.json")),
     "prefill": lambda root: prefill_table(_read(root / BENCHMARKS / "fastv_prefill.json")),
     "throughput": lambda root: throughput_table(_read(root / BENCHMARKS / "vllm_throughput.json")),
+    "ttft": lambda root: ttft_table(_read(root / BENCHMARKS / "ttft.json")),
+    "decode": lambda root: decode_table(_read(root / BENCHMARKS / "decode.json")),
+    "memory": lambda root: memory_table(_read(root / BENCHMARKS / "memory.json")),
+    "batch": lambda root: batch_table(_read(root / BENCHMARKS / "batch.json")),
+    "official": lambda root: official_table(_read(root / BENCHMARKS / "official.json")),
     "finetuning": lambda root: finetuning_table(_read(root / FINETUNING)),
     "pruners": lambda _: pruners_table(),
     "families": lambda _: families_table(),
@@ -116,6 +129,9 @@ def generated_files(root: Path) -> dict[Path, str]:
         tuned = drawing_svg(lambda: finetuning_figure(_read(root / FINETUNING)))
         found[root / PICTURE_FOLDER / "finetuning.svg"] = tuned
     found |= {root / file: front_svg(root, dark, narrow) for (dark, narrow), file in FIGURES.items()}
+    if (root / BENCHMARKS / "ttft.json").is_file():
+        speed = drawing_svg(lambda: ttft_figure(_read(root / BENCHMARKS / "ttft.json")))
+        found[root / PICTURE_FOLDER / "speed.svg"] = speed
     return found | {root / PICTURE_FOLDER / f"{name}.svg": picture_svg(name) for name in PICTURES}
 
 

@@ -1,0 +1,1 @@
+"""The authors' own pruning code beside ours. None of it is stored here: `sources` gets it, at named commits."""
