@@ -95,3 +95,19 @@ def test_what_is_kept_is_bounded_in_number_and_bytes():
     assert list(kept) == [("and more",)]
     captured._keep(kept, ("too large",), recorded(BYTES // 4 + 1))
     assert not kept
+
+
+def test_where_no_graph_can_be_made_the_steps_run_as_they_stand(monkeypatch):
+    def refused(self, state):
+        raise RuntimeError("operation not permitted when stream is capturing\nmore")
+
+    monkeypatch.setattr(Recorded, "capture", refused)
+    points = torch.rand(1, N, 2, generator=torch.Generator().manual_seed(0))
+    distance = torch.cdist(points, points)
+    distance.diagonal(dim1=-2, dim2=-1).fill_(-1)
+    state = [distance[:, 0].clone(), distance.flatten(0, 1), torch.empty(1, N), captured.first_rows(distance[:, 0])]
+    with pytest.warns(UserWarning, match="step by step: operation not permitted when stream is capturing$"):
+        made = captured.recorded(captured._farthest, state, BLOCK)
+    picks = torch.zeros(COUNT, 1, dtype=torch.long)
+    made.replay(state, picks)
+    assert picks.T.equal(captured.farthest(distance[:, 0].clone(), distance, COUNT))

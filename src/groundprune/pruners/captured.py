@@ -7,11 +7,14 @@ as they stand; on a GPU as a CUDA graph, which is kept for the next choice of th
 from __future__ import annotations
 
 import threading
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
+
+from groundprune.errors import first_line
 
 BLOCK = 32  # steps of one replay
 GRAPHS, BYTES = 16, 256 * 2**20  # what is kept: so many graphs, whose buffers take so much of the device together
@@ -76,10 +79,8 @@ class Recorded:
     """A block of steps over buffers of its own. `capture` makes a graph of it; without one it runs as it stands."""
 
     def __init__(self, steps: Steps, state: Sequence[Tensor], block: int):
-        with (
-            torch.inference_mode(False),
-            torch.no_grad(),
-        ):  # buffers of inference mode could not be used outside of it
+        # Buffers of inference mode could not be used outside of it.
+        with torch.inference_mode(False), torch.no_grad():
             self.state = [torch.empty_like(each) for each in state]
             self.picks = state[0].new_zeros(block, len(state[0]), dtype=torch.long)
         self._steps, self._graph = steps, None
@@ -115,6 +116,19 @@ class Recorded:
             mine.copy_(given)
 
 
+def recorded(steps: Steps, state: Sequence[Tensor], block: int) -> Recorded:
+    """A block with its graph; where none can be made it runs as it stands, and a warning says so."""
+    found = Recorded(steps, state, block)
+    try:
+        found.capture(state)
+    except RuntimeError as error:
+        warnings.warn(
+            f"no CUDA graph of a greedy choice can be made, so it is launched step by step: {first_line(error)}",
+            stacklevel=2,
+        )
+    return found
+
+
 _kept: OrderedDict[tuple[object, ...], Recorded] = OrderedDict()
 _lock = threading.Lock()
 
@@ -127,8 +141,7 @@ def _replayed(steps: Steps, state: Sequence[Tensor], picks: Tensor, block: int) 
     with _lock, torch.cuda.device(device):
         found = _kept.pop(key, None)
         if found is None:
-            found = Recorded(steps, state, block)
-            found.capture(state)
+            found = recorded(steps, state, block)
         found.replay(state, picks)
         _keep(_kept, key, found)
 
