@@ -45,7 +45,7 @@ class Random(Pruner):
     def score(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Tensor:
         score = torch.zeros(len(layout))
         for index, fingerprint in enumerate(signals.fingerprint):
-            mine = layout.image == index
+            mine = layout.host.image == index
             generator = torch.Generator().manual_seed((fingerprint * 1_000_003 + self.seed * 8_191) % _MODULUS)
             score[mine] = torch.rand(int(mine.sum()), generator=generator)
         return score

@@ -11,6 +11,7 @@ import torch
 from groundprune.errors import Unservable
 from groundprune.pruning.encoding import has_visual
 from groundprune.pruning.prefill import PrunedInputs, checked_ids
+from groundprune.tokens.sending import sent
 
 if TYPE_CHECKING:
     from groundprune.pruning.generation import Calls
@@ -42,7 +43,8 @@ def before_forward(calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) 
         inputs["position_ids"] = calls.plan.family.positions(calls.plan.model.base_model, inputs)[0]
     short, prefill = calls.shorten(inputs, state)
     if counts and prefill is not None:
-        short.prompt = replace(short.prompt, next_position=prefill.position.amax((0, 2)) + 1)
+        next_position = sent(prefill.position.amax((0, 2)) + 1, short.prompt.next_position.device)
+        short.prompt = replace(short.prompt, next_position=next_position)
     if prefill is not None:
         calls.layers.begin(short.prompt, prefill, short["input_ids"].shape[1])
     elif state is not None:
