@@ -148,7 +148,8 @@ def train_language(
     rows = Rows(plan.seed, plan.batch, plan.rec, plan.vqa, plan.length)
     checked = Batches(rows, words, pictures, "validation")
     train(
-        learner, make_optimizer(learner, plan.rate, plan.new_rate), plan, Batches(rows, words, pictures), lesson, path,
+        learner, make_optimizer(learner, plan.rate, plan.new_rate), plan, Batches(rows, words, pictures), lesson,
+        path,
         told={"stage": "language", **asdict(plan)},
         measure=lambda: lesson.measure(checked, plan.checked // plan.batch), measure_every=300,
         device=device, loaders=loaders, stop_after=stop_after,

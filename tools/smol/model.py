@@ -18,7 +18,7 @@ def vision_config(width: int = TOWER_WIDTH, layers: int = 6) -> CLIPVisionConfig
 
 
 def llava_config(vision: CLIPVisionConfig, text: Any, image: int) -> LlavaConfig:
-    """Of the whole. text: configuration of the language model, its vocabulary grown already; image: the token's id."""
+    """Of the whole. text: of the language model, its vocabulary grown already; image: the id of the token."""
     return LlavaConfig(
         vision_config=vision,
         text_config=text,

@@ -22,7 +22,7 @@ Numbers = dict[str, Any]
 
 
 class Log:
-    """Lines of JSON, one for every few steps; what lies behind the checkpoint that a run goes on from is taken out."""
+    """Lines of JSON, one for every few steps; a run that goes on takes out what lies behind its checkpoint."""
 
     def __init__(self, path: Path, first: int):
         self.path = path

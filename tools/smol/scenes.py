@@ -63,7 +63,7 @@ def make_scene(pictures: Pictures, seed: int, split: str = TRAIN) -> Scene:
     if (seed in TRAIN_SEEDS) != (split == TRAIN):
         raise ValueError(f"seed {seed} is not one of split {split!r}")
     rng = np.random.default_rng([seed, 7])
-    canvas = _background(rng, pictures, split == TRAIN).astype(np.float32)
+    canvas = background(rng, pictures, split == TRAIN).astype(np.float32)
     count = int(rng.integers(3, 7))
     names = _names(rng, pictures, count, split)
     objects, owner = [], np.full((GRID, GRID), -1)
@@ -127,7 +127,8 @@ def _place(rng, taken: np.ndarray, size: tuple[int, int]) -> tuple[int, int] | N
     return None
 
 
-def _background(rng, pictures: Pictures, trained: bool) -> np.ndarray:
+def background(rng, pictures: Pictures, trained: bool) -> np.ndarray:
+    """[180, 180, 3], 0 to 255 or a little beyond: part of a photograph of training or of tests, or drawn."""
     kept = [b for i, b in enumerate(pictures.backgrounds) if (i % HELD_OUT_BACKGROUNDS > 0) == trained]
     if not kept or rng.random() < 0.35:
         return _drawn(rng)

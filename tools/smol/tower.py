@@ -79,7 +79,7 @@ class SeerLoss(nn.Module):
         self.edges = nn.Linear(width, 4)
 
     def forward(self, pixels: Tensor, name: Tensor, edge: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """name long [B, 81], the last class is background; edge [B, 81, 4]: left, top, right, bottom in EDGE_UNITs."""
+        """name long [B, 81], the last class is background; edge [B, 81, 4] in EDGE_UNITs."""
         tokens = self.seer(pixels).float()
         classes = torch.cat([self.names, F.normalize(self.background, dim=-1)])
         logits = F.normalize(tokens, dim=-1) @ classes.T * self.scale.exp()

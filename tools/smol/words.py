@@ -34,7 +34,8 @@ _SYSTEMS = (
 )  # fmt: skip
 _TALK = (
     ("hello", "Hello! How can I help you?"), ("can you see?", "Yes, please show me a picture."),
-    ("what color is the sky?", "The sky is blue."), ("how many days are in a week?", "7"), ("thank you", "You are welcome."),
+    ("what color is the sky?", "The sky is blue."), ("how many days are in a week?", "7"),
+    ("thank you", "You are welcome."),
     ("are dogs animals?", "yes"), ("name a fruit", "apple"),
 )  # fmt: skip
 
