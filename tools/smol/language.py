@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from groundprune.boxes.geometry import Box, iou
-from tools.pocket_training.runtime import autocast
+from groundprune.errors import GroundPruneError
+from tools.pocket_training.runtime import autocast, load_state
 from tools.pocket_training.tower import to_pixels
 
 from .learner import Learner, make_optimizer
@@ -140,10 +141,9 @@ def train_language(
 ) -> None:  # fmt: skip
     """Train to the end of the plan, or go on. decoder: the language model without its head, as it was pretrained."""
     torch.manual_seed(plan.seed)
-    added = words.grown(decoder.embed_tokens.weight.detach())
     with autocast(device):
         narrow = torch.is_autocast_enabled(torch.device(device).type)
-    learner = Learner(seer, decoder, added, narrow).to(device)
+    learner = Learner(seer, decoder, words.grown(decoder.embed_tokens.weight.detach()), narrow).to(device)
     lesson = Lesson(learner, words, plan.hints, device)
     rows = Rows(plan.seed, plan.batch, plan.rec, plan.vqa, plan.length)
     checked = Batches(rows, words, pictures, "validation")
@@ -154,3 +154,13 @@ def train_language(
         measure=lambda: lesson.measure(checked, plan.checked // plan.batch), measure_every=300,
         device=device, loaders=loaders, stop_after=stop_after,
     )  # fmt: skip
+
+
+def load_learner(path: Path, words: Words, decoder: Any, seer: Seer) -> Learner:
+    """What a checkpoint of this stage holds, in float32. Raises GroundPruneError where there is none."""
+    state = load_state(path)
+    if not state:
+        raise GroundPruneError(f"{path} holds no language model: run the stage language first")
+    learner = Learner(seer, decoder, words.grown(decoder.embed_tokens.weight.detach()), narrow=False)
+    learner.load_state_dict(state["model"], strict=False)  # only what learns is kept
+    return learner

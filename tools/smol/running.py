@@ -38,6 +38,18 @@ class Log:
             file.write(json.dumps(rounded) + "\n")
 
 
+class Clock:
+    """Seconds since a run began, and those of processors that this process took, also before an interruption."""
+
+    def __init__(self, state: dict[str, Any]):
+        self.wall = state.get("seconds", 0.0) - time.monotonic()
+        self.processor = state.get("processor", 0.0) - time.process_time()
+
+    def told(self) -> dict[str, float]:
+        """Both, as a checkpoint and a log keep them."""
+        return {"seconds": self.wall + time.monotonic(), "processor": self.processor + time.process_time()}
+
+
 def train(
     learner: nn.Module,
     optimizers: list[torch.optim.Optimizer],
@@ -76,7 +88,7 @@ def train(
     """
     trained = {name: p for name, p in learner.named_parameters() if p.requires_grad}
     state = load_state(path)
-    first, seconds = (state["step"], state["seconds"]) if state else (0, 0.0)
+    first, clock = state.get("step", 0), Clock(state)
     if state:
         _same_plan(state["plan"], told, path)
         with torch.no_grad():
@@ -85,7 +97,7 @@ def train(
         for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
     path.parent.mkdir(parents=True, exist_ok=True)
-    log, sums, began, saved_at = Log(path.with_suffix(".jsonl"), first), {}, time.monotonic(), time.monotonic()
+    log, sums, saved_at = Log(path.with_suffix(".jsonl"), first), {}, time.monotonic()
     end = min(plan.steps, stop_after or plan.steps)
     batches = DataLoader(
         Steps(make_batch, plan.steps), batch_size=None, sampler=range(first, end), num_workers=loaders,
@@ -104,16 +116,16 @@ def train(
         if done % LOG_EVERY == 0 or done == end:
             count = sums.pop("steps")
             means = {name: value / count for name, value in sums.items()}
-            log.add(step=done, seconds=seconds + time.monotonic() - began, **means)
+            log.add(step=done, **clock.told(), **means)
             sums = {}
         if measure and ((measure_every and done % measure_every == 0) or done == plan.steps):
-            log.add(step=done, seconds=seconds + time.monotonic() - began, **measure())
+            log.add(step=done, **clock.told(), **measure())
         if time.monotonic() - saved_at > CHECKPOINT_SECONDS or done == end:
             saved_at = time.monotonic()
             state = {
                 "model": {name: p.detach() for name, p in trained.items()},
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "step": done, "seconds": seconds + time.monotonic() - began, "plan": told,
+                "step": done, **clock.told(), "plan": told,
             }  # fmt: skip
             save_atomically(state, path)
 
