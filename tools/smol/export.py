@@ -15,7 +15,7 @@ from tools.pocket_training.export import PilImageProcessor, replaced
 
 from .pictures import Pictures
 from .questions import SHARES, Question, draw_question
-from .scenes import IMAGE_SIZE, PATCH_SIZE, Scene, make_scene
+from .scenes import IMAGE_SIZE, PATCH_SIZE, SPLITS, Scene, make_scene
 from .words import DEFAULT_SYSTEM, IMAGE, REQUESTS, Words, box_text
 
 TEST_SIZES = {"held-out": 600, "novel-picture": 300, "novel-name": 150}  # of each kind
@@ -87,7 +87,7 @@ def draw_tests(pictures: Pictures, split: str, size: int) -> Iterator[tuple[Scen
     """Expressions, then questions: of types by their shares, each about a scene of its own."""
     for kind, shares in SHARES.items():
         for index in range(size):
-            rng = np.random.default_rng([len(split), ("rec", "vqa").index(kind), index])
+            rng = np.random.default_rng([SPLITS.index(split), ("rec", "vqa").index(kind), index])
             wanted = str(rng.choice(list(shares), p=list(shares.values())))
             while True:  # until a scene yields a question of the type that is due
                 scene = make_scene(pictures, TEST_SEEDS[int(rng.integers(len(TEST_SEEDS)))], split)

@@ -23,6 +23,7 @@ END_WEIGHT, WORD_WEIGHT, EDGE_WEIGHT = 0.2, 1.5, 1.0  # of the loss at ends of a
 SPREAD = 1.6  # bins: a box edge one bin off is nearly right, and the loss says so
 TEXT = ("prefix", "prefix_pad", "gap", "tokens", "block", "offset")
 RIGHT = 0.5  # IoU
+MEASURE_EVERY = 420  # steps
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class LanguagePlan:
     """What fixes a run of this stage, but for its tower."""
 
     seed: int = 0
-    steps: int = 9000
+    steps: int = 8400
     batch: int = 4  # scenes
     rec: int = 13  # questions a scene, less those drawn twice
     vqa: int = 11
@@ -151,7 +152,7 @@ def train_language(
         learner, make_optimizer(learner, plan.rate, plan.new_rate), plan, Batches(rows, words, pictures), lesson,
         path,
         told={"stage": "language", **asdict(plan)},
-        measure=lambda: lesson.measure(checked, plan.checked // plan.batch), measure_every=300,
+        measure=lambda: lesson.measure(checked, plan.checked // plan.batch), measure_every=MEASURE_EVERY,
         device=device, loaders=loaders, stop_after=stop_after,
     )  # fmt: skip
 

@@ -16,7 +16,7 @@ from .words import Words
 
 PREFIX_BUCKETS = {32: 0.5, 64: 0.5}  # lengths that a prefix is padded to, and how often a step uses each
 MAX_GAP = 64
-GAP_SHARE = 0.5  # of the rows leave unused positions before the image
+GAP_SHARE = 0.4  # of the rows leave unused positions before the image
 
 
 @dataclass(frozen=True)
