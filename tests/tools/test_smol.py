@@ -1,5 +1,7 @@
 """Scenes of named pictures: what is held out, what is asked, and how the language model reads it."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -170,7 +172,7 @@ def test_a_box_is_four_tokens_of_llavas_language(words):
         ids = words.ids(said)
         assert len(ids) == 4
         assert words.tokenizer.decode(ids) == said
-        read = codec.decode(f"a box {said}")
+        read: Any = codec.decode(f"a box {said}")
         assert max(abs(a * IMAGE_SIZE - b) for a, b in zip(read, box, strict=True)) <= 1.01 * IMAGE_SIZE / BINS
         assert [i - s for i, s in zip(ids, [words.first_bins[f] for f in (0, 1, 1, 2)], strict=True)] == [
             round(float(number.strip("[] ,")) * BINS) for number in said.split(",")
@@ -180,7 +182,7 @@ def test_a_box_is_four_tokens_of_llavas_language(words):
 
 def test_a_turn_reads_as_the_chat_template_says_it(words, pictures):
     scene = make_scene(pictures, 3)
-    question = draw_question(np.random.default_rng(0), scene.objects, "rec")
+    question: Any = draw_question(np.random.default_rng(0), scene.objects, "rec")
     asked, answered = words.turn(question)
     said = words.tokenizer.decode([*words.before_image("S"), words.image, *asked, *answered])
     assert said == (

@@ -21,6 +21,8 @@ FIRST_LAYERS = 6
 class GrownEmbedding(nn.Module):
     """Embeddings of the words that were known, which are kept, and of those that were added."""
 
+    known: Tensor
+
     def __init__(self, known: Tensor, added: Tensor):
         super().__init__()
         self.register_buffer("known", known, persistent=False)
@@ -65,7 +67,7 @@ class Learner(nn.Module):
             seen = self.seer.tower(pixels).last_hidden_state[:, 1:]
         return self.seer.projector(seen)
 
-    def forward(self, pixels: Tensor, row: Tensor, column: Tensor, **text: Tensor) -> tuple[Tensor, tuple]:
+    def forward(self, pixels: Tensor, row: Tensor, column: Tensor, **text: Any) -> tuple[Tensor, tuple]:
         """Logits of what follows the text's tokens in these rows and columns, [N, V], and what `Hints` reads.
 
         text: further arguments of `packed_hidden`.

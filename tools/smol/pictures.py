@@ -16,6 +16,7 @@ from groundprune.errors import GroundPruneError
 from .names import named
 
 LARGEST = 96  # pixels of the longer side, as kept
+FAINT = 40  # of 255: an opacity up to which pixels at the border do not count
 BACKGROUND_HEIGHT = 300  # pixels, as kept
 NPM = ("@lobehub/fluent-emoji-3d@1.1.0", "emoji-datasource-twitter@16.0.0", "emoji-datasource-google@16.0.0")
 DEBIAN = ("tuxpaint-stamps-default", "mate-backgrounds", "ukui-wallpapers")
@@ -53,7 +54,7 @@ def load_pictures(work: Path) -> Pictures:
             _fetch_debian(packages, package)
         arrays = {**_sprites(packages), **_backgrounds(packages)}
         draft = kept.with_name("pictures.draft.npz")
-        np.savez_compressed(draft, **arrays)
+        np.savez_compressed(draft, allow_pickle=False, **arrays)
         draft.replace(kept)
     sprites: dict[str, dict[str, list[np.ndarray]]] = {}
     backgrounds = []
@@ -125,8 +126,9 @@ def _codes(code: dict) -> tuple[str, str]:
 
 
 def _cropped(image: Image.Image) -> np.ndarray:
-    alpha = image.getchannel("A").point(lambda a: 255 if a > 40 else 0)
-    image = image.crop(alpha.getbbox())
+    alpha = np.asarray(image.getchannel("A"))
+    rows, columns = (np.flatnonzero((alpha > FAINT).any(axis)) for axis in (1, 0))
+    image = image.crop((int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1))
     scale = LARGEST / max(image.size)
     if scale < 1:
         image = image.resize([max(1, round(side * scale)) for side in image.size], Image.Resampling.LANCZOS)

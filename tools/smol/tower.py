@@ -67,6 +67,8 @@ class Seer(nn.Module):
 class SeerLoss(nn.Module):
     """The names and edges that patches show."""
 
+    names: Tensor
+
     def __init__(self, seer: Seer, names: Tensor, edges: float):
         """names [names, D]: embeddings of the trained names, in their order."""
         super().__init__()
