@@ -1,6 +1,7 @@
 """Training behind SmolLM2: packed rows against the stock model, a run that is killed, and what is exported."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -21,9 +22,10 @@ from tools.smol.assembly import assemble
 from tools.smol.export import TEST_SIZES, draw_tests, save_model, save_tests
 from tools.smol.language import TEXT, Lesson, load_learner, train_language
 from tools.smol.names import HELD_OUT_NAMES, plural
+from tools.smol.pack import pack, unpack
 from tools.smol.packing import Batches, Rows
 from tools.smol.scenes import GRID, IMAGE_SIZE, make_scene
-from tools.smol.tower import TowerPlan, load_seer, train_tower
+from tools.smol.tower import Seer, load_seer, train_tower
 from tools.smol.words import IMAGE
 
 
@@ -125,16 +127,32 @@ def test_a_checkpoint_of_another_plan_is_refused(words, pictures, tmp_path):
     embeddings = decoder(words).embed_tokens.weight.detach()
     train_tower(TOWER, pictures, words, embeddings, config(words), tmp_path / "tower.pt", stop_after=1)
     with pytest.raises(GroundPruneError, match=r"edges=1\.0, now 2\.0"):
-        train_tower(
-            TowerPlan(**{**vars(TOWER), "edges": 2.0}),
-            pictures,
-            words,
-            embeddings,
-            config(words),
-            tmp_path / "tower.pt",
-        )
+        train_tower(replace(TOWER, edges=2.0), pictures, words, embeddings, config(words), tmp_path / "tower.pt")
     with pytest.raises(GroundPruneError, match="run the stage tower first"):
         load_seer(tmp_path / "tower.pt", TOWER, config(words))
+
+
+def test_a_packed_model_is_the_trained_one(words, pictures, tmp_path):
+    torch.manual_seed(0)
+    base, learner = decoder(words).state_dict(), learner_of(words)
+    with torch.no_grad():
+        for name, weight in learner.decoder.named_parameters():
+            if weight.ndim == 2 and name in base and weight.requires_grad:
+                weight.copy_(base[name] + 0.02 * torch.randn_like(weight))
+    pack(learner, base, tmp_path / "smol.safetensors")
+    read = unpack(tmp_path / "smol.safetensors", words, decoder(words), Seer(TOWER, config(words)))
+    batch = Batches(Rows(0, 1, 2, 2, 256), words, pictures)(0)
+    row, column, _ = batch["predicts"]
+    text = {name: batch[name] for name in TEXT}
+    with torch.no_grad():
+        want, found, begun = (
+            each(to_pixels(batch["images"]), row, column, **text)[0] for each in (learner, read, learner_of(words))
+        )
+    assert_near(found, want, 0.03)
+    assert_apart(begun, want, 0.3)
+    count = sum(p.numel() for name, p in learner.named_parameters() if p.requires_grad and "hints" not in name)
+    count += sum(p.numel() for p in learner.seer.tower.parameters())
+    assert (tmp_path / "smol.safetensors").stat().st_size < 2 * count
 
 
 def test_what_is_exported_is_asked_as_it_was_trained(words, pictures, tmp_path):

