@@ -13,12 +13,15 @@ from transformers import LlavaForConditionalGeneration, LlavaProcessor
 from groundprune.pocket.scenes import TEST_SEEDS
 from tools.pocket_training.export import PilImageProcessor, replaced
 
+from .names import plural
 from .pictures import Pictures
 from .questions import SHARES, Question, draw_question
 from .scenes import IMAGE_SIZE, PATCH_SIZE, SPLITS, Scene, make_scene
 from .words import DEFAULT_SYSTEM, IMAGE, REQUESTS, Words, box_text
 
 TEST_SIZES = {"held-out": 600, "novel-picture": 300, "novel-name": 150}  # of each kind
+# Types that do not name what is there once, or are only ever answered by yes where it is there.
+UNNAMED = ("extreme", "existence")
 # The language model's own, for content that has images in it as well.
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -83,16 +86,23 @@ def _told(question: Question) -> dict:
     return {"question": text, "answer": question.answer}
 
 
+def _names(question: Question, name: str) -> bool:
+    said = f"{question.text} {question.answer}"
+    return name in said or plural(name) in said
+
+
 def draw_tests(pictures: Pictures, split: str, size: int) -> Iterator[tuple[Scene, Question]]:
     """Expressions, then questions: of types by their shares, each about a scene of its own."""
     for kind, shares in SHARES.items():
+        unasked = UNNAMED if split == "novel-name" else ()
+        asked = {type: share for type, share in shares.items() if type not in unasked}
         for index in range(size):
             rng = np.random.default_rng([SPLITS.index(split), ("rec", "vqa").index(kind), index])
-            wanted = str(rng.choice(list(shares), p=list(shares.values())))
+            wanted = str(rng.choice(list(asked), p=np.array(list(asked.values())) / sum(asked.values())))
             while True:  # until a scene yields a question of the type that is due
                 scene = make_scene(pictures, TEST_SEEDS[int(rng.integers(len(TEST_SEEDS)))], split)
                 focus = 0 if split == "novel-name" else None
                 question = draw_question(rng, scene.objects, kind, wanted, focus) if scene.objects else None
-                if question is not None:
+                if question is not None and (focus is None or _names(question, scene.objects[focus].name)):
                     yield scene, question
                     break

