@@ -20,5 +20,5 @@ def load_language_model() -> tuple[Any, Any]:
     given = {"pretrained_model_name_or_path": folder, "gguf_file": FILE}
     model, tokenizer = AutoModelForCausalLM.from_pretrained(**given), AutoTokenizer.from_pretrained(**given)
     # The weights are no longer as their file has them, and what is made of this model must not say so.
-    del model.config.quantization_config
+    delattr(model.config, "quantization_config")  # which transformers' types do not know
     return model, tokenizer
