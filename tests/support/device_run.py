@@ -1,4 +1,4 @@
-"""What runs on a device that is not there, against the CPU: `python -m support.device_run FAMILY[@video]:PRUNER,...`."""
+"""What runs on a device that is not there, and on the CPU: `python -m support.device_run FAMILY:PRUNER,...`."""
 
 import contextlib
 import json

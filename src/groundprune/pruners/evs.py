@@ -72,7 +72,7 @@ def select_evs(features: Tensor, frames: int, count: int) -> Tensor:
 
 
 def evs_scores(features: Tensor, frames: int) -> Tensor:
-    """Float[..., N, D] -> Float[..., N]: 1 - cosine to the same patch of the frame before; the first frame's above all.
+    """Float[..., N, D] -> Float[..., N]: 1 - cosine to the same patch of the frame before; above all the first frame.
 
     The paper compares pixels, the official code what the projector gives; here it is the latter.
     """

@@ -22,8 +22,6 @@ def frames_of(layout: VisualLayout) -> list[int]:
             place = torch.stack([at.tile, at.row, at.col], 1)[image]
             same = place[size:] - place[:-size] == torch.tensor([1, 0, 0])  # a step on, where it was
             if len(image) % frames or not bool(same.all()):
-                raise Unservable(
-                    f"the {frames} frames of a video differ in size, so that no patch has a place in all"
-                )
+                raise Unservable(f"the {frames} frames of a video differ in size, so patches cannot be compared")
         found.append(frames)
     return found

@@ -32,8 +32,9 @@ _FIRST = 2**60  # more than anything is due
 class VidCom2(Pruner):
     """Scores by the projected features alone. Each video is a pool of its own, and so is each still image.
 
-    A still image is a video of one frame, however many crops it is seen in: of it the patches least like its mean
-    stay. The official code leaves images whole. Its code for LLaVA renumbers, its code for the Qwens keeps ids.
+    The official code leaves still images whole; here one is a video of one frame, however many crops it is seen in,
+    and of it the patches least like its mean stay. Position ids: its LLaVA code renumbers, its code for Qwen2-VL,
+    Qwen2.5-VL and Qwen3-VL keeps them.
     """
 
     name = "vidcom2"
