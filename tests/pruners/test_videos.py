@@ -1,5 +1,6 @@
 """Pruners of videos: against plain loops in double precision, on tiny models with videos, and what they refuse."""
 
+import json
 import math
 from dataclasses import replace
 from fractions import Fraction
@@ -8,6 +9,8 @@ import pytest
 import torch
 
 import groundprune as gp
+from groundprune.cli import main
+from groundprune.evaluation import compare
 from groundprune.exactness.tiny import tiny_inputs
 from groundprune.pruners import make_pruner
 from groundprune.pruners.evs import select_evs
@@ -262,3 +265,20 @@ def test_frames_of_different_sizes_are_refused(pruner):
     odd[6] = 0
     with pytest.raises(gp.Unservable, match="3 frames of a video differ in size"):
         pruner(None, replace(layout[0], tile=odd), gp.Stage(None, pruner.budget))
+
+
+def test_verify_gives_evs_a_video_of_a_tiny_model(capsys):
+    assert main(["verify", "--family", "qwen2_vl,llava_onevision", "--pruner", "evs", "--keep", "0.6", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [(each["pruner"], each["passed"], each["kept"]) for each in found] == [
+        ("evs", True, [[11, 18]]), ("evs", True, [[6, 9]]),
+    ]  # fmt: skip
+
+
+def test_a_comparison_on_images_skips_evs_with_the_reason():
+    summary = compare(
+        scenes=1, pruners=["evs", "vidcom2"], keeps=["0.5"], positions=["preserved"], progress=False
+    )  # fmt: skip
+    (why,) = summary.skipped.values()
+    assert why.startswith("evs: llava takes no videos")
+    assert {r.setting.pruner for r in summary.settings if r.setting.id not in summary.skipped} == {None, "vidcom2"}
