@@ -77,12 +77,9 @@ def test_a_prefill_waits_for_its_ids_and_once_for_each_choice(family, name, foun
             assert waits.pop(more[0], 0) <= rows * more[1]
     assert waits.pop(SIZES, 0) <= 1
     assert waits.pop(IDS) == 1
-    stages = len(
-        make_pruner(name, "0.5").stages(
-            tiny_model(family.partition("@")[0]).config.get_text_config().num_hidden_layers
-        )
-    )
-    assert waits.pop(CHOICE, 0) <= stages
+    config = tiny_model(family.partition("@")[0]).config
+    stages = make_pruner(name, "0.5").stages(config.get_text_config().num_hidden_layers)
+    assert waits.pop(CHOICE, 0) <= len(stages)
     assert not waits
 
 
