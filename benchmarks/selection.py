@@ -26,7 +26,7 @@ from benchmarks.storing import store
 from benchmarks.turns import matmul_flops
 from groundprune.errors import Unservable
 from groundprune.pruners import Pruner, Selection, Stage, make_pruner, pruner_names
-from groundprune.signals import LLMStates, Need, Signals, TextEmbedder, TowerRecord
+from groundprune.signals import VIDEO, LLMStates, Need, Signals, TextEmbedder, TowerRecord
 from groundprune.studies.parts.meters import seconds
 from groundprune.tokens.budget import Budget
 from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
@@ -149,7 +149,8 @@ def _every(path: Path, sizes: list[int]) -> None:
     flops = matmul_flops(projected.device)
     prefill = {n: prefill_flops(n) / flops for n in sizes}
     rows = []
-    for name in pruner_names():
+    stills = [name for name in pruner_names() if VIDEO not in make_pruner(name, "0.9").needs]
+    for name in stills:
         row: dict[str, Any] = {"pruner": name, "of": {}}
         for n in sizes:
             pruner = reachable(name, n)

@@ -22,7 +22,7 @@ from groundprune.integrations.vllm.spans import Span, columns, unpruned
 from groundprune.pruners import make_pruner
 from groundprune.signals import Need
 
-SERVED = ["random", "spatial", "cls-visual", "divprune", "coverage"]
+SERVED = ["random", "spatial", "cls-visual", "divprune", "coverage", "vidcom2"]
 
 
 def configured(family, pruner, positions="preserved", **text):

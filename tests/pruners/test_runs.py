@@ -8,13 +8,14 @@ import torch
 
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from groundprune.pruners import make_pruner, pruner_class, pruner_names
+from groundprune.pruners import make_pruner, pruner_class
 from support.closeness import assert_near
 from support.embedder import Embedder
+from support.families import ON_STILLS
 
 KEEPS = ["1/6", "0.5", "0.9"]
 TOO_FEW = {"feather": "1/6", "pyramiddrop": "1/6"}  # of 16 layers the first four see all: 0.25 on average
-BEFORE = [name for name in pruner_names() if not make_pruner(name, 0.9).inside]
+BEFORE = [name for name in ON_STILLS if not make_pruner(name, 0.9).inside]
 
 
 @pytest.fixture(scope="module")
@@ -30,7 +31,7 @@ def pruned(model, pruner, inputs, positions="preserved"):
 
 
 @pytest.mark.parametrize(
-    ("name", "keep"), [(name, keep) for name in pruner_names() for keep in KEEPS if keep != TOO_FEW.get(name)]
+    ("name", "keep"), [(name, keep) for name in ON_STILLS for keep in KEEPS if keep != TOO_FEW.get(name)]
 )
 def test_generates_with_the_asked_for_number_of_tokens(model, name, keep):
     pruner = make_pruner(name, keep)
@@ -47,7 +48,7 @@ def test_generates_with_the_asked_for_number_of_tokens(model, name, keep):
     assert all(row.features.isfinite().all() for row in run.rows)
 
 
-@pytest.mark.parametrize("name", pruner_names())
+@pytest.mark.parametrize("name", ON_STILLS)
 def test_a_row_is_pruned_in_a_batch_as_it_is_alone(model, name):
     inputs = tiny_inputs(model, [(1, 3, 4), (1, 3, 4)])
     together, _ = pruned(model, make_pruner(name, tokens=12), inputs)

@@ -12,6 +12,7 @@ from groundprune.pruners.cdpruner import select_cdpruner
 from groundprune.pruners.coverage import select_coverage
 from groundprune.pruners.dart import select_dart
 from groundprune.pruners.divprune import select_divprune
+from groundprune.pruners.evs import select_evs
 from groundprune.pruners.fastervlm import select_fastervlm
 from groundprune.pruners.fastv import select_fastv
 from groundprune.pruners.feather import select_feather
@@ -27,12 +28,14 @@ from groundprune.pruners.sparsevlm_rule import select_sparsevlm
 from groundprune.pruners.tome import select_tome
 from groundprune.pruners.trim import select_trim
 from groundprune.pruners.v2drop import select_v2drop
+from groundprune.pruners.vidcom2 import select_vidcom2
 from groundprune.pruners.visionzip import select_visionzip
 from groundprune.pruners.vispruner import select_vispruner
 from support.closeness import assert_near
 
 SIDE = 6
 N = SIDE * SIDE
+FRAMES = 4  # of N / FRAMES tokens each, where the N are a video
 ROW, COL = torch.arange(N) // SIDE, torch.arange(N) % SIDE
 
 
@@ -60,6 +63,7 @@ RULES = {
     "coverage-anchors": Rule(lambda s, x, k: select_coverage(s, ROW, COL, k, k // 3, anchors=True)),
     "dart": Rule(dart),
     "divprune": Rule(lambda s, x, k: select_divprune(x + s[..., None], k).sort(-1).values),
+    "evs": Rule(lambda s, x, k: select_evs(x + s[..., None], FRAMES, k)),
     "fastervlm": Rule(by_heads(select_fastervlm)),
     "fastv": Rule(by_heads(select_fastv)),
     "feather": Rule(lambda s, x, k: select_feather(s[..., None, :], (ROW % 3 == 0) & (COL % 3 == 0), k)),
@@ -76,6 +80,7 @@ RULES = {
     "tome": Rule(lambda s, x, k: select_tome(x + s[..., None], k)),
     "trim": Rule(lambda s, x, k: select_trim(s, k), least=2),
     "v2drop": Rule(lambda s, x, k: select_v2drop(x, x + s[..., None], k)),
+    "vidcom2": Rule(lambda s, x, k: select_vidcom2(x + s[..., None], FRAMES, k)),
     "visionzip": Rule(lambda s, x, k: select_visionzip(s, x, k, max(1, k // 6)), least=3),
     "vispruner": Rule(lambda s, x, k: select_vispruner(s, x, k, k // 2)),
 }
@@ -119,6 +124,7 @@ def test_the_count_is_met_and_the_kept_are_ascending(name, seed, data):
 
 
 BY_FEATURES = ("cdpruner", "divprune", "ivc-prune", "v2drop")  # what they rank is made of the features too
+BY_FRAMES = ("evs", "vidcom2")  # and of what stands elsewhere in the video: see test_videos
 
 
 def tied(seed, data, name):
@@ -128,7 +134,7 @@ def tied(seed, data, name):
     return torch.randint(data.draw(st.integers(2, 4)), (N,), generator=generator), count, generator
 
 
-@pytest.mark.parametrize("name", sorted(RULES.keys() - {*BY_FEATURES, "tome"}))
+@pytest.mark.parametrize("name", sorted(RULES.keys() - {*BY_FEATURES, *BY_FRAMES, "tome"}))
 @few
 @given(seed=st.integers(0, 10_000), data=st.data())
 def test_of_equal_scores_the_earlier_counts_as_the_larger(name, seed, data):

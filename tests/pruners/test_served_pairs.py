@@ -11,6 +11,7 @@ from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families, family_of
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
 from support.embedder import Embedder
+from support.families import ON_STILLS
 from tools.docs.catalogue import served_by_family, served_table
 
 PAIRS = list(itertools.product(families(), pruner_names()))
@@ -44,7 +45,8 @@ def test_a_pair_runs_or_is_refused_before_any_work(family, name):
     tiny = model(family)
     if name in claimed()[family]:
         every_kind = len(family_of(tiny.config).tiny_visuals(tiny.config).tokens)
-        inputs = tiny_inputs(tiny, [(every_kind, 3, 4)])
+        prompts = [(every_kind, 3, 4)]
+        inputs = tiny_inputs(tiny, prompts, modality=None if name in ON_STILLS else "video")
         with pruning(family, name) as run:
             out = tiny.generate(**inputs, max_new_tokens=2, do_sample=False)
         assert out.shape[1] == inputs["input_ids"].shape[1] + 2

@@ -31,7 +31,7 @@ SIZES = {
     "llava": [(48, 48), (30, 60)], "llava_next": [(40, 24), (36, 40)],
     "qwen2_5_vl": [(48, 32), (64, 48)], "qwen3_vl": [(128, 64), (96, 96)],
 }  # fmt: skip
-EVERY = ["random", "spatial", "cls-visual", "divprune", "coverage", "fastervlm"]
+EVERY = ["random", "spatial", "cls-visual", "divprune", "coverage", "fastervlm", "vidcom2"]
 CASES = [("llava", name, keep) for name in EVERY for keep in (0.5, 1)]
 CASES += [(family, name, 0.5) for family in SIZES if family != "llava" for name in EVERY[:5]]
 CASES += [(family, name, 1) for family in SIZES if family != "llava" for name in ("cls-visual", "spatial")]

@@ -1,4 +1,4 @@
-"""What runs on a device that is not there, against the CPU: `python -m support.device_run FAMILY:PRUNER,...`."""
+"""What runs on a device that is not there, and on the CPU: `python -m support.device_run FAMILY:PRUNER,...`."""
 
 import contextlib
 import json
@@ -79,9 +79,13 @@ def looked_at(model, inputs, waits, pruner=None):
 
 
 def run(family, names):
-    """Per pruner and case how far logits are from the CPU's, and what waits: of the stock model too."""
+    """Per pruner and case how far logits are from the CPU's, and what waits: of the stock model too.
+
+    family: of a tiny model, on prompts of all its visuals; or with "@video" behind it, of videos alone.
+    """
+    family, _, modality = family.partition("@")
     model = tiny_model(family)
-    inputs = tiny_inputs(model, [(1, 5, 7), (1, 3, 6)])
+    inputs = tiny_inputs(model, [(1, 5, 7), (1, 3, 6)], modality=modality or None)
     cases = [(name, case) for name in names for case in (CASES if name in LOOPS else ["context"])]
     cases = [(name, case) for name, case in cases if not (name == "fastv" and case in ("inputs", "encoded"))]
     with torch.no_grad():

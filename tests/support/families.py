@@ -6,9 +6,11 @@ import torch
 
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import family_of
+from groundprune.pruners import pruner_class, pruner_names
 from groundprune.pruning.encoding import Encoded, encode_inputs
-from groundprune.signals import Signals
+from groundprune.signals import VIDEO, Signals
 
+ON_STILLS = [name for name in pruner_names() if VIDEO not in pruner_class(name).needs]
 PROMPTS = [(1, 5, 7), (2, 2, 4), (1, 9, 3)]
 
 model_of = functools.cache(tiny_model)

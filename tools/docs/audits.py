@@ -1,4 +1,4 @@
-"""What `gp.audit` finds our own pruners to do under the policy `official`, on a tiny LLaVA."""
+"""What `gp.audit` finds our own pruners to do under the policy `official`, on tiny models."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import groundprune as gp
 from groundprune.audits.result import Audit
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
-from groundprune.signals import TextEmbedder
+from groundprune.signals import VIDEO, TextEmbedder
 
 
 class RandomTextTower(TextEmbedder):
@@ -27,10 +27,16 @@ class RandomTextTower(TextEmbedder):
 
 @functools.cache
 def audited_pruners() -> dict[str, Audit]:
-    """By name, half of the tokens kept; the ids that each method's authors give."""
-    model = tiny_model("llava")
-    inputs = tiny_inputs(model, [(1, 5, 7)])
-    return {name: gp.audit(_call(name), model, inputs) for name in pruner_names()}
+    """By name, half of the tokens kept; the ids that each method's authors give.
+
+    On an image before a LLaVA, or where frames are compared on a video before a Qwen2.5-VL.
+    """
+    image, video = tiny_model("llava"), tiny_model("qwen2_5_vl")
+    given = {
+        False: (image, tiny_inputs(image, [(1, 5, 7)])),
+        True: (video, tiny_inputs(video, [(1, 5, 7)], modality="video")),
+    }
+    return {name: gp.audit(_call(name), *given[VIDEO in pruner_class(name).needs]) for name in pruner_names()}
 
 
 def _call(name: str) -> Any:

@@ -19,10 +19,11 @@ from groundprune.errors import GroundPruneError, unknown
 from groundprune.evaluation.protocols import IOU_THRESHOLD
 from groundprune.evaluation.scoring import same_words
 from groundprune.evaluation.specs import MAIN_POSITIONS
-from groundprune.pruners import Pruner, make_pruner, pruner_names
+from groundprune.pruners import Pruner, make_pruner, pruner_class, pruner_names
 from groundprune.pruning.context import prune
 from groundprune.pruning.encode_once import EncodedImages, encode
 from groundprune.report.score_maps import Scored, gridded, noting_scores
+from groundprune.signals import VIDEO
 from groundprune.tokens.positions import Policy, parse_policy
 
 PICTURES = 4  # that stay encoded; the oldest is forgotten
@@ -166,9 +167,9 @@ class Bench:
         return said, time.perf_counter() - start
 
     def _servable(self) -> list[str]:
-        """The registered pruners that this model can give what they need."""
+        """The registered pruners that this model can give what they need; of images alone, so none of videos."""
         found = []
-        for name in pruner_names():
+        for name in (each for each in pruner_names() if VIDEO not in pruner_class(each).needs):
             with contextlib.suppress(GroundPruneError), prune(self.model, make_pruner(name, 1), "preserved", ["-"]):
                 found.append(name)
         return found

@@ -74,7 +74,8 @@ def verify(
         results[name] = []
         for each in pruners:
             try:
-                results[name].append(measure(loaded, inputs, each, text=[REQUEST], text_tower=text_tower))
+                given = inputs if family is None else _of_videos(loaded, each) or inputs
+                results[name].append(measure(loaded, given, each, text=[REQUEST], text_tower=text_tower))
             except (Unservable, Unproven) as error:
                 if pruner != "all":
                     raise
@@ -92,6 +93,16 @@ def verify(
         raise typer.Exit(complain("nothing was proven: every pruner was skipped", INCONCLUSIVE))
     if verdicts - {"ok"}:
         raise typer.Exit(FAILED if "FAILED" in verdicts else INCONCLUSIVE)
+
+
+def _of_videos(model: Any, pruner: Pruner) -> dict[str, Any] | None:
+    """A video of noise where the pruner reads videos and the tiny model takes them."""
+    from groundprune.exactness.tiny import tiny_inputs
+    from groundprune.families import family_of
+    from groundprune.signals import VIDEO
+
+    takes = "video" in family_of(model.config).token_ids(model.config)
+    return tiny_inputs(model, [(1, 5, 7)], modality="video") if VIDEO in pruner.needs and takes else None
 
 
 def _pruners(names: str, keep: str, stage: str) -> list[Pruner]:

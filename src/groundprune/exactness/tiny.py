@@ -58,7 +58,9 @@ def tiny_of(config: Any, seed: int = 0) -> Any:
     return model
 
 
-def tiny_inputs(model: Any, prompts: list[tuple[int, int, int]], seed: int = 1) -> dict[str, Tensor]:
+def tiny_inputs(
+    model: Any, prompts: list[tuple[int, int, int]], seed: int = 1, modality: str | None = None
+) -> dict[str, Tensor]:
     """Left-padded inputs of random words and pixels.
 
     Where the family has visuals of several kinds (sizes, videos), images go through them in turn.
@@ -67,18 +69,24 @@ def tiny_inputs(model: Any, prompts: list[tuple[int, int, int]], seed: int = 1) 
         model: from `tiny_model`.
         prompts: one row per (images, words before each image, words after the last).
         seed: of words and pixels.
+        modality: "image" or "video" where no other visuals are wanted; None = all that the family has.
 
     Returns:
         What a processor would give: input_ids Long[B, L], attention_mask, pixel_values, ...
     """
     generator = torch.Generator().manual_seed(seed)
-    visuals = family_of(model.config).tiny_visuals(model.config)
+    family = family_of(model.config)
+    visuals = family.tiny_visuals(model.config)
+    known = range(len(visuals.tokens))
+    if modality is not None:
+        placeholder = family.token_ids(model.config)[modality]
+        known = [kind for kind in known if placeholder in visuals.tokens[kind]]
     rows: list[list[int]] = []
     kinds: list[list[int]] = []
     for images, before, after in prompts:
         words = torch.randint(WORDS.start, WORDS.stop, (images * before + after,), generator=generator).tolist()
         done = sum(map(len, kinds))
-        kinds.append([(done + i) % len(visuals.tokens) for i in range(images)])
+        kinds.append([known[(done + i) % len(known)] for i in range(images)])
         row: list[int] = []
         for i, kind in enumerate(kinds[-1]):
             row += words[i * before : (i + 1) * before] + visuals.tokens[kind]

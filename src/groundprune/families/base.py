@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from groundprune.errors import Unservable, unknown
 from groundprune.families.described import Described
 from groundprune.families.towers import TOWERS, Tower
-from groundprune.signals import PROJECTOR, Need
+from groundprune.signals import PROJECTOR, VIDEO, Need
 from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
 
 
@@ -123,6 +123,10 @@ class Family(Described):
         if need == PROJECTOR:
             if self.unprojectable is not None:
                 raise Unservable(f"{self.unprojectable.format(self.name)}; a merge before it cannot run")
+            return
+        if need == VIDEO:
+            if "video" not in self.token_ids(config):
+                raise Unservable(f"{self.name} takes no videos")
             return
         tower, kind = self.tower_kind(config), config.vision_config.model_type
         self.feature_layer(config)

@@ -9,6 +9,7 @@ from groundprune.signals.base import (
     SALIENT,
     TOWER_CLS,
     TOWER_HIDDEN,
+    VIDEO,
     Need,
 )
 from groundprune.signals.contracts import LLMStates, TextEmbedder
@@ -24,6 +25,7 @@ __all__ = [
     "SALIENT",
     "TOWER_CLS",
     "TOWER_HIDDEN",
+    "VIDEO",
     "LLMStates",
     "Need",
     "Signals",

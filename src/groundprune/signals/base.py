@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _KINDS: dict[str, tuple[str | None, ...]] = {
     "tower_attention": ("cls", "cls-joint", "received", "salient"), "tower_hidden": (None, "cls"),
     "tower_keys": (None,), "clip_patches": (None,), "clip_text": (None,), "fingerprint": (None,),
-    "projector": (None,), "llm": ("attention", "hidden", "normed", "q", "k", "v", "frequencies"),
+    "projector": (None,), "video": (None,), "llm": ("attention", "hidden", "normed", "q", "k", "v", "frequencies"),
 }  # fmt: skip
 
 
@@ -35,7 +35,8 @@ class Need:
 
     Attributes:
         signal: "tower_attention", "tower_hidden", "tower_keys", "clip_patches", "clip_text", "fingerprint" or "llm";
-            or "projector", nothing to read: a merge of tower states needs a projector that takes them one by one.
+            or "projector", nothing to read: a merge of tower states needs a projector that takes them one by one; or
+            "video", likewise: a comparison of frames needs a model that takes videos.
         layer: layer index of the tower or the LLM; a Fraction f = the last layer of the first f of its depth;
             None = the tower layer whose output the LLM reads, or the LLM layers that the pruner's stages name.
         kind: for tower_attention "cls" (the CLS row), "cls-joint" (the same with all heads as one), "received" (mean
@@ -70,6 +71,7 @@ CLIP_PATCHES = Need("clip_patches")
 CLIP_TEXT = Need("clip_text")
 TOWER_HIDDEN = Need("tower_hidden")
 PROJECTOR = Need("projector")
+VIDEO = Need("video")
 TOWER_CLS = Need("tower_hidden", kind="cls")
 
 
