@@ -18,10 +18,7 @@ def replaced(owner: Any, name: str, value: Any) -> Iterator[None]:
     try:
         yield
     finally:
-        if before is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
+        _put_back(owner, name, before)
 
 
 @contextlib.contextmanager
@@ -53,9 +50,13 @@ def overlaid(owner: Any, name: str, make: Callable[[Any], Any]) -> Iterator[None
         yield
     finally:
         call = original
-        if own.get(name) is not method:
-            pass
-        elif before is None:
-            delattr(owner, name)
-        else:
-            setattr(owner, name, before)
+        if own.get(name) is method:
+            _put_back(owner, name, before)
+
+
+def _put_back(owner: Any, name: str, before: Any) -> None:
+    """before: the owner's own attribute; None = it had none, and the class's is to be found again."""
+    if before is None:
+        delattr(owner, name)
+    else:
+        setattr(owner, name, before)

@@ -107,7 +107,8 @@ class Pruner:
     def select(self, signals: Signals, layout: VisualLayout, stage: Stage) -> Selection:
         """The tokens that stay: `rule` in each pool of its share; the columns that are no patches all stay."""
         pools = self.pools(layout, stage)
-        shares = self.shares(signals, layout, stage, pools, stage.budget.count(len(layout.patches), layout.n_images))
+        count = stage.budget.count(len(layout.host.patches), layout.n_images)
+        shares = self.shares(signals, layout, stage, pools, count)
         rule = self.rule(signals, layout, stage)
         found = [
             rule(pool, share) if 0 < share < len(pool) else torch.arange(share, device=pool.device)
