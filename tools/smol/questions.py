@@ -6,6 +6,7 @@ Things are only compared along an axis where their centres lie at least `MARGIN`
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from groundprune.pocket import questions as pocket
 from groundprune.pocket.questions import EXTREMES, OPPOSITE, RELATIONS
 
 from .names import plural, trained_names, with_article
@@ -21,15 +22,9 @@ SIDES = {"on the left or on the right": ("left", "right"), "at the top or at the
 
 
 @dataclass(frozen=True)
-class Question:
-    """A question about one scene and its only right answer: a box or a word."""
+class Question(pocket.Question):
+    """As the pocket is asked, with boxes in pixels, and of the types of REC_SHARES and VQA_SHARES here."""
 
-    kind: str  # "rec" | "vqa"
-    type: str  # a key of REC_SHARES or VQA_SHARES
-    text: str
-    about: tuple[int, ...]  # indices of the objects that the question asks for
-    box: tuple[int, int, int, int] | None = None  # pixels
-    answer: str | None = None
     given: tuple[int, int, int, int] | None = None  # the box that `text` leaves a place for, "{}"
 
 

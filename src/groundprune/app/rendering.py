@@ -63,11 +63,11 @@ class Panel:
 
     @property
     def dropped(self) -> str:
-        return "" if self.kept is None else dropped_path(self.kept)
+        return dropped_path(self.kept)
 
     @property
     def border(self) -> str:
-        return "" if self.kept is None else border_path(self.kept)
+        return border_path(self.kept)
 
     @property
     def window(self) -> Box:

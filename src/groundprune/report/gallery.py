@@ -78,12 +78,12 @@ class Item:
     @property
     def dropped(self) -> str:
         """An SVG path over what was dropped, in pixels of the image; "" where nothing is known to be."""
-        return "" if self.kept is None else dropped_path(self.kept)
+        return dropped_path(self.kept)
 
     @property
     def border(self) -> str:
         """An SVG path between the kept and the dropped cells; shading alone is hard to see on a dark image."""
-        return "" if self.kept is None else border_path(self.kept)
+        return border_path(self.kept)
 
     @property
     def alt(self) -> str:

@@ -37,8 +37,13 @@ def kept_maps(
     }
 
 
-def dropped_path(kept: KeptMap) -> str:
-    """Runs of dropped cells as rectangles, and what the model did not see at all (the sides of a crop)."""
+def dropped_path(kept: KeptMap | None) -> str:
+    """Runs of dropped cells as rectangles, and what the model did not see at all (the sides of a crop).
+
+    "" where it is not known what was dropped.
+    """
+    if kept is None:
+        return ""
     rows, cols = kept.grid.shape
     frame = kept.frame
     boxes: list[Box] = []
@@ -57,8 +62,10 @@ def dropped_path(kept: KeptMap) -> str:
     return "".join(f"M{b.x1:.6g} {b.y1:.6g}H{b.x2:.6g}V{b.y2:.6g}H{b.x1:.6g}z" for b in drawn)
 
 
-def border_path(kept: KeptMap) -> str:
-    """The lines between kept and dropped cells."""
+def border_path(kept: KeptMap | None) -> str:
+    """The lines between kept and dropped cells; "" where it is not known which are."""
+    if kept is None:
+        return ""
     rows, cols = kept.grid.shape
     upright = [(r, c + 1, r + 1, c + 1) for r, c in np.argwhere(np.diff(kept.grid, axis=1))]
     level = [(r + 1, c, r + 1, c + 1) for r, c in np.argwhere(np.diff(kept.grid, axis=0))]
