@@ -142,7 +142,7 @@ def vllm_throughput(out: Out = None) -> None:
 def official(
     root: Annotated[Path, typer.Argument(help="The folder that `fetch` of benchmarks/official filled.")],
     out: Out = None,
-    tokens: Annotated[str, typer.Option("--tokens", help="576 (one image), 2880 (five), with commas.")] = "576",
+    tokens: Annotated[str, typer.Option("--tokens", help="576, 2916 (54 x 54, near LLaVA-NeXT's 2,880).")] = "576",
     batch: Annotated[str, typer.Option("--batch", help="Prompts in a batch, with commas.")] = "1",
     only: Annotated[str | None, typer.Option("--only", help="Methods, with commas (default: all).")] = None,
     device: Device = "cpu",

@@ -1,6 +1,6 @@
 """What docs/speed.md says of a measurement is what its file holds, limits that are not met included."""
 
-from tools.docs.speed import decode_table, memory_table, official_table, ttft_table
+from tools.docs.speed import decode_table, memory_table, official_table, sweep_table, ttft_table
 
 ABOUT = {
     "machine": {"processor": "x", "threads": 1, "dtype": "float32"},
@@ -39,6 +39,11 @@ def test_stages_inside_of_the_llm_have_a_limit_of_their_own():
     table = decode_table(found({"m 576 0.5": cell(prune_inputs=ratio(1.03), prune=ratio(1.0), fastv=ratio(1.04))}))
     assert "Above 1.02 before the LLM: prune_inputs in m 576 0.5 (1.030)." in table
     assert "At most 1.05 with stages inside of it." in table
+
+
+def test_a_sweep_is_held_to_encoding_once_alone():
+    table = sweep_table(found({"m 576": cell(**{"encode once": ratio(1.01), "each with its tower": ratio(1.8)})}))
+    assert "At most 1.05 with images encoded once." in table
 
 
 def test_caches_that_differ_are_not_called_equal():

@@ -30,6 +30,7 @@ from tools.docs.speed import (
     decode_table,
     memory_table,
     official_table,
+    sweep_table,
     ttft_figure,
     ttft_table,
 )
@@ -79,6 +80,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "ttft": lambda root: ttft_table(_read(root / BENCHMARKS / "ttft.json")),
     "decode": lambda root: decode_table(_read(root / BENCHMARKS / "decode.json")),
     "memory": lambda root: memory_table(_read(root / BENCHMARKS / "memory.json")),
+    "sweep": lambda root: sweep_table(_read(root / BENCHMARKS / "sweep.json")),
     "batch": lambda root: batch_table(_read(root / BENCHMARKS / "batch.json")),
     "official": lambda root: official_table(_read(root / BENCHMARKS / "official.json")),
     "finetuning": lambda root: finetuning_table(_read(root / FINETUNING)),

@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from groundprune.report.style import PAGE_INK
 
-LIMITS = {"ttft": 1.05, "decode": 1.02, "decode inside": 1.05}
+LIMITS = {"ttft": 1.05, "decode": 1.02, "decode inside": 1.05, "sweep": 1.05}
 _INSIDE = "fastv"
 _COLOURS = ("#0072B2", "#E69F00", "#009E73", "#CC79A7", "#56B4E9", "#D55E00")
 _MARKERS = "osD^vP"
@@ -70,6 +70,18 @@ def memory_table(found: Mapping[str, Any]) -> str:
         "what the formula of `evaluate --costs` says."
     )
     return _table(header, rows, left=1) + f"\n{said}\n"
+
+
+def sweep_table(found: Mapping[str, Any]) -> str:
+    """Sixteen settings over one tower and sixteen LLM runs."""
+    rows = [
+        [*key.split(), *(_told(cell["ratios"][name]) for name in ("encode once", "each with its tower"))]
+        for key, cell in found["cells"].items()
+    ]
+    over = _over(found["cells"], LIMITS["sweep"], lambda name: name == "encode once")
+    said = _verdict(over, LIMITS["sweep"], "with images encoded once")
+    header = ["model", "tokens", "encoded once", "each with its tower"]
+    return _table(header, rows, left=1) + f"\n{said}{_basis(found)}\n"
 
 
 def batch_table(found: Mapping[str, Any]) -> str:

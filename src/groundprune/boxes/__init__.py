@@ -12,6 +12,7 @@ from groundprune.boxes.frames import (
 )
 from groundprune.boxes.geometry import Box, Point, iou
 from groundprune.boxes.languages import Bbox2dPixelsCodec
+from groundprune.boxes.point_languages import GridPoints
 from groundprune.boxes.points import POINT_CODECS, PointCodec, make_point_codec, register_point_codec
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "BoxCodec",
     "CroppedFrame",
     "Frame",
+    "GridPoints",
     "LlavaCodec",
     "OriginalFrame",
     "PaddedSquareFrame",
