@@ -19,7 +19,7 @@ from groundprune.data import Sample
 from groundprune.data.scenes import scene_samples
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import compare, evaluate, read_rows, read_summary
-from groundprune.evaluation.driver import windows
+from groundprune.evaluation.asking import windows
 from groundprune.evaluation.protocols import Protocol
 from groundprune.evaluation.scoring import Scorer
 from groundprune.families import families

@@ -16,7 +16,7 @@ from groundprune.data.sources import DataSet, as_task
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation import evaluate
 from groundprune.evaluation.accounting import Work
-from groundprune.evaluation.driver import how_asked
+from groundprune.evaluation.asking import how_asked
 from groundprune.evaluation.lengths import POINT_TOKENS, max_new_tokens
 from groundprune.evaluation.results import SAMPLES_FILE, read_summary
 from groundprune.evaluation.runner import Answer, Runner

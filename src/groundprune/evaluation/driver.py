@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +12,12 @@ from rich.console import Console
 
 from groundprune.checkpoints.hub import POCKET
 from groundprune.checkpoints.load import load
-from groundprune.data import DataSet, Sample, open_data
+from groundprune.data import DataSet, open_data
 from groundprune.data.sources import as_task
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.asking import asked, how_asked, refuse_repeated, windows
 from groundprune.evaluation.devices import check_placing, input_device
-from groundprune.evaluation.identity import about_this_run, pruner_files, samples_fingerprint, weights_fingerprint
+from groundprune.evaluation.identity import about_this_run, pruner_files, weights_fingerprint
 from groundprune.evaluation.interventions import Intervention
 from groundprune.evaluation.loop import answer_all
 from groundprune.evaluation.meter import Meter
@@ -28,14 +26,12 @@ from groundprune.evaluation.protocols import check_protocol
 from groundprune.evaluation.runner import Runner
 from groundprune.evaluation.specs import KEEPS, PRUNERS, Setting, compare_settings
 from groundprune.evaluation.summary import Summary
-from groundprune.families.grounding import Grounding
 from groundprune.signals import TextEmbedder
 
 # Images encoded at a time: at 576 tokens of a 7B model 1.2 GB, at LLaVA-NeXT's 2880 6 GB. All settings answer their
 # questions before the next ones are encoded. A fixed number, so that a resumed run makes the same batches.
 WINDOW = 256
 SMALL = 50_000_000  # parameters
-_WORDING_OF = {"seg_prompt": "seg", "point_prompt": "point", "point_codec": "point"}  # kinds that are seldom asked
 
 
 def evaluate(
@@ -248,45 +244,3 @@ def threads_for(model: Any) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def refuse_repeated(data: DataSet) -> None:
-    """Raises GroundPruneError where two samples share an id."""
-    if len({s.id for s in data.samples}) != len(data.samples):
-        raise GroundPruneError(f"{data.name}: two samples share an id")
-
-
-def asked(data: DataSet, protocol: str, seed: int, limit: int | None) -> dict[str, Any]:
-    """What of a run says which questions were asked, and how they were read."""
-    about = {
-        "protocol": protocol, "data": data.name, "split": data.split, "source": data.source,
-        "seed": seed, "limit": limit, "samples": samples_fingerprint(data.samples),
-    }  # fmt: skip
-    counts = Counter(sample.kind for sample in data.samples)
-    if len(counts) == 1 and set(counts) <= {"seg", "point"}:
-        about["task"] = next(iter(counts))
-    if data.name == "scenes":
-        equal = len(set(counts.values())) == 1
-        about |= {"scenes": next(iter(counts.values()))} if equal else {"asked": dict(counts)}
-    return about
-
-
-def how_asked(grounding: Grounding, data: DataSet) -> dict[str, str | None]:
-    """What of a checkpoint's wording was used; that for outlines and points only where they are asked for."""
-    kinds = {sample.kind for sample in data.samples}
-    unused = {key for key in _WORDING_OF if _WORDING_OF[key] not in kinds}
-    return {key: value for key, value in asdict(grounding).items() if key not in unused}
-
-
-def windows(data: DataSet, images: int) -> list[list[Sample]]:
-    """The samples in parts of at most so many images, those about one image together.
-
-    Scenes, which are drawn in memory, are one part.
-    """
-    groups: dict[str, list[Sample]] = {}
-    for sample in data.samples:
-        groups.setdefault(sample.image_key, []).append(sample)
-    if data.name == "scenes":
-        return [data.samples]
-    several = list(groups.values())
-    return [list(chain(*several[i : i + images])) for i in range(0, len(several), images)]

@@ -18,8 +18,9 @@ from groundprune.checkpoints.hub import POCKET
 from groundprune.checkpoints.load import load
 from groundprune.data import DataSet, open_data
 from groundprune.errors import GroundPruneError
+from groundprune.evaluation.asking import asked
 from groundprune.evaluation.disk import alone, replace, writing
-from groundprune.evaluation.driver import answer_settings, asked, threads_for
+from groundprune.evaluation.driver import answer_settings, threads_for
 from groundprune.evaluation.results import SAMPLES_FILE, SUMMARY_FILE, read_summary
 from groundprune.evaluation.rows import read_rows
 from groundprune.report.figures import save_figure

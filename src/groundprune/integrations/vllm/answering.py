@@ -18,7 +18,7 @@ from groundprune.data import Sample, open_data
 from groundprune.data.sources import as_task
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.evaluation.accounting import Decoder, Work
-from groundprune.evaluation.driver import asked, how_asked, refuse_repeated
+from groundprune.evaluation.asking import asked, how_asked, refuse_repeated
 from groundprune.evaluation.identity import about_this_run, files_fingerprint, pruner_files
 from groundprune.evaluation.lengths import max_new_tokens
 from groundprune.evaluation.loop import answer_all

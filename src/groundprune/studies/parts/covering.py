@@ -12,7 +12,8 @@ from torch import Tensor
 
 from groundprune.checkpoints.load import grounding_of
 from groundprune.errors import Unservable
-from groundprune.evaluation.driver import WINDOW, windows
+from groundprune.evaluation.asking import windows
+from groundprune.evaluation.driver import WINDOW
 from groundprune.evaluation.interventions import Truths
 from groundprune.evaluation.preparing import prepare
 from groundprune.evaluation.rows import kept_grids
