@@ -118,6 +118,11 @@ class Family(Described):
 
     def check(self, config: Any, need: Need) -> None:
         """Raises Unservable, with the reason, where models of this family cannot give a signal."""
+        if need.signal == "llm" and linear_layers(config):
+            raise Unservable(
+                f"{self.name} has layers of linear attention: no attention rows to score by, and a state that "
+                "dropped tokens cannot leave; prune before the LLM"
+            )
         if need.signal in ("llm", "fingerprint"):
             return
         if need == PROJECTOR:
@@ -144,6 +149,19 @@ class Family(Described):
                 f"vision_feature_select_strategy {strategy!r} is not supported with a {kind!r} tower "
                 f"(allowed: {'default' if tower.cls else 'full'!r}, which keeps the patches and nothing else)"
             )
+
+
+def linear_layers(config: Any) -> list[int]:
+    """The decoder layers with linear attention.
+
+    Args:
+        config: a model's.
+
+    Returns:
+        Their indices. A state takes the place of keys there, so that no mask hides a token.
+    """
+    types = getattr(config.get_text_config(), "layer_types", None) or []
+    return [index for index, kind in enumerate(types) if kind == "linear_attention"]
 
 
 FamilyType = TypeVar("FamilyType", bound=Family)
