@@ -5,16 +5,16 @@ from dataclasses import dataclass
 
 import pytest
 import torch
-from transformers import AutoConfig, DynamicCache
+from transformers import DynamicCache
 
 import groundprune as gp
 from groundprune.exactness import oracle
 from groundprune.exactness.oracle import hidden_columns, hide
-from groundprune.exactness.tiny import tiny_inputs, tiny_of
+from groundprune.exactness.tiny import tiny_inputs
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families
 from groundprune.families.base import linear_layers
-from support.families import PROMPTS, model_of
+from support.families import PROMPTS, experts, model_of
 from support.generating import CONTROL, GREEDY, PRUNER, TOLERANCE, generate
 from tools.linear_attention import PAIRS, differences
 
@@ -153,18 +153,7 @@ def test_an_oracle_that_does_not_step_over_what_is_dropped_is_another(model, inp
 
 
 def test_experts_are_served_too():
-    text = families()["qwen3_5"].tiny_config().text_config.to_dict()
-    experts = {"num_experts": 4, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
-    config = families()["qwen3_5"].tiny_config()
-    text = {**{k: v for k, v in text.items() if k not in ("model_type", "architectures")}, **experts}
-    text["shared_expert_intermediate_size"] = 32
-    vision = {k: v for k, v in config.vision_config.to_dict().items() if k != "model_type"}
-    ids = ("image_token_id", "video_token_id", "vision_start_token_id", "vision_end_token_id")
-    model = tiny_of(
-        AutoConfig.for_model(
-            "qwen3_5_moe", text_config=text, vision_config=vision, **{name: getattr(config, name) for name in ids}
-        )
-    )
+    model = experts("qwen3_5")
     found = gp.verify(model, tiny_inputs(model, [(1, 5, 7), (2, 2, 4)]), PRUNER, steps=3)
     assert found.passed, found
 

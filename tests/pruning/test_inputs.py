@@ -44,6 +44,8 @@ def test_stock_generate_gives_what_the_oracle_and_the_context_give(name, policy,
     model, options = model_of(name), MODES[mode]
     inputs = inputs_of(model, mode)
     short = gp.prune_inputs(model, inputs, PRUNER, policy)
+    if mode == "drafts" and model._is_stateful:
+        pytest.skip("stock code drafts no tokens where a state cannot be rolled back: test_qwen3_5.py")
     out = generate(model, short, **options)
     with gp.prune(model, PRUNER, policy):
         context = generate(model, inputs, **options)

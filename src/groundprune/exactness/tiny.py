@@ -40,8 +40,8 @@ def tiny_of(config: Any, seed: int = 0) -> Any:
     """A random model of a config.
 
     Weights have a std of 1.4 / sqrt(fan_in): with the default 0.02 attention is uniform, every position id gives
-    the same output, and an exactness test proves nothing. For the same reason states of linear attention decay slowly:
-    at the initial rates they forget within a token.
+    the same output, and an exactness test proves nothing. For the same reason states of linear attention decay
+    slowly: at the initial rates they forget within a token.
 
     Args:
         config: of a known family.

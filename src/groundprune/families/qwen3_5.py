@@ -29,7 +29,7 @@ class Qwen35(Qwen3VL):
     }  # fmt: skip
 
     def tiny_config(self, layers: int = 4, interval: int = 2, **options: Any) -> Any:
-        """interval: one layer in so many is full attention. With 2 linear ones stand behind it, as with the real 4."""
+        """interval: one layer in so many is full attention; in checkpoints 4. With 2 linear ones stand behind it."""
         config = super().tiny_config(layers, **options)
         kinds = ["linear_attention"] * (interval - 1) + ["full_attention"]
         config.text_config.layer_types = [kinds[index % interval] for index in range(layers)]
