@@ -17,7 +17,7 @@ from groundprune.audits.recordings import read_recording
 from groundprune.audits.verdicts import judge
 from groundprune.exactness.tiny import tiny_inputs, tiny_model, tiny_of
 from groundprune.families import families, family_of
-from groundprune.families.base import linear_layers
+from groundprune.families.linear import linear_layers
 from groundprune.families.tiny_parts import IMAGE
 from support.families import model_of
 from support.generating import snapshot

@@ -14,7 +14,7 @@ from groundprune.evaluation.accounting import Decoder, Layer, Work, count_new
 from groundprune.evaluation.meter import Meter, tower_flops
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import family_of
-from groundprune.families.base import linear_layers
+from groundprune.families.linear import linear_layers
 from groundprune.pruners.base import Pruner, Stage
 from groundprune.pruning.encoding import encode_inputs
 from groundprune.studies.parts.meters import kv_bytes

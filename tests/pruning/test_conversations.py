@@ -12,7 +12,7 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families, family_of
-from groundprune.families.base import linear_layers
+from groundprune.families.linear import linear_layers
 from support.families import model_of
 from support.generating import CONTROL, PRUNER, TOLERANCE, generate
 

@@ -7,7 +7,7 @@ from transformers import AutoConfig
 
 from groundprune.exactness.tiny import tiny_inputs, tiny_model, tiny_of
 from groundprune.families import families, family_of
-from groundprune.families.base import linear_layers
+from groundprune.families.linear import linear_layers
 from groundprune.pruners import pruner_class, pruner_names
 from groundprune.pruning.encoding import Encoded, encode_inputs
 from groundprune.signals import VIDEO, Signals

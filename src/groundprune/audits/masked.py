@@ -14,7 +14,7 @@ from groundprune.audits.verdicts import Judged
 from groundprune.errors import GroundPruneError
 from groundprune.exactness.oracle import Hidden, hide
 from groundprune.exactness.verify import relative_difference
-from groundprune.families.base import linear_layers
+from groundprune.families.linear import linear_layers
 
 
 @torch.no_grad()

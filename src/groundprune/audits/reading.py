@@ -89,7 +89,8 @@ def _layers(reference: Reference, row: int, b: int, passes: Sequence[dict[str, A
             pieces[index].append((held, position, error))
     empty = (torch.zeros(0, dtype=torch.long), *2 * [torch.zeros(0, axes, dtype=torch.float64)])
     joined = [[torch.cat(parts) for parts in zip(*(found or [empty]), strict=True)] for found in pieces]
-    return [LayerRow(*parts, *said) for parts, *said in zip(joined, again, linear, strict=True)]
+    each = zip(joined, again, linear, strict=True)
+    return [LayerRow(*parts, again=said, linear=keyless) for parts, said, keyless in each]
 
 
 def _anew(older: tuple[Tensor, Tensor], b: int, earlier: list[tuple[Tensor, Tensor, Tensor]], number: int) -> str:

@@ -21,7 +21,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
-from groundprune.families.base import family_of, linear_layers
+from groundprune.families.base import family_of
+from groundprune.families.linear import linear_layers
 
 _STATE_BYTES = 4  # a recurrent state is in fp32, whatever the model is in
 
@@ -151,7 +152,7 @@ def _linear(module: nn.Module, active: int = 0) -> int:
     for part in module.modules():
         if isinstance(part, nn.Linear):
             found += 2 * part.in_features * part.out_features
-        elif hasattr(part, "top_k") and hasattr(part, "weight"):  # the router
+        elif hasattr(part, "top_k") and isinstance(part.weight, nn.Parameter):  # the router
             found += 2 * part.weight.numel()
         elif isinstance(getattr(part, "gate_up_proj", None), nn.Parameter):  # experts side by side
             found += 2 * active * sum(weight[0].numel() for weight in part.parameters(recurse=False))

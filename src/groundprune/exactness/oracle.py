@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from groundprune.errors import GroundPruneError
 from groundprune.exactness.stepping import stepping_over
-from groundprune.families.base import linear_layers
+from groundprune.families.linear import linear_layers
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.tokens.masks import allowed_by, as_given
 

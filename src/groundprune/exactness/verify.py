@@ -35,7 +35,7 @@ from groundprune.exactness.arithmetic import (
 from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.replay import entering, joining, merged_states, reading
 from groundprune.exactness.widening import in_fp32
-from groundprune.families.base import linear_layers
+from groundprune.families.linear import linear_layers
 from groundprune.pruners.base import Pruner
 from groundprune.pruners.spec import spec_of
 from groundprune.pruning.context import Run, prune

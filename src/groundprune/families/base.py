@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from groundprune.errors import Unservable, unknown
 from groundprune.families.described import Described
+from groundprune.families.linear import linear_layers
 from groundprune.families.towers import TOWERS, Tower
 from groundprune.signals import PROJECTOR, VIDEO, Need
 from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
@@ -149,19 +150,6 @@ class Family(Described):
                 f"vision_feature_select_strategy {strategy!r} is not supported with a {kind!r} tower "
                 f"(allowed: {'default' if tower.cls else 'full'!r}, which keeps the patches and nothing else)"
             )
-
-
-def linear_layers(config: Any) -> list[int]:
-    """The decoder layers with linear attention.
-
-    Args:
-        config: a model's.
-
-    Returns:
-        Their indices. A state takes the place of keys there, so that no mask hides a token.
-    """
-    types = getattr(config.get_text_config(), "layer_types", None) or []
-    return [index for index, kind in enumerate(types) if kind == "linear_attention"]
 
 
 FamilyType = TypeVar("FamilyType", bound=Family)

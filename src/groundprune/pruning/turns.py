@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable
-from groundprune.families.base import linear_layers
+from groundprune.families.linear import linear_layers
 from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import Encoded, encode_inputs, has_visual
 from groundprune.pruning.plan import Plan
