@@ -15,6 +15,7 @@ from groundprune.exactness.tiny import tiny_inputs
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families
 from groundprune.families.linear import linear_layers
+from groundprune.pruning import turns
 from support.families import PROMPTS, experts, model_of
 from support.generating import CONTROL, GREEDY, PRUNER, TOLERANCE, generate
 from tools.linear_attention import PAIRS, differences
@@ -186,25 +187,46 @@ def test_stages_between_layers_are_refused_with_the_reason(model, pruner):
         pytest.fail("refused too late")
 
 
-def turn_of(model, said, second):
-    ids = torch.cat([said, second["input_ids"]], 1)
-    kinds = families()["qwen3_5"].tiny_visuals(model.config).extra(ids)
-    grids = {k: v for k, v in second.items() if "grid" in k or "pixel" in k}
-    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **kinds, **grids}
+def row_of(inputs, b):
+    """One row of a batch whose rows hold one visual each."""
+    found = {name: inputs[name][b : b + 1] for name in ("input_ids", "mm_token_type_ids")}
+    found["attention_mask"] = torch.ones_like(found["input_ids"])
+    for pixels, grid in (("pixel_values", "image_grid_thw"), ("pixel_values_videos", "video_grid_thw")):
+        if pixels in inputs:
+            found[pixels] = inputs[pixels].split(inputs[grid].prod(-1).tolist())[b]
+            found[grid] = inputs[grid][b : b + 1]
+    return found
 
 
-def test_rows_of_a_later_turn_that_keep_different_numbers_are_refused(model):
-    """Padding would stand between turns, where a state goes on; rows of equal length have none."""
-    first = tiny_inputs(model, [(1, 5, 7), (1, 5, 7)], modality="video")  # two rows of one length
+def second_turn(model, first, second):
+    """Logits [B, V] behind a second turn with a visual, and the mask over what was pruned."""
     short = gp.prune_inputs(model, first, PRUNER)
     out = generate(model, short, past_key_values=DynamicCache(config=model.config.get_text_config()))
-    said = short.restore(out.sequences)
-    uneven = tiny_inputs(model, [(1, 3, 4), (1, 3, 4)], seed=5, modality="image")  # images of 15 and 8 tokens
-    even = tiny_inputs(model, [(1, 3, 4), (1, 3, 4)], seed=5, modality="video")
-    with pytest.raises(gp.Unservable, match="keep different numbers of tokens, and linear attention"):
-        gp.prune_inputs(model, turn_of(model, said, uneven), PRUNER, after=(short, out.past_key_values))
-    turn = gp.prune_inputs(model, turn_of(model, said, even), PRUNER, after=(short, out.past_key_values))
-    assert turn["attention_mask"].all()
+    blank = torch.zeros_like(out.sequences[:, short["input_ids"].shape[1] :])
+    turn = {k: v for k, v in second.items() if "grid" in k or "pixel" in k}
+    turn["input_ids"] = torch.cat([short.restore(out.sequences), second["input_ids"]], 1)
+    turn["attention_mask"] = torch.cat([first["attention_mask"], blank + 1, second["attention_mask"]], 1)
+    turn["mm_token_type_ids"] = torch.cat([first["mm_token_type_ids"], blank, second["mm_token_type_ids"]], 1)
+    pruned = gp.prune_inputs(model, turn, PRUNER, after=(short, out.past_key_values))
+    return generate(model, pruned, max_new_tokens=1).logits[0], pruned["attention_mask"].bool()
+
+
+@pytest.mark.parametrize("modality", ["video", "image"])
+def test_rows_of_a_later_turn_that_keep_different_numbers_are_refused(model, monkeypatch, modality):
+    """Padding would stand between turns, where a state goes on: videos are of one length here, images of two."""
+    prompts = [(1, 3, 4), (1, 3, 4)]
+    first = tiny_inputs(model, prompts, modality="video")
+    second = tiny_inputs(model, prompts, seed=5, modality=modality)
+    if modality == "image":
+        with pytest.raises(gp.Unservable, match="keep different numbers of tokens, and linear attention"):
+            second_turn(model, first, second)
+        monkeypatch.setattr(turns, "linear_layers", lambda config: [])
+    found, seen = second_turn(model, first, second)
+    alone = [second_turn(model, row_of(first, b), row_of(second, b))[0][0] for b in range(len(prompts))]
+    for b, wanted in enumerate(alone):
+        difference = relative_difference([found[b]], [wanted])
+        assert difference < TOLERANCE if seen[b].all() else difference > CONTROL
+    assert bool(seen.all()) == (modality == "video")
 
 
 def test_drafted_tokens_are_refused_by_stock_code(model):
