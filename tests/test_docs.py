@@ -46,6 +46,7 @@ NOT_RUN = {
     "groundprune evaluate --processes 2": "it starts processes; tests/evaluation/test_processes.py does",
     "groundprune study all": "an hour of work; each study has tests of its own",
     "python -m benchmarks": "hours of measuring; tests/benchmarks tries each, tiny",
+    "python -m tools.linear_attention": "one table; tests/families/test_qwen3_5.py measures two of its models",
     "python -m tools.docs.studies": "its run is not there; tests/studies packs one",
 }
 TRAININGS = {"python -m tools.finetuning": finetune, "python -m tools.pocket_training": train_pocket}

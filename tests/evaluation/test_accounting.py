@@ -13,11 +13,13 @@ from groundprune.evaluation import Runner, Setting
 from groundprune.evaluation.accounting import Decoder, Layer, Work, count_new
 from groundprune.evaluation.meter import Meter, tower_flops
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
-from groundprune.families import families, family_of
+from groundprune.families import family_of
+from groundprune.families.linear import linear_layers
 from groundprune.pruners.base import Pruner, Stage
 from groundprune.pruning.encoding import encode_inputs
 from groundprune.studies.parts.meters import kv_bytes
 from groundprune.tokens.budget import Budget
+from support.families import BETWEEN_LAYERS, experts
 
 NEW = 5
 PROMPT = [(1, 3, 4)]
@@ -37,7 +39,7 @@ class Leading(Pruner):
         return -torch.arange(len(layout)).float()
 
 
-@pytest.fixture(scope="module", params=sorted(families()))
+@pytest.fixture(scope="module", params=BETWEEN_LAYERS)
 def model(request):
     made = tiny_model(request.param)
     made.set_attn_implementation("eager")  # on a CPU the counter does not see sdpa
@@ -69,6 +71,31 @@ def test_the_decoder_of_every_family_costs_what_is_counted(model):
         cache = model(**encoded(model), use_cache=True).past_key_values
     assert kv_bytes(cache) == cost(model, [(0, slots, slots)])[1]
     assert cost(model, [(0, slots + 1, slots + 1)])[0] > cost(model, [(0, slots, slots)])[0]
+
+
+@pytest.mark.parametrize("made", [tiny_model, experts], ids=["dense", "experts"])
+@torch.no_grad()
+def test_linear_attention_costs_its_products_and_holds_states_of_one_size(made):
+    """Torch counts kernels: here the linear modules of every layer, and all of the others; the rest is by hand."""
+    model = made("qwen3_5")
+    model.set_attn_implementation("eager")
+    model.set_experts_implementation("eager")  # nor does it see experts that run at once
+    inputs = encoded(model)
+    slots = inputs["input_ids"].shape[1]
+    with FlopCounterMode(display=False) as counter:
+        cache = model(**inputs, use_cache=True, logits_to_keep=1).past_key_values
+    counted = counter.get_flop_counts()
+    kernels = {torch.ops.aten.bmm, torch.ops.aten.convolution}
+    mixers = [name for name in counted if name.endswith(".linear_attn")]
+    assert len(mixers) == 2
+    seen = sum(counted["Global"].values()) - sum(counted[name].get(op, 0) for name in mixers for op in kernels)
+    conv, state = (2 * 2 * 16 + 4 * 16) * 4, 4 * 16 * 16  # channels of queries, keys and values; four heads
+    products = len(mixers) * slots * (2 * conv + 6 * state)
+    decoder = Decoder.of(model.config, 4)
+    assert decoder.prefill_flops([slots] * 4) == seen + products
+    assert kv_bytes(cache) == decoder.cache_bytes([slots] * 4)
+    full = 4 - len(linear_layers(model.config))
+    assert decoder.cache_bytes([slots + 1] * 4) - decoder.cache_bytes([slots] * 4) == full * 2 * 2 * 32 * 4
 
 
 def test_fewer_tokens_from_a_layer_on_cost_what_is_counted(model):

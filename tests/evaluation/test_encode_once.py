@@ -16,7 +16,7 @@ from groundprune.evaluation import Runner, Setting, meter, preparing
 from groundprune.families import family_of
 from support.checkpoints import save_tiny
 
-FAMILIES = ["llava", "qwen2_5_vl", "gemma3", "llava_next", "paligemma", "qwen3_vl"]
+FAMILIES = ["llava", "qwen2_5_vl", "gemma3", "llava_next", "paligemma", "qwen3_vl", "qwen3_5"]
 SIZES = [(60, 35), (24, 24), (17, 70), (48, 48)]
 SETTINGS = [
     Setting.of(),

@@ -10,14 +10,14 @@ import groundprune as gp
 from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.exactness.verify import relative_difference
-from groundprune.families import families
 from support.closeness import assert_near
+from support.families import BETWEEN_LAYERS
 from support.generating import MODES, TOLERANCE, generate
 from support.inside import LastRow, Staged
 
 STAGED = Staged(keep=0.4, evict=True)
 model_of = functools.cache(functools.partial(tiny_model, layers=4))
-each_family = pytest.mark.parametrize("name", families())
+each_family = pytest.mark.parametrize("name", BETWEEN_LAYERS)
 
 
 @each_family

@@ -12,6 +12,7 @@ from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.tiny import tiny_inputs
 from groundprune.exactness.verify import relative_difference
 from groundprune.families import families, family_of
+from groundprune.families.linear import linear_layers
 from support.families import model_of
 from support.generating import CONTROL, PRUNER, TOLERANCE, generate
 
@@ -64,6 +65,8 @@ class Conversation:
 @pytest.mark.parametrize("second", ["words", "image"])
 def test_three_turns_on_a_kept_cache_equal_the_oracle(name, rows, second):
     model = model_of(name)
+    if rows > 1 and second == "image" and linear_layers(model.config):
+        pytest.skip("refused, with padding between turns: test_qwen3_5.py")
     conversation = Conversation(model, rows, second)
 
     def pruned(policy, inputs, earlier, cache):

@@ -15,7 +15,7 @@ from groundprune.families import families
 from groundprune.pruning.beams import repeated
 from support.families import PROMPTS, model_of
 from support.generating import CONTROL, MODES, PRUNER, TOLERANCE, generate, snapshot
-from support.versions import needs_chunks
+from support.versions import REPEATS_WRONGLY, needs_chunks
 
 COPIES = {"beams": 3, "samples": 2}
 
@@ -44,6 +44,10 @@ def test_stock_generate_gives_what_the_oracle_and_the_context_give(name, policy,
     model, options = model_of(name), MODES[mode]
     inputs = inputs_of(model, mode)
     short = gp.prune_inputs(model, inputs, PRUNER, policy)
+    if mode == "drafts" and model._is_stateful:
+        pytest.skip("stock code drafts no tokens where a state cannot be rolled back: test_qwen3_5.py")
+    if mode in COPIES and name in REPEATS_WRONGLY:
+        pytest.skip("unpruned, stock code of this transformers is no oracle for repeated rows")
     out = generate(model, short, **options)
     with gp.prune(model, PRUNER, policy):
         context = generate(model, inputs, **options)

@@ -17,6 +17,7 @@ from groundprune.exactness.verify import relative_difference
 from groundprune.families import families, family_of
 from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import encode_inputs
+from support.families import BETWEEN_LAYERS
 from support.generating import TOLERANCE, generate
 from support.inside import LastRow, Staged
 from support.versions import needs_later_images
@@ -27,6 +28,7 @@ model_of = functools.cache(functools.partial(tiny_model, layers=4))
 
 
 each_family = pytest.mark.parametrize("name", NAMES)
+each_with_stages = pytest.mark.parametrize("name", BETWEEN_LAYERS)
 
 
 def cache_of(model, static=False):
@@ -96,7 +98,7 @@ def test_a_later_turn_of_text(name):
     text_turn_equals_oracle(model_of(name), BEFORE)
 
 
-@each_family
+@each_with_stages
 def test_a_later_turn_of_text_behind_stages(name):
     text_turn_equals_oracle(model_of(name), INSIDE)
 
@@ -161,7 +163,7 @@ def test_a_static_cache_that_was_reset(name, keep):
         assert relative_difference(other.logits, dynamic.logits) < TOLERANCE
 
 
-@each_family
+@each_with_stages
 @pytest.mark.parametrize("words", [1, 6])
 def test_a_cache_of_stages_in_a_context_without(name, words):
     """It goes on from the cache's own state, or is refused in a line."""
@@ -187,8 +189,11 @@ def test_a_cache_of_stages_in_a_context_without(name, words):
     assert relative_difference(found[1].logits, found[0].logits) < TOLERANCE
 
 
-@each_family
-@pytest.mark.parametrize("pruner", [BEFORE, LastRow(keep=0.4)], ids=["before", "inside"])
+@pytest.mark.parametrize(
+    ("name", "pruner"),
+    [*((name, BEFORE) for name in NAMES), *((name, LastRow(keep=0.4)) for name in BETWEEN_LAYERS)],
+    ids=lambda each: each if isinstance(each, str) else each.name,
+)
 def test_threads_in_one_context(name, pruner):
     model = model_of(name)
     prompts = [tiny_inputs(model, [(1, 5 + i, 7)], seed=i) for i in range(3)]

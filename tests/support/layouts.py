@@ -209,6 +209,7 @@ LAYOUTS = {
     "qwen2_vl": _qwen_layout("Qwen2VLProcessor"),
     "qwen2_5_vl": _qwen_layout("Qwen2_5_VLProcessor"),
     "qwen3_vl": _qwen_layout("Qwen3VLProcessor", "Qwen2VLImageProcessorFast"),
+    "qwen3_5": _qwen_layout("Qwen3VLProcessor", "Qwen2VLImageProcessorFast"),
     "internvl": Layout(
         {"image_token_id": "<IMG_CONTEXT>"},
         lambda c: {

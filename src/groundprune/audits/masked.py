@@ -14,6 +14,7 @@ from groundprune.audits.verdicts import Judged
 from groundprune.errors import GroundPruneError
 from groundprune.exactness.oracle import Hidden, hide
 from groundprune.exactness.verify import relative_difference
+from groundprune.families.linear import linear_layers
 
 
 @torch.no_grad()
@@ -42,8 +43,9 @@ def against_oracle(model: Any, inputs: dict[str, Any], judged: Judged, stock: Te
         return None, f"not measured: {error}"
     difference = relative_difference([said], [expected])
     same = difference <= EXACT
+    linear = "; linear attention on the kept tokens alone" if linear_layers(model.config) else ""
     return difference, f"{'the same' if same else 'other'} logits, {difference:.1e} apart" + (
-        f" ({EXACT:g} counts as the same)"
+        f" ({EXACT:g} counts as the same){linear}"
     )
 
 

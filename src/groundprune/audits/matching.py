@@ -25,7 +25,7 @@ def sequences(passes: Sequence[dict[str, Any]]) -> list[list[dict[str, Any]]]:
     """Passes that go on with each other's cache, together."""
     found: list[list[dict[str, Any]]] = []
     for each in passes:
-        if not found or not (each["layers"][0] or {}).get("past"):
+        if not found or not any(layer.get("past") for layer in each["layers"] if layer is not None):
             found.append([])
         found[-1].append(each)
     return found

@@ -21,6 +21,7 @@ from groundprune.audits.naming import (
     text_rule,
     visual_rule,
 )
+from groundprune.audits.recorder import LINEAR
 from groundprune.audits.recordings import Reference
 from groundprune.audits.result import AuditRow, AuditStage
 
@@ -35,12 +36,14 @@ class LayerRow:
         column: Long[S], or GENERATED, MERGED, PADDING.
         position: Double[S, A]; error: Double[S, A].
         again: what was wrong with keys that were rotated anew; "" if nothing was.
+        linear: linear attention, which has no keys that could be rotated.
     """
 
     column: Tensor
     position: Tensor
     error: Tensor
     again: str
+    linear: bool = False
 
 
 def rows_of(reference: Reference, passes: Sequence[dict[str, Any]]) -> list[tuple[int, list[LayerRow]]]:
@@ -57,6 +60,7 @@ def rows_of(reference: Reference, passes: Sequence[dict[str, Any]]) -> list[tupl
 def _layers(reference: Reference, row: int, b: int, passes: Sequence[dict[str, Any]]) -> list[LayerRow]:
     pieces: list[list[tuple[Tensor, Tensor, Tensor]]] = [[] for _ in reference.position]
     again = [""] * len(pieces)
+    linear = [False] * len(pieces)
     axes = next((p.shape[-1] for p in reference.position if p is not None), 1)
     after = -1
     for number, each in enumerate(passes):
@@ -64,6 +68,7 @@ def _layers(reference: Reference, row: int, b: int, passes: Sequence[dict[str, A
         for index, layer in enumerate(each["layers"][: len(pieces)]):
             if layer is None or b >= len(layer["entering"]):
                 continue
+            linear[index] = LINEAR in layer["kernels"]
             keys = layer["entering"][b]
             hidden = layer.get("hidden")
             hidden = None if hidden is None else hidden[b % len(hidden)]
@@ -84,7 +89,8 @@ def _layers(reference: Reference, row: int, b: int, passes: Sequence[dict[str, A
             pieces[index].append((held, position, error))
     empty = (torch.zeros(0, dtype=torch.long), *2 * [torch.zeros(0, axes, dtype=torch.float64)])
     joined = [[torch.cat(parts) for parts in zip(*(found or [empty]), strict=True)] for found in pieces]
-    return [LayerRow(*parts, again=said) for parts, said in zip(joined, again, strict=True)]
+    each = zip(joined, again, linear, strict=True)
+    return [LayerRow(*parts, again=said, linear=keyless) for parts, said, keyless in each]
 
 
 def _anew(older: tuple[Tensor, Tensor], b: int, earlier: list[tuple[Tensor, Tensor, Tensor]], number: int) -> str:
@@ -104,6 +110,8 @@ def read_row(reference: Reference, row: int, layers: list[LayerRow], grid: Seque
     generated: dict[str, list[int]] = {}
     together: set[int] = set()
     for index, layer in enumerate(layers):
+        if layer.linear:
+            continue
         stage, said, shift = _stage(reference, row, index, layer)
         generated.setdefault(layer.again or said, []).append(index)
         together.add(shift)

@@ -30,6 +30,8 @@ from torch.overrides import TorchFunctionMode
 FORMAT, VERSION = "groundprune recording", 1
 RUNS = ("reference", "audited")
 _FUSED = ("qkv_proj", "wqkv")  # queries, keys and values behind each other (Phi-3), or by group (InternLM2)
+LINEAR = "linear"  # what computes a layer with a state in place of keys, which nothing rotates,
+_KEYLESS = "linear_attn"  # and the name of its module
 _NORMS = ("input_layernorm", "attention_norm", "input_norm")
 _PRODUCTS = {"matmul", "__matmul__", "bmm", "einsum"}
 _CHUNK = 256  # slots whose candidate positions are weighed at a time
@@ -51,6 +53,8 @@ class Recorder:
         self.model, self.functions = model, functions
         self.decoder = _decoder(model)
         self.layers = [_Layer(self.decoder, layer, index) for index, layer in enumerate(self.decoder.layers)]
+        if not any(layer.rotates for layer in self.layers):
+            raise ValueError("no decoder layer has keys that could be rotated")
         self.runs: dict[str, list[dict[str, Any]]] = {}
         self.inputs: dict[str, Any] = {}
         self.facts: dict[str, Any] = {}
@@ -113,13 +117,16 @@ class _Layer:
 
     def __init__(self, decoder: Any, layer: Any, index: int) -> None:
         self.layer = layer
+        self.norm = next((getattr(layer, name) for name in _NORMS if hasattr(layer, name)), layer)
+        self.rotates = not hasattr(layer, _KEYLESS)
+        if not self.rotates:
+            return
         owners = [m for m in layer.modules() if any(hasattr(m, name) for name in ("k_proj", *_FUSED))]
         if not owners:
             raise ValueError(f"decoder layer {index} has no module with k_proj, {' or '.join(_FUSED)}")
         self.attention: Any = owners[0]
         self.name = next(name for name in ("k_proj", *_FUSED) if hasattr(self.attention, name))
         self.projection = getattr(self.attention, self.name)
-        self.norm = next((getattr(layer, name) for name in _NORMS if hasattr(layer, name)), layer)
         self.size = int(self.attention.head_dim)
         self.frequency, self.axis = _rotation(decoder, layer, self.attention, index, self.size)
 
@@ -128,9 +135,13 @@ class _Layer:
         handles = [
             self.layer.register_forward_pre_hook(lambda m, args: watch.open(index)),
             self.norm.register_forward_pre_hook(lambda m, args: watch.enter(index, args[0])),
+            self.layer.register_forward_hook(lambda m, args, out: watch.leave(out)),
+        ]
+        if not self.rotates:
+            return handles
+        handles += [
             self.attention.register_forward_pre_hook(watch.hide, with_kwargs=True),
             self.projection.register_forward_hook(lambda m, args, out: watch.project(self.keys(out))),
-            self.layer.register_forward_hook(lambda m, args, out: watch.leave(out)),
         ]
         key_norm = getattr(self.attention, "k_norm", None)
         if key_norm is not None:
@@ -200,7 +211,8 @@ class _Watch(TorchFunctionMode):
             self.passes[-1]["text"] = torch.tensor(known)
         found = self.passes[-1]["layers"]
         found += [None] * (index - len(found))  # layers that were skipped
-        found.append({"entering": _hashes(states), "leaving": None, "kernels": [], "position": None})
+        kernels = [] if self.layers[index].rotates else [LINEAR]
+        found.append({"entering": _hashes(states), "leaving": None, "kernels": kernels, "position": None})
         self.index, self.projected, self.key, self.mask, self.whole = index, None, None, None, False
 
     def project(self, keys: Any) -> None:

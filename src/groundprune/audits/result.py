@@ -77,7 +77,7 @@ class Audit:
         layers: how many decoder layers it has.
         passes: how often the decoder ran.
         kernels: per layer what computed its attention on prefill: "sdpa", "eager", "flash", "flex"; "rows" where
-            a few rows of it were computed beside.
+            a few rows of it were computed beside; "linear" where it has no keys.
         difference: largest difference of the logits of the last prompt token from those of the unpruned prompt under
             a mask that hides what was dropped, relative; None where that was not measured.
         oracle: what that means, or why it was not measured.
@@ -150,5 +150,5 @@ def kernels_line(audit: Audit) -> str:
 
 
 def _named(kinds: tuple[str, ...]) -> str:
-    words = {"rows": "a few rows beside"}
+    words = {"rows": "a few rows beside", "linear": "linear attention"}
     return " and ".join(words.get(kind, kind) for kind in kinds) or "no kernel seen"

@@ -59,6 +59,12 @@ def judge(
     seen = [each for each in every if any(_holds_visual(reference, *row) for row in each[1])] or every
     read = [[read_row(reference, row, layers, grids[row]) for row, layers in rows] for _, rows in seen]
     notes = _notes(read, recording["about"]["dtype"])
+    linear = [str(index) for index, layer in enumerate(seen[0][1][0][1]) if layer.linear]
+    if linear:
+        notes.append(
+            f"Linear attention in layers {', '.join(linear)}: no positions to read there. Such a layer counts the "
+            "tokens that it is given, and so notices what was dropped whatever ids are kept."
+        )
     if len(seen) > 1:
         notes.append(f"{len(seen)} prompts were run; the first is shown, the verdict is of all.")
     about = recording["about"]

@@ -58,7 +58,10 @@ def conversation_prompt(processor: Any, messages: Sequence[Mapping[str, Any]], t
             raise GroundPruneError("the checkpoint has no chat template: it takes one user turn, and no other")
         return _in_turn(processor, messages[0]["content"], turn)
     try:
-        return processor.apply_chat_template(list(messages), add_generation_prompt=True)
+        # What is asked for is a box or a few words. Qwen3.5's template begins the answer with thoughts, unless told.
+        thinks = "enable_thinking" in str(processor.chat_template)
+        options = {"enable_thinking": False} if thinks else {}
+        return processor.apply_chat_template(list(messages), add_generation_prompt=True, **options)
     except Exception as error:  # the template is the checkpoint's own program
         raise GroundPruneError(f"the checkpoint's chat template fails: {first_line(error)}") from error
 

@@ -83,7 +83,7 @@ def verify(
                 reason = str(error).partition("; this model can run")[0].removeprefix(f"{each.label}: ")
                 complain(f"{name}: skipped {each.label}: {reason}")
     if as_json:
-        derived = ("passed", "verdict", "doubt")
+        derived = ("passed", "verdict", "doubt", "oracle")
         rows = [(name, v) for name, verifications in results.items() for v in verifications]
         print_json([{"model": name, **asdict(v), **{word: getattr(v, word) for word in derived}} for name, v in rows])
     else:
@@ -170,6 +170,8 @@ def _print(results: dict[str, list[Verification]]) -> None:
         f"and {steps} steps; at most the tolerance: {TOLERANCE:g}, or what a model's own noise comes to.\n"
         f"control: the same with reassigned positions; above {CONTROL:g} and the tolerance, or nothing is proven."
     )
+    for name, oracle in dict.fromkeys((n, v.oracle) for n, each in results.items() for v in each if v.linear_layers):
+        typer.echo(f"{name}: {oracle}")
     for v in (v for verifications in results.values() for v in verifications):
         if v.doubt is not None:
             typer.echo(f"{v.pruner}: {v.verdict}: {v.doubt}")

@@ -4,6 +4,9 @@ Convention, that of torch's FlopCounterMode: a multiply-add is 2 operations; mat
 layers, and both products of attention), not norms, activations, rotary embeddings or look-ups. In attention every
 query counts with every key, as if masks hid nothing, causal ones and those of sliding windows too. Counted is the
 prompt of one sample alone, without padding, and what the stock model does: what choosing tokens adds is left out.
+
+Linear attention counts its convolution, and three products of a token with the state: what is read of it, what is
+written, what is answered. Kernels that take many tokens at a time do more. Of experts those that a token goes to.
 """
 
 from __future__ import annotations
@@ -19,6 +22,9 @@ from torch import Tensor, nn
 from transformers import AutoModelForImageTextToText
 
 from groundprune.families.base import family_of
+from groundprune.families.linear import linear_layers
+
+_STATE_BYTES = 4  # a recurrent state is in fp32, whatever the model is in
 
 
 @dataclass(frozen=True)
@@ -30,12 +36,14 @@ class Layer:
         attention: operations per query and key.
         cache: bytes of a token's key and value.
         window: of sliding attention, in tokens; None = it sees all.
+        state: bytes that linear attention holds, however many tokens there are.
     """
 
     linear: int
     attention: int
     cache: int
     window: int | None = None
+    state: int = 0
 
 
 @dataclass(frozen=True)
@@ -63,14 +71,15 @@ class Decoder:
         text = config.get_text_config()
         size = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
         kv_heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-        layers = zip(model.get_decoder().layers, family_of(config).windows(config), strict=True)
-        return Decoder(
-            tuple(
-                Layer(_linear(layer), 4 * text.num_attention_heads * size, 2 * kv_heads * size * value_bytes, window)
-                for layer, window in layers
-            ),
-            _linear(model.get_output_embeddings()),
-        )
+        active, linear = getattr(text, "num_experts_per_tok", None) or 0, linear_layers(config)
+        found = []
+        for index, layer in enumerate(model.get_decoder().layers):
+            if index in linear:
+                found.append(_recurrent(layer, _linear(layer, active), value_bytes))
+                continue
+            attention, cache = 4 * text.num_attention_heads * size, 2 * kv_heads * size * value_bytes
+            found.append(Layer(_linear(layer, active), attention, cache, family_of(config).windows(config)[index]))
+        return Decoder(tuple(found), _linear(model.get_output_embeddings()))
 
     def prefill_flops(self, slots: Sequence[int]) -> int:
         """Of one prompt, with the logits of its last position alone. slots: tokens that each layer reads."""
@@ -90,9 +99,11 @@ class Decoder:
         return found
 
     def cache_bytes(self, held: Sequence[int]) -> int:
-        """Of the keys and values after the prefill. held: tokens that each layer keeps; a sliding one the latest."""
+        """Of keys, values and states after the prefill. held: tokens that a layer keeps; the latest if it slides."""
         each = zip(self.layers, held, strict=True)
-        return sum(layer.cache * (n if layer.window is None else min(n, layer.window - 1)) for layer, n in each)
+        return sum(
+            layer.state + layer.cache * (n if layer.window is None else min(n, layer.window - 1)) for layer, n in each
+        )
 
 
 @dataclass(frozen=True)
@@ -135,6 +146,22 @@ def count_new(output: Tensor, ends: int | Sequence[int] | None) -> list[int]:
     return torch.where(ended.any(1), ended.int().argmax(1) + 1, output.shape[1]).tolist()
 
 
-def _linear(module: nn.Module) -> int:
-    found = (part for part in module.modules() if isinstance(part, nn.Linear))
-    return sum(2 * part.in_features * part.out_features for part in found)
+def _linear(module: nn.Module, active: int = 0) -> int:
+    """active: experts that a token goes to."""
+    found = 0
+    for part in module.modules():
+        if isinstance(part, nn.Linear):
+            found += 2 * part.in_features * part.out_features
+        elif hasattr(part, "top_k") and isinstance(part.weight, nn.Parameter):  # the router
+            found += 2 * part.weight.numel()
+        elif isinstance(getattr(part, "gate_up_proj", None), nn.Parameter):  # experts side by side
+            found += 2 * active * sum(weight[0].numel() for weight in part.parameters(recurse=False))
+    return found
+
+
+def _recurrent(layer: Any, linear: int, value_bytes: int) -> Layer:
+    """A layer of linear attention. linear: operations per token of its linear layers."""
+    mixer = layer.linear_attn
+    window = mixer.conv_dim * mixer.conv_kernel_size
+    state = mixer.num_v_heads * mixer.head_k_dim * mixer.head_v_dim
+    return Layer(linear + 2 * window + 3 * 2 * state, 0, 0, state=window * value_bytes + state * _STATE_BYTES)

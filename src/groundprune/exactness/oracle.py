@@ -2,7 +2,8 @@
 
 Pruning with preserved positions must give exactly what this gives; it is what "exact" means here. The mask that the
 model makes itself (causal, sliding window, bidirectional within images) stays, and loses the dropped columns: from
-the layer on at which they were dropped, and on decoding in every layer whose cache they have left.
+the layer on at which they were dropped, and on decoding in every layer whose cache they have left. Of layers with
+linear attention no mask says that; see `exactness.stepping`.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 from torch import Tensor, nn
 
 from groundprune.errors import GroundPruneError
+from groundprune.exactness.stepping import stepping_over
+from groundprune.families.linear import linear_layers
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.tokens.masks import allowed_by, as_given
 
@@ -66,7 +69,7 @@ def hidden_columns(prompt: PrunedPrompt) -> list[Hidden]:
 
 @contextlib.contextmanager
 def hide(model: Any, hidden: Sequence[Hidden]) -> Iterator[None]:
-    """While active, no column sees the hidden ones of its row, but each sees itself.
+    """While active, no column sees the hidden ones of its row, but each sees itself; linear layers step over them.
 
     Works with and without a dynamic cache, under sdpa and eager attention. Attention is O(length^2) per layer: an
     oracle, not a way to run.
@@ -79,6 +82,14 @@ def hide(model: Any, hidden: Sequence[Hidden]) -> Iterator[None]:
         GroundPruneError: flash attention, whose layers have no 4-D mask.
     """
     implementation = model.config.get_text_config()._attn_implementation
+    linear = linear_layers(model.config)
+
+    def hidden_from(index: int, past: int, batch: int) -> list[Tensor]:
+        mine = [each for each in hidden if each.layer <= index][-1]
+        rows = mine.decode if past else mine.prefill
+        if len(rows) != batch:
+            raise GroundPruneError(f"{len(rows)} rows of hidden columns do not fit a batch of {batch}")
+        return rows
 
     def before(index: int, module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         states = args[0] if args else kwargs["hidden_states"]
@@ -86,10 +97,7 @@ def hide(model: Any, hidden: Sequence[Hidden]) -> Iterator[None]:
         past = 0 if cache is None else int(cache.get_seq_length(index))
         columns, offset = (past + new, 0) if cache is None else (int(x) for x in cache.get_mask_sizes(new, index))
         allowed = _allowed(kwargs.get("attention_mask"), states, past, columns, offset)
-        mine = [each for each in hidden if each.layer <= index][-1]
-        rows = mine.decode if past else mine.prefill
-        if len(rows) != len(states):
-            raise GroundPruneError(f"{len(rows)} rows of hidden columns do not fit a batch of {len(states)}")
+        rows = hidden_from(index, past, len(states))
         query = torch.arange(past, past + new, device=states.device)
         diagonal = allowed[:, :, query - past, query - offset].clone()
         for b, gone in enumerate(rows):
@@ -98,7 +106,10 @@ def hide(model: Any, hidden: Sequence[Hidden]) -> Iterator[None]:
         return args, {**kwargs, "attention_mask": as_given(allowed, implementation, states.dtype)}
 
     with contextlib.ExitStack() as stack:
+        stack.enter_context(stepping_over(model.get_decoder(), linear, hidden_from))
         for index, layer in enumerate(model.get_decoder().layers):
+            if index in linear:
+                continue
             hook = functools.partial(before, index)
             stack.callback(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
         yield

@@ -5,6 +5,9 @@ under an attention mask that hides the dropped tokens from all others (`exactnes
 oracle's kept slots read the merged features too. And the control: with reassigned positions that equality breaks, so
 the test can fail.
 
+Of layers with linear attention a mask says nothing: in these the oracle is the stock module on the kept tokens alone
+(`exactness.stepping`), and `Verification.oracle` says so.
+
 All is measured in fp32 (`exactness.widening`), where two such runs differ by some 1e-6. A quantised model may compute
 more coarsely than that: where the difference is larger than `TOLERANCE`, what its arithmetic leaves to be proven is
 measured on the model itself (`exactness.arithmetic`).
@@ -32,6 +35,7 @@ from groundprune.exactness.arithmetic import (
 from groundprune.exactness.oracle import hidden_columns, hide
 from groundprune.exactness.replay import entering, joining, merged_states, reading
 from groundprune.exactness.widening import in_fp32
+from groundprune.families.linear import linear_layers
 from groundprune.pruners.base import Pruner
 from groundprune.pruners.spec import spec_of
 from groundprune.pruning.context import Run, prune
@@ -56,6 +60,7 @@ class Verification:
         control: by how much reassigned positions differ from the oracle.
         tolerance: the largest difference that counts as exact.
         arithmetic: of the model, measured where the difference is larger than fp32 explains; else None.
+        linear_layers: those with linear attention, of which the masked oracle says nothing.
     """
 
     pruner: str
@@ -68,6 +73,17 @@ class Verification:
     control: float
     tolerance: float = TOLERANCE
     arithmetic: Arithmetic | None = None
+    linear_layers: Sequence[int] = ()
+
+    @property
+    def oracle(self) -> str:
+        """What pruning was compared with, in words."""
+        if not self.linear_layers:
+            return "the unpruned prompt under a mask"
+        return (
+            f"masked oracle undefined: linear attention in layers {', '.join(map(str, self.linear_layers))}; "
+            "these run on the kept tokens alone, the others on the unpruned prompt under a mask"
+        )
 
     @property
     def exact(self) -> bool:
@@ -197,6 +213,7 @@ def _verify(
         control=relative_difference(control.logits[:1], oracle.logits[:1]),
         tolerance=tolerance,
         arithmetic=arithmetic,
+        linear_layers=linear_layers(model.config),
     )
 
 

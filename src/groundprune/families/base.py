@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from groundprune.errors import Unservable, unknown
 from groundprune.families.described import Described
+from groundprune.families.linear import linear_layers
 from groundprune.families.towers import TOWERS, Tower
 from groundprune.signals import PROJECTOR, VIDEO, Need
 from groundprune.tokens.layout import VisualLayout, VisualUnit, place_units
@@ -118,6 +119,11 @@ class Family(Described):
 
     def check(self, config: Any, need: Need) -> None:
         """Raises Unservable, with the reason, where models of this family cannot give a signal."""
+        if need.signal == "llm" and linear_layers(config):
+            raise Unservable(
+                f"{self.name} has layers of linear attention: no attention rows to score by, and a state that "
+                "dropped tokens cannot leave; prune before the LLM"
+            )
         if need.signal in ("llm", "fingerprint"):
             return
         if need == PROJECTOR:

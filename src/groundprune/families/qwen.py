@@ -30,7 +30,8 @@ class Qwen(Family):
     tower_path = "visual"
     position_axes = 3
     tiny_tower: ClassVar[dict[str, Any]]  # of a tiny config: what is special to the tower,
-    mrope_section: ClassVar[tuple[int, ...]] = (2, 3, 3)  # and how the axes share the 8 frequencies of a head
+    mrope_section: ClassVar[tuple[int, ...]] = (2, 3, 3)  # how the axes share the 8 frequencies of a head,
+    tiny_text: ClassVar[dict[str, Any]] = {"head_dim": 16}  # and to the LLM
 
     def token_ids(self, config: Any) -> dict[str, int]:
         return {"image": config.image_token_id, "video": config.video_token_id}
@@ -71,7 +72,7 @@ class Qwen(Family):
         from transformers import AutoConfig
 
         rope = {"rope_type": "default", "rope_theta": 10_000.0, "mrope_section": list(self.mrope_section)}
-        text = {**text_sizes(layers), "head_dim": 16, "rope_parameters": rope}
+        text = {**text_sizes(layers), "rope_parameters": rope, **self.tiny_text}
         return AutoConfig.for_model(
             self.name, text_config=text, image_token_id=IMAGE, video_token_id=VIDEO,
             vision_config={"depth": 3, "num_heads": 4, "patch_size": PATCH, **self.tiny_tower},

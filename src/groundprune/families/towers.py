@@ -34,6 +34,8 @@ TOWERS = {
     "qwen2_vl_vision": _QWEN,
     "qwen2_5_vl_vision": _QWEN,
     "qwen3_vl_vision": _QWEN,
+    "qwen3_5_vision": _QWEN,
+    "qwen3_5_moe_vision": _QWEN,
 }  # by the model type of the vision config
 
 

@@ -16,7 +16,7 @@ from groundprune.pruners.base import Pruner, Stage
 from groundprune.pruners.registry import refusal
 from groundprune.pruning.embedder import embedder_for
 from groundprune.pruning.wrapped import unwrapped
-from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, TextEmbedder
+from groundprune.signals import CLIP_PATCHES, CLIP_TEXT, Need, TextEmbedder
 from groundprune.tokens.compaction import PRESERVED, Policy
 from groundprune.tokens.positions import parse_policy
 
@@ -53,12 +53,13 @@ class Plan:
         official = pruner.official(model.config)
         policy = PRESERVED if positions == PRESERVED.name else parse_policy(positions, official)
         check = functools.partial(family.check, model.config)
-        for need in sorted(pruner.needs, key=str):
+        inside = stages[len(before) :]
+        between = {Need("llm", kind="hidden")} if inside else set()  # whether or not it reads what is there
+        for need in sorted(pruner.needs | between, key=str):
             try:
                 check(need)
             except Unservable as error:
                 raise refusal(pruner, error, check) from error
         reads_text = pruner.needs & {CLIP_TEXT, CLIP_PATCHES}
         embedder = embedder_for(pruner, model, text, text_tower) if reads_text else None
-        inside = stages[len(before) :]
         return Plan(model, family, pruner, before[0] if before else None, inside, policy, text, embedder)

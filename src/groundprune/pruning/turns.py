@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError, Unservable
+from groundprune.families.linear import linear_layers
 from groundprune.probes.tower import recordable
 from groundprune.pruning.encoding import Encoded, encode_inputs, has_visual
 from groundprune.pruning.plan import Plan
@@ -59,7 +60,13 @@ def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: 
         if rest.get(name) is not None:
             rest[name] = rest[name][:, -new:]
     rest.pop("position_ids", None)
-    return _on_cache(shortened(plan, Prefill(rest, encoded, position, valid)), earlier, held, cache, ids)
+    short = shortened(plan, Prefill(rest, encoded, position, valid))
+    if short.prompt.pruned and not short.prompt.compaction.full and linear_layers(plan.model.config):
+        raise Unservable(
+            "the rows of this turn keep different numbers of tokens, and linear attention would read the padding "
+            "between turns: run each row on a cache of its own"
+        )
+    return _on_cache(short, earlier, held, cache, ids)
 
 
 def as_held(earlier: PrunedPrompt, cache: Any, rows: int) -> PrunedPrompt:

@@ -80,9 +80,9 @@ def looks(before: Tensor, after: Tensor, kept: Tensor, target: Tensor) -> dict[s
 
 
 def attention_over_image(bench: Bench, asked: Asked, short: PrunedInputs) -> list[Tensor]:
-    """Float[N] per prompt row, see `measure_attention`; 0 at tokens that were dropped."""
+    """Float[N] per prompt row, see `measure_attention`; 0 at dropped tokens. Of layers with attention alone."""
     model, tokenizer, samples = bench.model, bench.processor.tokenizer, asked[0]
-    layers = [layer.self_attn for layer in model.get_decoder().layers]
+    layers = [layer.self_attn for layer in model.get_decoder().layers if hasattr(layer, "self_attn")]
     grounding, sizes = grounding_of(model), asked[2].sizes
     texts = {sample.text for sample in samples}
     limit = max_new_tokens(bench.processor, grounding, "native", samples[0].kind, texts, sizes)

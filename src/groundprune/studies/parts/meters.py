@@ -49,5 +49,8 @@ def peak(call: Callable[[], Any], device: torch.device) -> tuple[int, Any]:
 
 
 def kv_bytes(cache: Any) -> int:
-    """Bytes of a cache's keys and values, counted from its tensors."""
-    return sum(x.numel() * x.element_size() for layer in cache.layers for x in (layer.keys, layer.values))
+    """Bytes of a cache's keys, values and states, counted from its tensors."""
+    held = [x for layer in cache.layers if hasattr(layer, "keys") for x in (layer.keys, layer.values)]
+    kinds = [getattr(layer, kind, {}) for layer in cache.layers for kind in ("conv_states", "recurrent_states")]
+    held += [state for kind in kinds for state in kind.values()]
+    return sum(x.numel() * x.element_size() for x in held)
