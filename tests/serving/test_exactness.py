@@ -1,9 +1,11 @@
 """vLLM and transformers give the same log-probabilities, token by token, whatever is pruned."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
+from safetensors.torch import load_file, save_file
 from transformers import SiglipVisionConfig
 
 import groundprune as gp
@@ -41,7 +43,8 @@ FEW = {
 }  # fmt: skip
 CASES = [("llava", name, keep) for name in EVERY for keep in (0.5, 1)]
 CASES += [(family, name, 0.5) for family in SIZES if family != "llava" for name in FEW.get(family, EVERY[:5])]
-CASES += [(family, name, 1) for family in SIZES if family != "llava" for name in ("cls-visual", "spatial")]
+CASES += [(family, "cls-visual", 1) for family in SIZES if family != "llava"]
+CASES += [(family, "spatial", 1) for family in SIZES if family != "llava" and family not in FEW]
 
 
 def rotary_tables(model):
@@ -131,8 +134,17 @@ def test_a_tower_without_a_cls_token(tmp_path):
     assert difference(found, by_transformers(model, processor, given, pruner)) < TOLERANCE
 
 
+def with_older_names(folder, target):
+    """A copy whose SigLIP tower is named as before transformers 5, which is what vLLM's own classes load."""
+    shutil.copytree(folder, target)
+    weights = load_file(target / "model.safetensors")
+    older = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
+    save_file(older, target / "model.safetensors")
+    return target
+
+
 @pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl"])
-def test_videos_lose_nothing(family, checkpoint):
+def test_videos_lose_nothing(family, checkpoint, tmp_path):
     """Against vLLM's own class; the image of the second prompt loses nothing either."""
     # vLLM's own class knows no other limit of tiles than LLaVA-OneVision's 9.
     folder, _, processor = checkpoint(family, **({"tiles": 9} if family == "llava_onevision" else {}))
@@ -147,7 +159,9 @@ def test_videos_lose_nothing(family, checkpoint):
     for keep, overrides in (("stock", {}), (0.5, None), (1, None)):
         pruner = gp.ClsVisual(keep=1 if overrides is not None else keep)
         limits = {"limit_mm_per_prompt": {"image": 1, "video": 1}}
-        with engine(folder, pruner, overrides=overrides, **limits) as llm:
+        stock = family == "llava_onevision" and overrides is not None
+        named = with_older_names(folder, tmp_path / "older") if stock else folder
+        with engine(named, pruner, overrides=overrides, **limits) as llm:
             said[keep] = say(llm, [alone, both])
     assert difference(said[0.5][:1], said["stock"][:1]) < TOLERANCE
     assert difference(said[1], said["stock"]) < TOLERANCE
