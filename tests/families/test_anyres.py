@@ -45,3 +45,18 @@ def test_images_that_share_a_prompt_are_seen_whole():
     assert (~layout.is_patch).nonzero().flatten().tolist() == [16, 33]
     assert other.tile.unique().tolist() == [0, 1]
     assert gp.verify(model, inputs, gp.ClsVisual(keep=0.5), steps=2).passed
+
+
+@pytest.mark.parametrize("family", ["llava_next", "llava_onevision"])
+def test_of_a_very_thin_image_only_the_whole_is_left(family):
+    """Its tiles are padding but for less than a row of patches."""
+    model = model_of(family)
+    ids = torch.tensor([[2, 3, *[IMAGE] * 16, 4, 5]])
+    pixels = torch.randn(1, 3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    inputs = {
+        "input_ids": ids, "attention_mask": torch.ones_like(ids), "pixel_values": pixels,
+        "image_sizes": torch.tensor([[2, 90]]),
+    }  # fmt: skip
+    (layout,) = encoded(family, inputs).layouts
+    assert layout.tile.unique().tolist() == [0]
+    assert gp.verify(model, inputs, gp.ClsVisual(keep=0.5), steps=2).passed

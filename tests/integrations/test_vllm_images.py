@@ -1,5 +1,9 @@
 """What the plugin keeps of an image, where it stood, and how long a prompt may be; no vLLM is needed."""
 
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import SimpleNamespace
+
 import pytest
 import torch
 from hypothesis import given
@@ -15,10 +19,13 @@ from groundprune.integrations.vllm.limits import (
     encoder_share,
     largest_length,
     most_dropped,
+    most_tokens,
     rotary_length,
 )
+from groundprune.integrations.vllm.processors import shortened
 from groundprune.integrations.vllm.settings import ARCHITECTURES, Settings
 from groundprune.integrations.vllm.spans import Span, columns, unpruned
+from groundprune.integrations.vllm.tiled import TILES
 from groundprune.pruners import make_pruner
 from groundprune.signals import Need
 
@@ -45,7 +52,7 @@ def test_one_image_loses_what_gp_prune_drops_of_a_prompt_with_it_alone(family, n
 
     class Watched(type(pruner)):
         def __call__(self, signals, layout, stage):
-            seen.append((signals.projected, {n: v[0] for n, v in signals._record.values.items()}))
+            seen.append((signals.projected, {n: torch.cat(v) for n, v in signals._record.values.items()}))
             return super().__call__(signals, layout, stage)
 
     watched = Watched(keep=0.5)
@@ -54,7 +61,8 @@ def test_one_image_loses_what_gp_prune_drops_of_a_prompt_with_it_alone(family, n
     (projected, values), layout = seen[0], run.layout[0]
     pruning = ImagePruning(configured(family, pruner))
     names = [n for n in ("pixel_values", "image_sizes", "image_grid_thw") if n in inputs]
-    (unit,) = pruning.units({n: inputs[n] for n in names})
+    tiles = {TILES: torch.tensor([len(inputs["pixel_values"])])} if family == "internvl" else {}
+    (unit,) = pruning.units({n: inputs[n] for n in names} | tiles)
     kept = pruning.kept(unit, projected, values)
     assert kept.equal(run.kept[0])
     assert pruning.count(unit) == len(kept)
@@ -73,6 +81,17 @@ def test_a_merge_of_a_pruner_of_ones_own_is_refused():
     (unit,) = pruning.units({"pixel_values": torch.zeros(1, 3, 24, 24)})
     with pytest.raises(gp.Unservable, match="merges"):
         pruning.kept(unit, torch.zeros(36, 8), {})
+
+
+def test_images_of_tiles_are_told_apart_and_placed_without_their_pixels():
+    """vLLM drops the pixels of an image that lies in cached blocks, and keeps how many tiles it is."""
+    pruning = ImagePruning(configured("internvl", gp.Spatial(keep=0.5)))
+    two = pruning.units({"pixel_values": torch.zeros(4, 3, 24, 24), TILES: torch.tensor([3, 1])})
+    assert [len(image) for image in two] == [27, 9]
+    (alone,) = pruning.units(pruning.arguments_of({TILES: SimpleNamespace(data=torch.tensor(3))}))
+    assert len(alone) == 27
+    assert pruning.settled_kept(alone).equal(pruning.settled_kept(two[0]))
+    assert pruning.count(alone) == 14
 
 
 def test_needs_of_the_tower_are_asked_for_where_something_is_dropped():
@@ -131,6 +150,21 @@ def test_the_columns_of_what_is_left_are_those_of_the_whole_prompt(data):
     assert [whole[start] for start in starts] == list(range(len(spans)))
 
 
+def test_text_around_an_images_placeholders_stays():
+    @dataclass
+    class Details:  # as vLLM's PromptUpdateDetails
+        full: list[int]
+        is_embed: Callable[[list[int]], torch.Tensor] | None
+
+    before = Details([7, 99, 99, 8, 99, 9], lambda full: torch.tensor(full) == 99)
+    found = shortened(before, 2)
+    assert found.full == [7, 99, 99, 8, 9]
+    assert found.is_embed(found.full).tolist() == [False, True, True, False, False]
+    assert before.full == [7, 99, 99, 8, 99, 9]
+    assert shortened(Details([99] * 4, None), 3) == Details([99] * 3, None)
+    assert shortened([99] * 4, 1) == [99]
+
+
 def test_where_only_the_tower_knows_slots_stand_at_the_first():
     spans = [Span(2, 3, 10, None), Span(6, 1, 4, None)]
     assert columns(9, spans).tolist() == [0, 1, 2, 2, 2, 12, 13, 17, 18]
@@ -184,3 +218,21 @@ def test_the_tower_is_given_as_much_as_before():
 def test_tiles_count():
     pruning = ImagePruning(configured("llava_next", gp.ClsVisual(keep=0.5)))
     assert most_dropped(pruning) == 16 * 5 // 2  # the image and 2 x 2 tiles of 16 patches
+    pruning = ImagePruning(configured("internvl", gp.ClsVisual(keep=0.5)))
+    assert most_dropped(pruning) == 13 * 9 // 2  # 12 tiles and the image
+
+
+def test_no_grid_of_tiles_has_more_patches_than_is_thought():
+    """LLaVA-OneVision interpolates it, but only where it is much larger than its limit."""
+    config = families()["llava_onevision"].tiny_config(tiles=9)
+    crop = config.vision_config.image_size
+    config.image_grid_pinpoints = [[rows * crop, cols * crop] for rows in range(1, 7) for cols in range(1, 7)]
+    config.groundprune = vars(Settings.of(gp.Spatial(keep=0.5)))
+    pruning, pixels = ImagePruning(config), torch.empty(1, 37, 0, 0, 0)
+
+    def patches(*size):
+        (unit,) = pruning.units({"pixel_values": pixels, "image_sizes": torch.tensor([size])})
+        return int(unit.is_patch.sum())
+
+    found = [patches(height, width) for height in range(4, 100, 6) for width in range(4, 100, 3)]
+    assert 0.9 * most_tokens(config) < max(found) <= most_tokens(config)

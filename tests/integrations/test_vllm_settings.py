@@ -89,6 +89,7 @@ def test_overrides_name_the_class_and_for_one_axis_a_table():
         ("llava", gp.VisionZip(keep=0.5), "merges tokens"),
         ("llava", gp.TextVisual(keep=0.5), "'clip_patches' is not read"),
         ("qwen2_5_vl", gp.FasterVLM(keep=0.5), "needs a tower with a CLS token"),
+        ("llava_onevision", gp.FasterVLM(keep=0.5), "needs a tower with a CLS token"),
         ("gemma3", gp.Spatial(keep=0.5), "gemma3 is not served"),
     ],
 )
@@ -114,6 +115,16 @@ def test_windows_in_the_last_block_of_a_tower_are_refused(tmp_path):
     config.save_pretrained(tmp_path)
     with pytest.raises(gp.Unservable, match="attends within windows"):
         gp.vllm_overrides(tmp_path, gp.ClsVisual(keep=0.5))
+
+
+def test_an_earlier_layer_of_a_tower_that_vllm_reads_at_its_end_is_refused(tmp_path):
+    config = families()["internvl"].tiny_config()
+    config.save_pretrained(tmp_path / "last")
+    gp.vllm_overrides(tmp_path / "last", gp.FasterVLM(keep=0.5))
+    config.vision_feature_layer = -2
+    config.save_pretrained(tmp_path / "earlier")
+    with pytest.raises(gp.Unservable, match=r"read at the end \(vision_feature_layer -2\)"):
+        gp.vllm_overrides(tmp_path / "earlier", gp.Spatial(keep=0.5))
 
 
 def test_other_policies_are_refused():

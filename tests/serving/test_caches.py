@@ -11,13 +11,16 @@ BLOCK = 32
 PRUNER = gp.ClsVisual(keep=0.5)
 # Large enough that their kept tokens span several blocks: 128 of 256, and 32 of 64.
 FAMILIES = {"llava": (64, 64), "qwen2_5_vl": (64, 64), "qwen3_vl": (256, 256)}
+FAMILIES |= {"llava_onevision": (32, 32), "internvl": (48, 48)}
+# Of tiny configs: LLaVA with a tower of 16 x 16 patches, LLaVA-OneVision with tiles that are not interpolated.
+LARGE = {"llava": {"side": 16}, "llava_onevision": {"tiles": 9}}
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 
 @pytest.fixture
 def large(checkpoint):
-    """By family as `checkpoint`, but LLaVA with a tower of 16 x 16 patches."""
-    return lambda family: checkpoint("llava", side=16) if family == "llava" else checkpoint(family)
+    """By family as `checkpoint`."""
+    return lambda family: checkpoint(family, **LARGE.get(family, {}))
 
 
 def request(family, processor, words, *seeds):
@@ -90,7 +93,7 @@ def test_an_image_that_is_there_twice_is_encoded_once_and_pruned_alike(family, p
     assert difference(found, by_transformers(model, processor, given, pruner)) < TOLERANCE
 
 
-@every_family
+@pytest.mark.parametrize("family", ["llava", "qwen2_5_vl", "qwen3_vl"])
 def test_the_cache_holds_as_many_blocks_as_tokens_are_left(family, large):
     folder, _, processor = large(family)
     text, images = request(family, processor, "the red circle", 0)

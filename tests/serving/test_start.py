@@ -23,6 +23,8 @@ REFUSED = [
     # 36 tokens, 18 of them kept, and a table of 1,024
     ("llava", gp.Spatial(keep=0.5), {"max_model_len": 1007, "limit_mm_per_prompt": {"image": 1}}, "max_model_len"),
     ("llava", gp.Spatial(keep=0.5), {"max_model_len": 989}, "limit_mm_per_prompt"),
+    # Two images of 13 tiles of 16 tokens, half of them kept
+    ("internvl", gp.Spatial(keep=0.5), {"max_model_len": 817}, "limit_mm_per_prompt"),
 ]
 ALLOWED = [
     ("llava", gp.Spatial(keep=0.5), {"pipeline_parallel_size": 2}),
@@ -30,6 +32,7 @@ ALLOWED = [
     ("llava", gp.Spatial(keep=0.5), {"max_model_len": 1006, "limit_mm_per_prompt": {"image": 1}}),
     ("llava", gp.Spatial(keep=0.5), {"max_model_len": 988}),
     ("llava", gp.Spatial(keep=1), {"max_model_len": 1024, "limit_mm_per_prompt": {"image": 99}}),
+    ("internvl", gp.Spatial(keep=0.5), {"max_model_len": 816}),
     ("qwen3_vl", gp.ClsVisual(keep=0.5), {"mm_device_do_normalize": True}),
 ]
 

@@ -16,8 +16,9 @@ from support.layouts import LAYOUTS
 
 HEADS, HEAD = 4, 32  # of the LLM; vLLM's kernels for CPUs have no smaller heads
 STEPS = 12  # new tokens
-SECTIONS = {"qwen2_5_vl": [4, 6, 6], "qwen3_vl": [8, 4, 4]}  # of a head's 16 frequencies
+SECTIONS = {"qwen2_5_vl": [4, 6, 6], "qwen3_vl": [8, 4, 4], "qwen2_vl": [4, 6, 6]}  # of a head's 16 frequencies
 TOLERANCE = 5e-4  # of a log-probability
+OPTIONS = {"internvl": {"side": 8}}  # of tiny configs: with an even number of tokens a tile
 
 
 class Said(NamedTuple):
@@ -36,7 +37,9 @@ def save_checkpoint(family, folder, config=None, **text):
     for name, value in (given | text).items():
         setattr(config.text_config, name, value)
     if family in SECTIONS:
-        config.vision_config.out_hidden_size = HEADS * HEAD
+        # What Qwen2-VL calls the hidden size of its tower is that of the LLM, too.
+        out = "hidden_size" if family == "qwen2_vl" else "out_hidden_size"
+        setattr(config.vision_config, out, HEADS * HEAD)
         # Qwen3-VL's checkpoints say that axes take turns, transformers' class does not ask.
         rope = {"mrope_section": SECTIONS[family], "mrope_interleaved": family == "qwen3_vl"}
         config.text_config.rope_parameters |= rope
@@ -105,8 +108,9 @@ def by_transformers(model, processor, requests, pruner, positions="preserved", s
 
 
 def _one(model, processor, text, images, pruner, positions, steps):
-    media = {"images": [list(images)]} if images else {}
-    inputs = processor(text=[text], return_tensors="pt", **media)
+    # vLLM cuts each of LLaVA-OneVision's images into tiles, transformers only those of a list that is not nested.
+    given = list(images) if model.config.model_type == "llava_onevision" else [list(images)]
+    inputs = processor(text=[text], return_tensors="pt", **({"images": given} if images else {}))
     with gp.prune(model, pruner, positions) as run:
         output = model.generate(
             **inputs, max_new_tokens=steps, min_new_tokens=steps, do_sample=False, output_logits=True,

@@ -37,7 +37,7 @@ class InternVL(Family):
     )
 
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
-        pixels = arguments["pixel_values"]
+        pixels = arguments["pixel_values"].flatten(0, -4)  # vLLM has the tiles of an image in a batch of their own
         side = pixels.shape[-1] // base.config.vision_config.patch_size[0] // _factor(base.config)
         return [VisualUnit.grid(side, side, tile) for tile in pixels]
 

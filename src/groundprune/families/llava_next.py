@@ -124,7 +124,7 @@ def _unit(marker: Tensor, across: int, pixels: Tensor, side: int) -> VisualUnit:
     """marker: [P, 3], see `LlavaNext.units`; interpolated where the patches are."""
     is_patch, place = marker[:, 0] == 0, marker[side**2 :, 1:].round().long()
     whole, rest = VisualUnit.grid(side, side, pixels), is_patch[side**2 :]
-    width = len(rest) // int((~rest).sum())
+    width = len(rest) // max(1, int((~rest).sum()))  # of a very thin image no row is left
     cell = torch.arange(len(rest))
     return VisualUnit(
         tile=torch.cat([whole.tile, torch.full_like(cell, int(rest.any()))]),

@@ -7,6 +7,7 @@ newline ends the video.
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import replace
 from typing import Any
@@ -45,6 +46,13 @@ class LlavaOnevision(LlavaNext):
         sizes = arguments["image_sizes"]
         return base.pack_image_features(crops, sizes, image_newline=newline, vision_aspect_ratio=limit)[0]
 
+    def weightless(self, config: Any) -> Any:
+        from transformers import LlavaOnevisionModel
+
+        base = super().weightless(config)
+        base.pack_image_features = functools.partial(LlavaOnevisionModel.pack_image_features, base)
+        return base
+
     def units(self, base: Any, modality: str, arguments: dict[str, Any]) -> list[VisualUnit]:
         if modality == "image":
             return super().units(base, modality, arguments)
@@ -60,13 +68,13 @@ class LlavaOnevision(LlavaNext):
         ended = torch.cat([videos, torch.zeros_like(videos[:, :1])], 1)
         return list(ended.unflatten(-1, value.shape[2:]))
 
-    def tiny_config(self, layers: int = 4, **options: Any) -> Any:
+    def tiny_config(self, layers: int = 4, tiles: int = 2, **options: Any) -> Any:
         from transformers import LlavaOnevisionConfig, Qwen2Config
 
         return LlavaOnevisionConfig(
             vision_config=tiny_siglip(TINY_SIDE), text_config=Qwen2Config(**text_sizes(layers)).to_dict(),
             image_token_index=IMAGE, video_token_index=VIDEO, image_grid_pinpoints=tiny_pinpoints(),
-            vision_aspect_ratio="anyres_max_2",
+            vision_aspect_ratio=f"anyres_max_{tiles}",
         )  # fmt: skip
 
     def tiny_visuals(self, config: Any) -> TinyVisuals:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from groundprune.errors import Unservable
 from groundprune.families.base import family_of
 from groundprune.integrations.vllm.settings import Settings
+from groundprune.integrations.vllm.tiled import TILES, TiledImage, tiled, units_of
 from groundprune.probes.states import fingerprint
 from groundprune.pruners.spatial import Spatial
 from groundprune.signals import FINGERPRINT, Need, Signals, TowerRecord
@@ -60,28 +62,42 @@ class ImagePruning:
         packed = self.family.tower_kind(self.config).packed
         alone = {name: element.data for name, element in item.items()}
         if "pixel_values" not in alone:
-            shape = (int(alone["image_grid_thw"].prod()), 0) if packed else (1, 0, 0, 0)
-            alone["pixel_values"] = torch.empty(shape)
+            alone["pixel_values"] = self._stand_in(alone, packed)
         return {name: value if packed and name == "pixel_values" else value[None] for name, value in alone.items()}
 
-    def units(self, arguments: Mapping[str, Any]) -> list[VisualUnit]:
-        return self.family.units(self.base, "image", dict(arguments))
+    def _stand_in(self, alone: Mapping[str, Any], packed: bool) -> Tensor:
+        if packed:
+            return torch.empty(int(alone["image_grid_thw"].prod()), 0)
+        if TILES in alone:
+            return torch.empty(int(alone[TILES]), 0, *self.config.vision_config.image_size)
+        return torch.empty(1, 0, 0, 0)
+
+    def units(self, arguments: Mapping[str, Any]) -> list[VisualUnit] | list[TiledImage]:
+        """One an image."""
+        units = self.family.units(self.base, "image", dict(arguments))
+        return tiled(units, arguments[TILES].tolist()) if TILES in arguments else units
 
     def to_tokens(self, value: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
-        """See `Family.to_tokens`."""
-        return self.family.to_tokens(self.base, value, "image", dict(arguments))
+        """See `Family.to_tokens`; those of an image's tiles one after another."""
+        found = self.family.to_tokens(self.base, value, "image", dict(arguments))
+        if TILES not in arguments:
+            return found
+        left = iter(found)
+        return [torch.cat(list(itertools.islice(left, count))) for count in arguments[TILES].tolist()]
 
-    def count(self, unit: VisualUnit) -> int:
+    def count(self, unit: VisualUnit | TiledImage) -> int:
         """How many of an image's tokens stay; those that are no patches all do."""
         patches = int(unit.is_patch.sum())
         return self.stage.budget.count(patches) + len(unit) - patches
 
-    def kept(self, unit: VisualUnit, projected: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
+    def kept(self, unit: VisualUnit | TiledImage, projected: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
         """Long[K], ascending. projected: [N, D], what the LLM would read; values: [N, ...] of each `tower_needs`."""
+        units = units_of(unit)
+        sizes = [len(each) for each in units]
         record = TowerRecord(
-            [unit],
-            {need: [value] for need, value in values.items()},
-            [fingerprint(unit.pixels)] if FINGERPRINT in self.pruner.needs else [],
+            list(units),
+            {need: list(value.split(sizes)) for need, value in values.items()},
+            [fingerprint(each.pixels) for each in units] if FINGERPRINT in self.pruner.needs else [],
         )
         layout = self._layout(unit).to(projected.device)
         selection = self.pruner(Signals(layout, projected, record), layout, self.stage)
@@ -89,21 +105,21 @@ class ImagePruning:
             raise Unservable(f"{self.pruner.label} merges tokens, which is not done inside of vLLM")
         return selection.kept
 
-    def settled_kept(self, unit: VisualUnit) -> Tensor:
+    def settled_kept(self, unit: VisualUnit | TiledImage) -> Tensor:
         """`kept`, where it is `settled`."""
-        return self.kept(unit, unit.row.new_empty(0), {})
+        return self.kept(unit, torch.empty(0), {})
 
-    def offsets(self, unit: VisualUnit, kept: Tensor) -> Tensor:
+    def offsets(self, unit: VisualUnit | TiledImage, kept: Tensor) -> Tensor:
         """Long[A, K]: the positions of the kept tokens, less that of the image's first token."""
-        if self.family.position_axes == 1:
+        if isinstance(unit, TiledImage) or self.family.position_axes == 1:
             return kept[None]
         return torch.stack([torch.zeros_like(kept), unit.row.to(kept.device)[kept], unit.col.to(kept.device)[kept]])
 
-    def _layout(self, unit: VisualUnit) -> VisualLayout:
+    def _layout(self, unit: VisualUnit | TiledImage) -> VisualLayout:
         image = self.family.token_ids(self.config)["image"]
         ids = torch.full((1, len(unit)), image)
         nowhere = ids.new_zeros(self.family.position_axes, *ids.shape)
-        (layout,) = self.family.layouts(self.config, ids, nowhere, {"image": [unit]})
+        (layout,) = self.family.layouts(self.config, ids, nowhere, {"image": list(units_of(unit))})
         return layout
 
 

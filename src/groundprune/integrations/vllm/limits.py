@@ -11,9 +11,10 @@ from typing import Any
 from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm.image_pruning import ImagePruning
 
-MROPE_FACTORS = {"qwen2_5_vl": 4}  # by which vLLM makes a model's rotary table longer than its limit
+MROPE_FACTORS = {"qwen2_5_vl": 4, "qwen2_vl": 4}  # by which vLLM makes a model's rotary table longer than its limit
 THINNEST = 200  # Qwen's processors refuse images of a more extreme aspect ratio than this
 LARGEST = 16_384  # tokens that they make of one image, at most, by their defaults
+TILES = {"internvl": 13}  # by its processor's defaults 12, and the whole
 
 
 def check_positions(pruning: ImagePruning, length: int, images: int) -> None:
@@ -83,16 +84,25 @@ def encoder_share(pruning: ImagePruning) -> float:
 
 def most_tokens(config: Any) -> int:
     """That an image can have, of a tower that sees square crops."""
-    return _patches(config) * _crops(config)
+    patches = _patches(config)
+    tiles = patches * (_crops(config) - 1)
+    limit = getattr(config, "vision_aspect_ratio", "").removeprefix("anyres_max_")
+    if limit:  # of a grid of tiles, which is interpolated only where it is more than 1.1 times as long and as wide
+        tiles = min(tiles, patches * int(limit) * 121 // 100)
+    return patches + tiles
 
 
 def _patches(config: Any) -> int:
-    """Of a square image that the tower sees."""
-    return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    """Tokens of a square image that the tower sees."""
+    vision = config.vision_config
+    size, patch = (edge if isinstance(edge, int) else edge[0] for edge in (vision.image_size, vision.patch_size))
+    return (size // patch // round(1 / getattr(config, "downsample_ratio", 1))) ** 2
 
 
 def _crops(config: Any) -> int:
     """That the tower sees of one image, at most."""
+    if config.model_type in TILES:
+        return TILES[config.model_type]
     pinpoints = getattr(config, "image_grid_pinpoints", None)
     if not pinpoints:
         return 1

@@ -28,11 +28,8 @@ class Processor(PrunedProcessor, LlavaNextMultiModalProcessor):
     """LLaVA-NeXT's, pruned."""
 
 
-@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaDummyInputsBuilder)
-class PrunedLlavaNext(PrunedClip, LlavaNextForConditionalGeneration, SupportsMRoPE):
-    """As `PrunedLlava`. Newlines are no patches and stay."""
-
-    hf_to_vllm_mapper = TOWER_NAMES | LlavaNextForConditionalGeneration.hf_to_vllm_mapper
+class PrunedCrops(PrunedClip):
+    """Mixin: several crops of an image. Newlines are no patches and stay."""
 
     def arguments(self, images: Any) -> dict[str, Any]:
         # Images that were preprocessed together have the same number of crops, the last of some empty.
@@ -45,3 +42,10 @@ class PrunedLlavaNext(PrunedClip, LlavaNextForConditionalGeneration, SupportsMRo
 
     def of_images(self, value: Tensor, arguments: Mapping[str, Any]) -> Tensor:
         return value[arguments["real"].to(value.device)]
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor, info=Info, dummy_inputs=LlavaDummyInputsBuilder)
+class PrunedLlavaNext(PrunedCrops, LlavaNextForConditionalGeneration, SupportsMRoPE):
+    """As `PrunedLlava`."""
+
+    hf_to_vllm_mapper = TOWER_NAMES | LlavaNextForConditionalGeneration.hf_to_vllm_mapper

@@ -41,12 +41,12 @@ class PrunedProcessor:
         return [self._pruned(update, out_mm_kwargs) if update.modality == "image" else update for update in updates]
 
     def _pruned(self, update: Any, items: Any) -> Any:
-        whole: Callable[[int], list[int]] = update.replacement
+        whole: Callable[[int], Any] = update.replacement
         pruning: ImagePruning = self.info.pruning
 
-        def replacement(index: int) -> list[int]:
+        def replacement(index: int) -> Any:
             (unit,) = pruning.units(pruning.arguments_of(items["image"][index]))
-            return whole(index)[: pruning.count(unit)]
+            return shortened(whole(index), pruning.count(unit))
 
         return replace(update, replacement=replacement)
 
@@ -56,3 +56,19 @@ class PrunedProcessor:
         hashes = own._get_mm_hashes(inputs)
         ours = self.info.pruning.settings.identity
         return {kind: [f"{h}-{ours}" for h in of] if kind == "image" else of for kind, of in hashes.items()}
+
+
+def shortened(content: Any, count: int) -> Any:
+    """What stands for an image in a prompt, with `count` placeholders; what stands around them stays.
+
+    content: ids that are all placeholders, or vLLM's PromptUpdateDetails, which say which of them are.
+    """
+    if isinstance(content, list):
+        return content[:1] * count
+    if content.is_embed is None:
+        return replace(content, full=content.full[:1] * count)
+    embedded = content.is_embed(content.full)
+    stays = ~embedded | (embedded.cumsum(0) <= count)
+    left = embedded[stays]
+    full = [token for token, there in zip(content.full, stays.tolist(), strict=True) if there]
+    return replace(content, full=full, is_embed=lambda _: left)

@@ -63,13 +63,21 @@ class Pruned(nn.Module):
 
     # Images
 
+    def encoded(self, images: Any) -> Sequence[Tensor]:
+        """[N, C] of each image, as the model itself makes them."""
+        own: Any = super()
+        return own._process_image_input(images)
+
+    def with_all(self, features: Tensor) -> Tensor:
+        """[N, C] -> [N, C + digits] of what loses nothing, see `pack`."""
+        return pack(features, self.offset.new_zeros(len(self.offset), len(features)))
+
     def _process_image_input(self, image_input: Any) -> list[Tensor]:
         """[K, C + digits] of each image, see `pack`."""
-        own: Any = super()
         pruning, arguments = self.pruning, self.arguments(image_input)
         with contextlib.ExitStack() as stack:
             calls = stack.enter_context(recorded(self.tower_attention())) if pruning.tower_needs else []
-            features = own._process_image_input(image_input)
+            features = self.encoded(image_input)
         values = {need: self._of_tokens(need, calls, arguments) for need in pruning.tower_needs}
         found = []
         for i, (unit, mine) in enumerate(zip(pruning.units(arguments), features, strict=True)):
@@ -110,6 +118,9 @@ class Pruned(nn.Module):
         start, count = feature.mm_position.offset, feature.mm_position.length
         if feature.modality != "image":
             return Span(start, count, count, torch.arange(count))
+        if feature.mm_position.is_embed is not None:  # text stands around the placeholders, which are one run
+            mine = feature.mm_position.is_embed.nonzero()
+            start, count = start + int(mine[0]), len(mine)
         (unit,) = self.pruning.units(self.pruning.arguments_of(feature.data))
         return Span(start, count, len(unit), self.pruning.settled_kept(unit) if self.pruning.settled else None)
 

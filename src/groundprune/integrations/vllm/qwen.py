@@ -1,17 +1,22 @@
-"""Qwen2.5-VL and Qwen3-VL, pruned inside of vLLM. Videos lose nothing."""
+"""Qwen2-VL, Qwen2.5-VL and Qwen3-VL, pruned inside of vLLM. Videos lose nothing."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from vllm.model_executor.models.qwen2_5_vl import (
     Qwen2_5_VLDummyInputsBuilder,
     Qwen2_5_VLForConditionalGeneration,
     Qwen2_5_VLMultiModalProcessor,
     Qwen2_5_VLProcessingInfo,
+)
+from vllm.model_executor.models.qwen2_vl import (
+    Qwen2VLDummyInputsBuilder,
+    Qwen2VLForConditionalGeneration,
+    Qwen2VLMultiModalProcessor,
+    Qwen2VLProcessingInfo,
 )
 from vllm.model_executor.models.qwen3_vl import (
     Qwen3VLDummyInputsBuilder,
@@ -21,7 +26,6 @@ from vllm.model_executor.models.qwen3_vl import (
 )
 from vllm.multimodal import MULTIMODAL_REGISTRY
 
-from groundprune.integrations.vllm.image_pruning import pack
 from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor
 from groundprune.integrations.vllm.pruned import Pruned
 
@@ -38,7 +42,7 @@ class PrunedQwen(Pruned):
         return {name: images[name] for name in ("pixel_values", "image_grid_thw")}
 
     def lengths(self, arguments: Mapping[str, Any]) -> list[int]:
-        # The last block of both towers attends within a frame.
+        # The last block of each tower attends within a frame.
         grid = arguments["image_grid_thw"]
         return grid[:, 1:].prod(-1).repeat_interleave(grid[:, 0]).tolist()
 
@@ -48,11 +52,20 @@ class PrunedQwen(Pruned):
 
     def _process_video_input(self, video_input: Any) -> list[Tensor]:
         own: Any = super()
-        return [pack(each, _nowhere(each)) for each in own._process_video_input(video_input)]
+        return [self.with_all(each) for each in own._process_video_input(video_input)]
 
 
-def _nowhere(features: Tensor) -> Tensor:
-    return torch.zeros(3, len(features), dtype=torch.long, device=features.device)
+class Info2(PrunedInfo, Qwen2VLProcessingInfo):
+    """Qwen2-VL's, pruned."""
+
+
+class Processor2(PrunedProcessor, Qwen2VLMultiModalProcessor):
+    """Qwen2-VL's, pruned."""
+
+
+@MULTIMODAL_REGISTRY.register_processor(Processor2, info=Info2, dummy_inputs=Qwen2VLDummyInputsBuilder)
+class PrunedQwen2VL(PrunedQwen, Qwen2VLForConditionalGeneration):
+    """Qwen2-VL, pruned."""
 
 
 class Info25(PrunedInfo, Qwen2_5_VLProcessingInfo):

@@ -27,6 +27,9 @@ ARCHITECTURES = {
     "llava_next": ("GroundpruneLlavaNextForConditionalGeneration", "llava_next:PrunedLlavaNext"),
     "qwen2_5_vl": ("GroundpruneQwen2_5_VLForConditionalGeneration", "qwen:PrunedQwen25VL"),
     "qwen3_vl": ("GroundpruneQwen3VLForConditionalGeneration", "qwen:PrunedQwen3VL"),
+    "qwen2_vl": ("GroundpruneQwen2VLForConditionalGeneration", "qwen:PrunedQwen2VL"),
+    "llava_onevision": ("GroundpruneLlavaOnevisionForConditionalGeneration", "llava_onevision:PrunedLlavaOnevision"),
+    "internvl": ("GroundpruneInternVLForConditionalGeneration", "internvl:PrunedInternVL"),
 }
 # A section of three axes makes vLLM keep a table of positions for every request, at the top of the config, where only
 # vLLM's runner reads it: the language model goes on with its own rotary embedding of one axis.
@@ -113,6 +116,8 @@ def _why_not(config: Any, pruner: Pruner) -> str | None:
     whole = getattr(config.vision_config, "fullatt_block_indexes", None)
     if whole is not None and config.vision_config.depth - 1 not in whole:
         return "the last block of its tower attends within windows, which is not read inside of vLLM"
+    if family.name == "internvl" and config.vision_feature_layer != -1:
+        return f"inside of vLLM its tower is read at the end (vision_feature_layer {config.vision_feature_layer})"
     # Whatever the pruner reads, the tower must be one whose tokens are laid out as they are thought to be.
     for need in sorted({SALIENT, *pruner.needs}, key=str):
         try:
