@@ -24,11 +24,11 @@ def checkpoint(tmp_path_factory):
     """By family: its folder, the model and the processor that transformers makes of it. options: of its config."""
     import groundprune as gp
     from groundprune.families import families
-    from support.engines import save_checkpoint
+    from support.engines import OPTIONS, save_checkpoint
 
     @cache
     def of(family, **options):
-        config = families()[family].tiny_config(**options)
+        config = families()[family].tiny_config(**(OPTIONS.get(family, {}) | options))
         folder = save_checkpoint(family, tmp_path_factory.mktemp(family), config)
         return folder, *gp.load(folder)
 

@@ -10,7 +10,9 @@ from support.engines import TOLERANCE, asked, by_transformers, by_vllm, differen
 BLOCK = 32
 PRUNER = gp.ClsVisual(keep=0.5)
 # Large enough that their kept tokens span several blocks: 128 of 256, and 32 of 64.
-FAMILIES = {"llava": (64, 64), "qwen2_5_vl": (64, 64), "qwen3_vl": (256, 256)}
+FAMILIES = {
+    "llava": (64, 64), "qwen2_5_vl": (64, 64), "qwen3_vl": (256, 256), "idefics3": (64, 64), "mistral3": (64, 64),
+}  # fmt: skip
 every_family = pytest.mark.parametrize("family", FAMILIES)
 
 

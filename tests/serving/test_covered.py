@@ -8,7 +8,10 @@ import torch
 import groundprune as gp
 from support.engines import TOLERANCE, asked, by_transformers, by_vllm, difference, engine, photo, prompt
 
-SIZES = {"llava": (48, 48), "llava_next": (40, 24), "qwen2_5_vl": (64, 48), "qwen3_vl": (96, 96)}
+SIZES = {
+    "llava": (48, 48), "llava_next": (40, 24), "qwen2_5_vl": (64, 48), "qwen3_vl": (96, 96), "idefics3": (64, 32),
+    "mistral3": (64, 48),
+}  # fmt: skip
 PRUNERS = [gp.ClsVisual(keep=0.5), gp.Spatial(keep=0.5), gp.Random(keep=1)]
 WORDS = "the red circle " * 25  # so that the block in which a prompt ends holds no image
 STEPS = 4

@@ -30,6 +30,7 @@ from support.engines import (
 SIZES = {
     "llava": [(48, 48), (30, 60)], "llava_next": [(40, 24), (36, 40)],
     "qwen2_5_vl": [(48, 32), (64, 48)], "qwen3_vl": [(128, 64), (96, 96)],
+    "idefics3": [(64, 64), (64, 32)], "smolvlm": [(64, 64), (64, 32)], "mistral3": [(48, 32), (64, 48)],
 }  # fmt: skip
 EVERY = ["random", "spatial", "cls-visual", "divprune", "coverage", "fastervlm", "vidcom2"]
 CASES = [("llava", name, keep) for name in EVERY for keep in (0.5, 1)]
@@ -39,7 +40,7 @@ CASES += [(family, name, 1) for family in SIZES if family != "llava" for name in
 
 def rotary_tables(model):
     """Lengths of those of the language model."""
-    modules = model.language_model.modules()
+    modules = model.get_language_model().modules()
     return {len(module.cos_sin_cache) for module in modules if hasattr(module, "cos_sin_cache")}
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 from groundprune.errors import Unservable
 from groundprune.families.base import family_of
 from groundprune.integrations.vllm.settings import Settings
+from groundprune.integrations.vllm.spelled import IDS, SpelledImage, spelled, units_of
 from groundprune.probes.states import fingerprint
 from groundprune.pruners.spatial import Spatial
 from groundprune.signals import FINGERPRINT, Need, Signals, TowerRecord
@@ -57,31 +58,43 @@ class ImagePruning:
         Of a tower that packs images the patches are in no batch. Where an image lies wholly in cached blocks vLLM
         drops its pixels, for it is not encoded again; where it lies is asked nevertheless, and empty ones stand in.
         """
-        packed = self.family.tower_kind(self.config).packed
+        packed = "image_grid_thw" in item
         alone = {name: element.data for name, element in item.items()}
         if "pixel_values" not in alone:
-            shape = (int(alone["image_grid_thw"].prod()), 0) if packed else (1, 0, 0, 0)
-            alone["pixel_values"] = torch.empty(shape)
+            alone["pixel_values"] = self._stand_in(alone)
         return {name: value if packed and name == "pixel_values" else value[None] for name, value in alone.items()}
 
-    def units(self, arguments: Mapping[str, Any]) -> list[VisualUnit]:
-        return self.family.units(self.base, "image", dict(arguments))
+    def _stand_in(self, alone: Mapping[str, Any]) -> Tensor:
+        if "image_grid_thw" in alone:
+            return torch.empty(int(alone["image_grid_thw"].prod()), 0)
+        if "num_patches" in alone:  # Idefics3's tiles, which are not padding as long as they are not zeros
+            side = self.config.vision_config.image_size
+            return torch.ones(()).expand(int(alone["num_patches"]), 1, side, side)
+        return torch.empty(1, 0, 0, 0)
+
+    def units(self, arguments: Mapping[str, Any]) -> list[VisualUnit] | list[SpelledImage]:
+        """One an image."""
+        units = self.family.units(self.base, "image", dict(arguments))
+        return spelled(units, arguments[IDS], self._image_token) if IDS in arguments else units
 
     def to_tokens(self, value: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
-        """See `Family.to_tokens`."""
-        return self.family.to_tokens(self.base, value, "image", dict(arguments))
+        """See `Family.to_tokens`; those of an image's tiles one after another."""
+        found = iter(self.family.to_tokens(self.base, value, "image", dict(arguments)))
+        return [torch.cat([next(found) for _ in units_of(image)]) for image in self.units(arguments)]
 
-    def count(self, unit: VisualUnit) -> int:
+    def count(self, unit: VisualUnit | SpelledImage) -> int:
         """How many of an image's tokens stay; those that are no patches all do."""
         patches = int(unit.is_patch.sum())
         return self.stage.budget.count(patches) + len(unit) - patches
 
-    def kept(self, unit: VisualUnit, projected: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
+    def kept(self, unit: VisualUnit | SpelledImage, projected: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
         """Long[K], ascending. projected: [N, D], what the LLM would read; values: [N, ...] of each `tower_needs`."""
+        units = units_of(unit)
+        sizes = [len(each) for each in units]
         record = TowerRecord(
-            [unit],
-            {need: [value] for need, value in values.items()},
-            [fingerprint(unit.pixels)] if FINGERPRINT in self.pruner.needs else [],
+            list(units),
+            {need: list(value.split(sizes)) for need, value in values.items()},
+            [fingerprint(each.pixels) for each in units] if FINGERPRINT in self.pruner.needs else [],
         )
         layout = self._layout(unit).to(projected.device)
         selection = self.pruner(Signals(layout, projected, record), layout, self.stage)
@@ -89,21 +102,25 @@ class ImagePruning:
             raise Unservable(f"{self.pruner.label} merges tokens, which is not done inside of vLLM")
         return selection.kept
 
-    def settled_kept(self, unit: VisualUnit) -> Tensor:
-        """`kept`, where it is `settled`."""
-        return self.kept(unit, unit.row.new_empty(0), {})
+    def settled_kept(self, unit: VisualUnit | SpelledImage) -> Tensor:
+        """`kept`, where it is `settled`; of a `SpelledImage` its `slots`."""
+        kept = self.kept(unit, torch.empty(0), {})
+        return unit.slots(kept) if isinstance(unit, SpelledImage) else kept
 
-    def offsets(self, unit: VisualUnit, kept: Tensor) -> Tensor:
-        """Long[A, K]: the positions of the kept tokens, less that of the image's first token."""
-        if self.family.position_axes == 1:
+    def offsets(self, unit: VisualUnit | SpelledImage, kept: Tensor) -> Tensor:
+        """Long[A, K]: the positions of the kept tokens (`slots`), less that of the image's first token."""
+        if isinstance(unit, SpelledImage) or self.family.position_axes == 1:
             return kept[None]
         return torch.stack([torch.zeros_like(kept), unit.row.to(kept.device)[kept], unit.col.to(kept.device)[kept]])
 
-    def _layout(self, unit: VisualUnit) -> VisualLayout:
-        image = self.family.token_ids(self.config)["image"]
-        ids = torch.full((1, len(unit)), image)
+    @property
+    def _image_token(self) -> int:
+        return self.family.token_ids(self.config)["image"]
+
+    def _layout(self, unit: VisualUnit | SpelledImage) -> VisualLayout:
+        ids = unit.ids[None] if isinstance(unit, SpelledImage) else torch.full((1, len(unit)), self._image_token)
         nowhere = ids.new_zeros(self.family.position_axes, *ids.shape)
-        (layout,) = self.family.layouts(self.config, ids, nowhere, {"image": [unit]})
+        (layout,) = self.family.layouts(self.config, ids, nowhere, {"image": list(units_of(unit))})
         return layout
 
 

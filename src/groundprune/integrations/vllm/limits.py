@@ -14,6 +14,7 @@ from groundprune.integrations.vllm.image_pruning import ImagePruning
 MROPE_FACTORS = {"qwen2_5_vl": 4}  # by which vLLM makes a model's rotary table longer than its limit
 THINNEST = 200  # Qwen's processors refuse images of a more extreme aspect ratio than this
 LARGEST = 16_384  # tokens that they make of one image, at most, by their defaults
+TILES = {"idefics3": 17, "smolvlm": 17}  # by their processors' defaults 4 x 4, and the whole
 
 
 def check_positions(pruning: ImagePruning, length: int, images: int) -> None:
@@ -72,7 +73,8 @@ def most_dropped(pruning: ImagePruning) -> int:
 
 def fewest_tokens(pruning: ImagePruning) -> int:
     """That an image can have left."""
-    return 1 if pruning.family.position_axes == 3 else pruning.stage.budget.count(_patches(pruning.config))
+    packed = pruning.family.tower_kind(pruning.config).packed
+    return 1 if packed else pruning.stage.budget.count(_patches(pruning.config))
 
 
 def encoder_share(pruning: ImagePruning) -> float:
@@ -82,17 +84,20 @@ def encoder_share(pruning: ImagePruning) -> float:
 
 
 def most_tokens(config: Any) -> int:
-    """That an image can have, of a tower that sees square crops."""
+    """That an image can have, of a tower that sees square crops, or as many patches as a square of its size has."""
     return _patches(config) * _crops(config)
 
 
 def _patches(config: Any) -> int:
-    """Of a square image that the tower sees."""
-    return (config.vision_config.image_size // config.vision_config.patch_size) ** 2
+    """Tokens of a square image that the tower sees."""
+    joined = getattr(config, "scale_factor", None) or getattr(config, "spatial_merge_size", 1)
+    return (config.vision_config.image_size // config.vision_config.patch_size // joined) ** 2
 
 
 def _crops(config: Any) -> int:
     """That the tower sees of one image, at most."""
+    if config.model_type in TILES:
+        return TILES[config.model_type]
     pinpoints = getattr(config, "image_grid_pinpoints", None)
     if not pinpoints:
         return 1
