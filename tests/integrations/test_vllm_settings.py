@@ -90,14 +90,16 @@ def test_overrides_name_the_class_and_for_one_axis_a_table():
         ("llava", gp.TextVisual(keep=0.5), "'clip_patches' is not read"),
         ("qwen2_5_vl", gp.FasterVLM(keep=0.5), "needs a tower with a CLS token"),
         ("llava_onevision", gp.FasterVLM(keep=0.5), "needs a tower with a CLS token"),
-        ("gemma3", gp.Spatial(keep=0.5), "gemma3 is not served"),
+        ("minigpt-v2", gp.Spatial(keep=0.5), "minigpt-v2 is not served"),
+        ("paligemma", gp.Spatial(keep=0.5), "paligemma reads images in both directions; "),
+        ("gemma3", gp.Spatial(keep=0.5), "gemma3 reads images in both directions and through sliding windows"),
     ],
 )
 def test_what_vllm_cannot_run_is_refused_with_what_it_can(family, pruner, message, tmp_path):
     families()[family].tiny_config().save_pretrained(tmp_path)
     with pytest.raises(gp.Unservable, match=message) as raised:
         gp.vllm_overrides(tmp_path, pruner)
-    assert ("coverage" in str(raised.value)) == (family != "gemma3")
+    assert ("coverage" in str(raised.value)) == (family in ARCHITECTURES)
 
 
 def test_a_llava_with_a_packed_tower_is_refused(tmp_path):

@@ -10,8 +10,10 @@ from support.engines import TOLERANCE, asked, by_transformers, by_vllm, differen
 BLOCK = 32
 PRUNER = gp.ClsVisual(keep=0.5)
 # Large enough that their kept tokens span several blocks: 128 of 256, and 32 of 64.
-FAMILIES = {"llava": (64, 64), "qwen2_5_vl": (64, 64), "qwen3_vl": (256, 256)}
-FAMILIES |= {"llava_onevision": (32, 32), "internvl": (48, 48)}
+FAMILIES = {
+    "llava": (64, 64), "qwen2_5_vl": (64, 64), "qwen3_vl": (256, 256), "llava_onevision": (32, 32),
+    "internvl": (48, 48), "idefics3": (64, 64), "mistral3": (64, 64),
+}  # fmt: skip
 # Of tiny configs: LLaVA with a tower of 16 x 16 patches, LLaVA-OneVision with tiles that are not interpolated.
 LARGE = {"llava": {"side": 16}, "llava_onevision": {"tiles": 9}}
 every_family = pytest.mark.parametrize("family", FAMILIES)

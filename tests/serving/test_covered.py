@@ -10,7 +10,7 @@ from support.engines import TOLERANCE, asked, by_transformers, by_vllm, differen
 
 SIZES = {
     "llava": (48, 48), "llava_next": (40, 24), "qwen2_5_vl": (64, 48), "qwen3_vl": (96, 96), "qwen2_vl": (64, 48),
-    "llava_onevision": (40, 24), "internvl": (64, 32),
+    "llava_onevision": (40, 24), "internvl": (64, 32), "idefics3": (64, 32), "mistral3": (64, 48),
 }  # fmt: skip
 PRUNERS = [gp.ClsVisual(keep=0.5), gp.Spatial(keep=0.5), gp.Random(keep=1)]
 WORDS = "the red circle " * 25  # so that the block in which a prompt ends holds no image

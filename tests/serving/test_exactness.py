@@ -33,6 +33,7 @@ SIZES = {
     "llava": [(48, 48), (30, 60)], "llava_next": [(40, 24), (36, 40)],
     "qwen2_5_vl": [(48, 32), (64, 48)], "qwen3_vl": [(128, 64), (96, 96)],
     "qwen2_vl": [(48, 32), (64, 48)], "llava_onevision": [(64, 32), (48, 32)], "internvl": [(64, 32), (96, 64)],
+    "idefics3": [(64, 64), (64, 32)], "smolvlm": [(64, 64), (64, 32)], "mistral3": [(48, 32), (64, 48)],
 }  # fmt: skip
 EVERY = ["random", "spatial", "cls-visual", "divprune", "coverage", "fastervlm", "vidcom2"]
 # Of families that are like another, the pruners that say something new.
@@ -49,7 +50,7 @@ CASES += [(family, "spatial", 1) for family in SIZES if family != "llava" and fa
 
 def rotary_tables(model):
     """Lengths of those of the language model."""
-    modules = model.language_model.modules()
+    modules = model.get_language_model().modules()
     return {len(module.cos_sin_cache) for module in modules if hasattr(module, "cos_sin_cache")}
 
 

@@ -144,6 +144,20 @@ def test_models_without_our_words_are_not_ours(checkpoint):
     assert config.model_config.architecture == "LlavaForConditionalGeneration"
 
 
+@pytest.mark.parametrize(("family", "edge", "most"), [("idefics3", 5 * 32, 16 * 17), ("mistral3", 2 * 64, 64)])
+def test_an_image_larger_than_positions_were_counted_for_is_refused(family, edge, most, checkpoint):
+    from vllm.multimodal import MULTIMODAL_REGISTRY
+
+    folder = checkpoint(family)[0]
+    config = configure(folder, gp.vllm_overrides(folder, gp.Spatial(keep=0.5))).model_config
+    processor = MULTIMODAL_REGISTRY.create_processor(config)
+    items = processor.info.parse_mm_data({"image": photo(0, 200, 200)})
+    ids = processor([1, 99, 5], items)["prompt_token_ids"]
+    assert ids.count(99) <= most // 2
+    with pytest.raises(gp.GroundPruneError, match=f"served with at most {most}"):
+        processor([1, 99, 5], items, hf_processor_mm_kwargs={"size": {"longest_edge": edge}})
+
+
 def test_an_image_has_another_name_under_another_pruner_or_share(checkpoint):
     from vllm.multimodal import MULTIMODAL_REGISTRY
 

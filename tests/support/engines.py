@@ -18,7 +18,8 @@ HEADS, HEAD = 4, 32  # of the LLM; vLLM's kernels for CPUs have no smaller heads
 STEPS = 12  # new tokens
 SECTIONS = {"qwen2_5_vl": [4, 6, 6], "qwen3_vl": [8, 4, 4], "qwen2_vl": [4, 6, 6]}  # of a head's 16 frequencies
 TOLERANCE = 5e-4  # of a log-probability
-OPTIONS = {"internvl": {"side": 8}}  # of tiny configs: with an even number of tokens a tile
+# Of tiny configs: with an even number of tokens a tile, so that half of each is half of all.
+OPTIONS = {"internvl": {"side": 8}, "idefics3": {"side": 8}, "smolvlm": {"side": 8}}
 
 
 class Said(NamedTuple):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor
 from groundprune.errors import Unservable
 from groundprune.families.base import family_of
 from groundprune.integrations.vllm.settings import Settings
+from groundprune.integrations.vllm.spelled import IDS, SpelledImage, spelled
 from groundprune.integrations.vllm.tiled import TILES, TiledImage, tiled, units_of
 from groundprune.probes.states import fingerprint
 from groundprune.pruners.spatial import Spatial
@@ -59,31 +59,33 @@ class ImagePruning:
         Of a tower that packs images the patches are in no batch. Where an image lies wholly in cached blocks vLLM
         drops its pixels, for it is not encoded again; where it lies is asked nevertheless, and empty ones stand in.
         """
-        packed = self.family.tower_kind(self.config).packed
+        packed = "image_grid_thw" in item
         alone = {name: element.data for name, element in item.items()}
         if "pixel_values" not in alone:
-            alone["pixel_values"] = self._stand_in(alone, packed)
+            alone["pixel_values"] = self._stand_in(alone)
         return {name: value if packed and name == "pixel_values" else value[None] for name, value in alone.items()}
 
-    def _stand_in(self, alone: Mapping[str, Any], packed: bool) -> Tensor:
-        if packed:
+    def _stand_in(self, alone: Mapping[str, Any]) -> Tensor:
+        if "image_grid_thw" in alone:
             return torch.empty(int(alone["image_grid_thw"].prod()), 0)
         if TILES in alone:
             return torch.empty(int(alone[TILES]), 0, *self.config.vision_config.image_size)
+        if "num_patches" in alone:  # Idefics3's tiles, which are not padding as long as they are not zeros
+            side = self.config.vision_config.image_size
+            return torch.ones(()).expand(int(alone["num_patches"]), 1, side, side)
         return torch.empty(1, 0, 0, 0)
 
-    def units(self, arguments: Mapping[str, Any]) -> list[VisualUnit] | list[TiledImage]:
+    def units(self, arguments: Mapping[str, Any]) -> Sequence[VisualUnit | TiledImage]:
         """One an image."""
         units = self.family.units(self.base, "image", dict(arguments))
+        if IDS in arguments:
+            return spelled(units, arguments[IDS], self._image_token)
         return tiled(units, arguments[TILES].tolist()) if TILES in arguments else units
 
     def to_tokens(self, value: Tensor, arguments: Mapping[str, Any]) -> list[Tensor]:
         """See `Family.to_tokens`; those of an image's tiles one after another."""
-        found = self.family.to_tokens(self.base, value, "image", dict(arguments))
-        if TILES not in arguments:
-            return found
-        left = iter(found)
-        return [torch.cat(list(itertools.islice(left, count))) for count in arguments[TILES].tolist()]
+        found = iter(self.family.to_tokens(self.base, value, "image", dict(arguments)))
+        return [torch.cat([next(found) for _ in units_of(image)]) for image in self.units(arguments)]
 
     def count(self, unit: VisualUnit | TiledImage) -> int:
         """How many of an image's tokens stay; those that are no patches all do."""
@@ -106,18 +108,22 @@ class ImagePruning:
         return selection.kept
 
     def settled_kept(self, unit: VisualUnit | TiledImage) -> Tensor:
-        """`kept`, where it is `settled`."""
-        return self.kept(unit, torch.empty(0), {})
+        """`kept`, where it is `settled`; of a `SpelledImage` its `slots`."""
+        kept = self.kept(unit, torch.empty(0), {})
+        return unit.slots(kept) if isinstance(unit, SpelledImage) else kept
 
     def offsets(self, unit: VisualUnit | TiledImage, kept: Tensor) -> Tensor:
-        """Long[A, K]: the positions of the kept tokens, less that of the image's first token."""
+        """Long[A, K]: the positions of the kept tokens (`slots`), less that of the image's first token."""
         if isinstance(unit, TiledImage) or self.family.position_axes == 1:
             return kept[None]
         return torch.stack([torch.zeros_like(kept), unit.row.to(kept.device)[kept], unit.col.to(kept.device)[kept]])
 
+    @property
+    def _image_token(self) -> int:
+        return self.family.token_ids(self.config)["image"]
+
     def _layout(self, unit: VisualUnit | TiledImage) -> VisualLayout:
-        image = self.family.token_ids(self.config)["image"]
-        ids = torch.full((1, len(unit)), image)
+        ids = unit.ids[None] if isinstance(unit, SpelledImage) else torch.full((1, len(unit)), self._image_token)
         nowhere = ids.new_zeros(self.family.position_axes, *ids.shape)
         (layout,) = self.family.layouts(self.config, ids, nowhere, {"image": list(units_of(unit))})
         return layout

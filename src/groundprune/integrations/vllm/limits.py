@@ -14,7 +14,8 @@ from groundprune.integrations.vllm.image_pruning import ImagePruning
 MROPE_FACTORS = {"qwen2_5_vl": 4, "qwen2_vl": 4}  # by which vLLM makes a model's rotary table longer than its limit
 THINNEST = 200  # Qwen's processors refuse images of a more extreme aspect ratio than this
 LARGEST = 16_384  # tokens that they make of one image, at most, by their defaults
-TILES = {"internvl": 13}  # by its processor's defaults 12, and the whole
+# Tiles by their processors' defaults, and the whole image.
+TILES = {"internvl": 13, "idefics3": 17, "smolvlm": 17}
 
 
 def check_positions(pruning: ImagePruning, length: int, images: int) -> None:
@@ -73,7 +74,8 @@ def most_dropped(pruning: ImagePruning) -> int:
 
 def fewest_tokens(pruning: ImagePruning) -> int:
     """That an image can have left."""
-    return 1 if pruning.family.position_axes == 3 else pruning.stage.budget.count(_patches(pruning.config))
+    packed = pruning.family.tower_kind(pruning.config).packed
+    return 1 if packed else pruning.stage.budget.count(_patches(pruning.config))
 
 
 def encoder_share(pruning: ImagePruning) -> float:
@@ -83,7 +85,7 @@ def encoder_share(pruning: ImagePruning) -> float:
 
 
 def most_tokens(config: Any) -> int:
-    """That an image can have, of a tower that sees square crops."""
+    """That an image can have, of a tower that sees square crops, or as many patches as a square of its size has."""
     patches = _patches(config)
     tiles = patches * (_crops(config) - 1)
     limit = getattr(config, "vision_aspect_ratio", "").removeprefix("anyres_max_")
@@ -96,7 +98,8 @@ def _patches(config: Any) -> int:
     """Tokens of a square image that the tower sees."""
     vision = config.vision_config
     size, patch = (edge if isinstance(edge, int) else edge[0] for edge in (vision.image_size, vision.patch_size))
-    return (size // patch // round(1 / getattr(config, "downsample_ratio", 1))) ** 2
+    joined = getattr(config, "scale_factor", None) or getattr(config, "spatial_merge_size", 1)
+    return (size // patch // round(joined / getattr(config, "downsample_ratio", 1))) ** 2
 
 
 def _crops(config: Any) -> int:

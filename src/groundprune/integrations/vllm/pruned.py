@@ -57,6 +57,13 @@ class Pruned(nn.Module):
         """What the tower gave, less what is of no image."""
         return value
 
+    def all_of(self, image: Any, features: Tensor, kept: Tensor) -> tuple[Tensor, Tensor]:
+        """[L, C] of an image's range in the unpruned prompt, and Long of those that stay.
+
+        features: [N, C] of its visual tokens; kept: Long[K], those of them that stay.
+        """
+        return features, kept
+
     def unpruned_positions(self, tokens: list[int], features: Sequence[Any]) -> tuple[Tensor, int]:
         """Long[3, L] and what is added to a generated token's index, of a prompt that lost nothing."""
         return torch.arange(len(tokens)).expand(3, -1), 0
@@ -84,9 +91,9 @@ class Pruned(nn.Module):
             # Qwen3-VL's features for several layers of the LLM lie side by side; the first are its input.
             projected = mine[:, : self.config.get_text_config().hidden_size]
             kept = pruning.kept(unit, projected, {need: value[i] for need, value in values.items()})
-            kept = agreed(kept.to(mine.device))
+            whole, kept = self.all_of(unit, mine, agreed(kept.to(mine.device)))
             offsets = pruning.offsets(unit, kept)
-            found.append(pack(mine[kept], torch.zeros_like(offsets) if pruning.placed_early else offsets))
+            found.append(pack(whole[kept], torch.zeros_like(offsets) if pruning.placed_early else offsets))
         return found
 
     def _of_tokens(self, need: Need, calls: Sequence[Any], arguments: Mapping[str, Any]) -> list[Tensor]:

@@ -70,8 +70,16 @@ def _digest(content: bytes) -> str:
 
 
 def engine_defaults(model: str | Path) -> dict[str, Any]:
-    """Arguments of an engine that the user may change. vLLM would narrow the embedded models' weights to bfloat16."""
-    return {} if source_of(model) == model else {"dtype": "float32"}
+    """Arguments of an engine that the user may change.
+
+    vLLM would narrow the embedded models' weights to bfloat16. Of a folder with Mistral's own files beside those of
+    transformers it would take the former, which know nothing of our settings.
+    """
+    if source_of(model) != model:
+        return {"dtype": "float32"}
+    if read_config(model).model_type == "mistral3":
+        return dict.fromkeys(("config_format", "load_format", "tokenizer_mode"), "hf")
+    return {}
 
 
 def fitting_length(model: str | Path, overrides: Mapping[str, Any], images: int) -> int | None:
@@ -114,7 +122,8 @@ def serve_arguments(
     template = None if _given(words, TEMPLATE) else chat_template(model)
     arguments += [] if template is None else [TEMPLATE, template]
     for key, value in engine_defaults(model).items():
-        arguments += [] if _given(words, f"--{key}") else [f"--{key}", value]
+        option = f"--{key.replace('_', '-')}"
+        arguments += [] if _given(words, option) or _given(words, f"--{key}") else [option, value]
     return arguments
 
 

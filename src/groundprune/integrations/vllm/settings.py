@@ -30,6 +30,9 @@ ARCHITECTURES = {
     "qwen2_vl": ("GroundpruneQwen2VLForConditionalGeneration", "qwen:PrunedQwen2VL"),
     "llava_onevision": ("GroundpruneLlavaOnevisionForConditionalGeneration", "llava_onevision:PrunedLlavaOnevision"),
     "internvl": ("GroundpruneInternVLForConditionalGeneration", "internvl:PrunedInternVL"),
+    "idefics3": ("GroundpruneIdefics3ForConditionalGeneration", "idefics3:PrunedIdefics3"),
+    "smolvlm": ("GroundpruneSmolVLMForConditionalGeneration", "idefics3:PrunedSmolVLM"),
+    "mistral3": ("GroundpruneMistral3ForConditionalGeneration", "mistral3:PrunedMistral3"),
 }
 # A section of three axes makes vLLM keep a table of positions for every request, at the top of the config, where only
 # vLLM's runner reads it: the language model goes on with its own rotary embedding of one axis.
@@ -107,6 +110,9 @@ def check_servable(config: Any, pruner: Pruner) -> None:
 
 def _why_not(config: Any, pruner: Pruner) -> str | None:
     family = family_of(config)
+    if family.bidirectional:
+        windows = " and through sliding windows that count slots" if any(family.windows(config)) else ""
+        return f"{family.name} reads images in both directions{windows}; inside of vLLM pruned ones are read in order"
     if family.name not in ARCHITECTURES:
         return f"{family.name} is not served inside of vLLM (served: {', '.join(ARCHITECTURES)})"
     if pruner.inside:
@@ -126,7 +132,7 @@ def _why_not(config: Any, pruner: Pruner) -> str | None:
             return str(error)
         if need not in SERVED_NEEDS:
             return f"the signal '{need}' is not read inside of vLLM"
-    if family.position_axes == 1 and family.tower_kind(config).packed:
+    if family.position_axes == 1 and family.name != "mistral3" and family.tower_kind(config).packed:
         kind = config.vision_config.model_type
-        return f"its tower, {kind!r}, packs images of any shape, which only the Qwens' is served with inside of vLLM"
+        return f"its tower, {kind!r}, packs images of any shape, with which {family.name} is not served in vLLM"
     return None
