@@ -10,7 +10,7 @@ import functools
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from fractions import Fraction
 from typing import Any
 
@@ -72,7 +72,7 @@ class Requests:
 
     def __init__(self, own: ImagePruning):
         self.own = own
-        self._words = Settings.of(own.settings.make_pruner(), own.settings.positions, own.settings.pruner)
+        self._words = _as_meant(own.settings)
         self._tried: set[str] = set()
         self._group = self._filled = 0
         self.read = functools.lru_cache(_REMEMBERED)(self._read)
@@ -119,9 +119,7 @@ class Requests:
             mine["options"] = {}
         if options is not None:
             mine["options"] = {str(name): _text(name, value) for name, value in options.items()}
-        made = Settings(**(mine | texts))
-        # Through the pruner: 0.5 and 1/2 are one, and so are options that are left out and defaults.
-        return Settings.of(made.make_pruner(), made.positions, made.pruner)
+        return _as_meant(Settings(**(mine | texts)))
 
     def _read(self, text: str) -> ImagePruning:
         return self.own.under(Settings.from_dict(json.loads(text)))
@@ -171,6 +169,14 @@ class Requests:
     def arrived(self, words: Tensor | None) -> ImagePruning:
         """How an image is pruned that `words` came with."""
         return self.own if words is None else self.read(json.loads(words.cpu().numpy().tobytes())[0])
+
+
+def _as_meant(settings: Settings) -> Settings:
+    """The same for all that mean it: 0.5 is 1/2, and an option at its default is left out."""
+    pruner = settings.make_pruner()
+    share, tokens = pruner.budget.share, pruner.budget.tokens
+    budget = {"keep": None if share is None else str(share), "tokens": None if tokens is None else str(tokens)}
+    return replace(Settings.of(pruner, settings.positions, settings.pruner), **budget)
 
 
 def _json(settings: Settings) -> str:
