@@ -106,7 +106,7 @@ def test_an_answer_ends_where_the_models_positions_do(served):
     image = photo(0, *SIZES[family][0])
     empty = len(processor(text=[prompt(processor, 1, "")], images=[[image]])["input_ids"][0])
     left = 6 if family == "llava" else None  # M-RoPE's images move what follows by less than their tokens
-    given = (prompt(processor, 1, "w20 " * (REACH - empty - (left or 40))), [image])
+    given = (prompt(processor, 1, "w20 " * (REACH - empty - (left or 80))), [image])
     unpruned = len(processor(text=[given[0]], images=[[image]])["input_ids"][0])
     long = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
     (said,) = llm.generate([saying(given, {"keep": 0.25})], long, use_tqdm=False)

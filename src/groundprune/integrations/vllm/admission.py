@@ -7,7 +7,7 @@ the name of an image that is cached. So the processor leaves word with the place
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -57,11 +57,11 @@ def guard() -> None:
     @functools.wraps(stock)
     def process_inputs(self: Any, request_id: str, prompt: Any, *args: Any, **options: Any) -> Any:
         request = stock(self, request_id, prompt, *args, **options)
-        if "type" not in prompt:  # not rendered yet, which vLLM does on the way, and keeps to itself
-            if KEY in (prompt.get("mm_processor_kwargs") or {}):
-                raise GroundPruneError(f"{KEY} of a prompt that was not rendered: use LLM.generate or the renderer")
-            return request
-        images: Sequence[SeenImage] = getattr(prompt.get("mm_kwargs"), "seen", ())
+        given: Mapping[str, Any] = prompt if isinstance(prompt, Mapping) else {}
+        if "type" not in given and KEY in (given.get("mm_processor_kwargs") or {}):
+            # vLLM renders it on the way, and keeps that to itself.
+            raise GroundPruneError(f"{KEY} of a prompt that was not rendered: use LLM.generate or vLLM's renderer")
+        images: Sequence[SeenImage] = getattr(given.get("mm_kwargs"), "seen", ())
         if images:
             limits = self.renderer.mm_processor.info.requests.limits
             keep_on_table(request, sum(image.shift for image in images), limits.reach)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
@@ -119,7 +120,8 @@ class Requests:
             mine["options"] = {}
         if options is not None:
             mine["options"] = {str(name): _text(name, value) for name, value in options.items()}
-        return _as_meant(Settings(**(mine | texts)))
+        made: dict[str, Any] = mine | texts
+        return _as_meant(Settings(**made))
 
     def _read(self, text: str) -> ImagePruning:
         return self.own.under(Settings.from_dict(json.loads(text)))
@@ -163,7 +165,7 @@ class Requests:
         self._filled += len(unit)
         if self._filled > self.limits.encoded:
             self._group, self._filled = self._group + 1, len(unit)
-        words = json.dumps([_json(pruning.settings), self._group])
+        words = json.dumps([_json(pruning.settings), os.getpid(), self._group])  # of several servers, each its own
         return torch.frombuffer(bytearray(words.encode()), dtype=torch.uint8)
 
     def arrived(self, words: Tensor | None) -> ImagePruning:
