@@ -34,14 +34,6 @@ STEPS = 4
 REACH = 1024  # positions of the tiny models
 
 
-@pytest.fixture(scope="module", params=SIZES)
-def served(request, checkpoint):
-    """(family, engine, model, processor); the engine keeps all."""
-    folder, model, processor = checkpoint(request.param)
-    with engine(folder, gp.ClsVisual(keep=1), max_model_len=REACH) as llm:
-        yield request.param, llm, model, processor
-
-
 def saying(request, words):
     """A prompt with settings of its own."""
     given = asked(*request)
@@ -52,6 +44,51 @@ def about(family, processor, text=WORDS):
     """Prompts with one image and with two."""
     one, two = (photo(i, *size) for i, size in enumerate(SIZES[family]))
     return [(prompt(processor, 1, text), [one]), (prompt(processor, 2, f"w30 {text}"), [two, one])]
+
+
+# Engines of their own, before one of them serves the rest of the file: an engine's end takes along what another has.
+
+
+@pytest.mark.parametrize("family", SIZES)
+def test_a_request_says_what_an_engine_of_its_budget_says(family, checkpoint):
+    folder, _, processor = checkpoint(family)
+    (request, _) = about(family, processor, "the red circle w20")
+    with engine(folder, gp.ClsVisual(keep=1)) as llm:
+        found = say(llm, [saying(request, {"keep": keep}) for keep in (1, 0.5, 0.25)])
+    for keep, said in zip((1, 0.5, 0.25), found, strict=True):
+        with engine(folder, gp.ClsVisual(keep=keep)) as llm:
+            expected = by_vllm(llm, [request])
+        assert difference([said], expected) < TOLERANCE
+        assert said.ids == expected[0].ids
+
+
+def test_a_model_with_a_window_ends_there(tmp_path):
+    """A window counts slots: the first of a longer prompt would leave it before they should."""
+    from transformers import MistralConfig
+    from vllm import SamplingParams
+
+    from groundprune.families import families
+
+    config = families()["llava"].tiny_config()
+    text = config.text_config.to_dict() | {"model_type": "mistral", "sliding_window": 96}
+    config.text_config = MistralConfig(**{key: value for key, value in text.items() if key != "architectures"})
+    folder = save_checkpoint("llava", tmp_path / "mistral", config)
+    _, processor = gp.load(folder)
+    image = photo(0)
+    given = (prompt(processor, 1, "w20 " * 20), [image])
+    unpruned = len(processor(text=[given[0]], images=[[image]])["input_ids"][0])
+    with engine(folder, gp.ClsVisual(keep=1), max_model_len=96, limit_mm_per_prompt={"image": 1}) as llm:
+        long = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
+        (said,) = llm.generate([saying(given, {"keep": 0.25})], long, use_tqdm=False)
+    assert len(said.outputs[0].token_ids) == 96 - unpruned
+
+
+@pytest.fixture(scope="module", params=SIZES)
+def served(request, checkpoint):
+    """(family, engine, model, processor); the engine keeps all."""
+    folder, model, processor = checkpoint(request.param)
+    with engine(folder, gp.ClsVisual(keep=1), max_model_len=REACH) as llm:
+        yield request.param, llm, model, processor
 
 
 def test_requests_of_several_budgets_run_together_each_as_by_itself(served):
@@ -75,16 +112,6 @@ def test_requests_of_several_budgets_run_together_each_as_by_itself(served):
     of_one = [said for (*_, request), said in zip(cases, found, strict=True) if request == both[0]]
     quarter, renumbered = of_one[2:4]
     assert difference([quarter], [renumbered]) > 1  # they are not all alike
-
-
-def test_a_request_says_what_an_engine_of_its_budget_says(served, checkpoint):
-    family, llm, _, processor = served
-    (request, _), words = about(family, processor, "the red circle w20"), {"keep": 0.25}
-    found = say(llm, [saying(request, words)])
-    with engine(checkpoint(family)[0], gp.ClsVisual(keep=0.25)) as alone:
-        expected = by_vllm(alone, [request])
-    assert difference(found, expected) < TOLERANCE
-    assert found[0].ids == expected[0].ids
 
 
 def test_a_bad_request_fails_alone(served):
@@ -185,24 +212,3 @@ def test_an_image_has_one_name_for_each_meaning(served, first, second):
     prompt_of_one = prompt(served[3], 1, "w20")
     same = (first[0][0], first[1]) == (second[0][0], second[1])
     assert (name(first) == name(second)) == same
-
-
-def test_a_model_with_a_window_ends_there(tmp_path):
-    """A window counts slots: the first of a longer prompt would leave it before they should."""
-    from transformers import MistralConfig
-    from vllm import SamplingParams
-
-    from groundprune.families import families
-
-    config = families()["llava"].tiny_config()
-    text = config.text_config.to_dict() | {"model_type": "mistral", "sliding_window": 96}
-    config.text_config = MistralConfig(**{key: value for key, value in text.items() if key != "architectures"})
-    folder = save_checkpoint("llava", tmp_path / "mistral", config)
-    _, processor = gp.load(folder)
-    image = photo(0)
-    given = (prompt(processor, 1, "w20 " * 20), [image])
-    unpruned = len(processor(text=[given[0]], images=[[image]])["input_ids"][0])
-    with engine(folder, gp.ClsVisual(keep=1), max_model_len=96, limit_mm_per_prompt={"image": 1}) as llm:
-        long = SamplingParams(temperature=0, max_tokens=60, ignore_eos=True)
-        (said,) = llm.generate([saying(given, {"keep": 0.25})], long, use_tqdm=False)
-    assert len(said.outputs[0].token_ids) == 96 - unpruned
