@@ -62,6 +62,32 @@ def test_a_request_says_what_an_engine_of_its_budget_says(family, checkpoint):
         assert said.ids == expected[0].ids
 
 
+def watch_batches(model):
+    """From now on, how many images the tower sees at a time."""
+    model.batches, stock = [], model.vision_tower.forward
+
+    def forward(pixels, *args, **kwargs):
+        model.batches.append(len(pixels))
+        return stock(pixels, *args, **kwargs)
+
+    model.vision_tower.forward = forward
+
+
+def test_the_tower_sees_no_more_images_at_a_time_than_there_is_memory_for(checkpoint):
+    """A step of 80 tokens holds two images of 36; with 9 tokens each, five prompts would be in it."""
+    folder, model, processor = checkpoint("llava")
+    text = prompt(processor, 1, "the red circle")
+    given = [(text, [photo(seed)]) for seed in range(6)]
+    with engine(folder, gp.ClsVisual(keep=1), max_num_batched_tokens=80, enable_chunked_prefill=True) as llm:
+        llm.apply_model(watch_batches)
+        found = say(llm, [saying(request, {"keep": 0.25}) for request in given], STEPS)
+        (batches,) = llm.apply_model(lambda model: model.batches)
+    assert sum(batches) == len(given)
+    assert max(batches) == 2
+    expected = by_transformers(model, processor, given, gp.ClsVisual(keep=0.25), steps=STEPS)
+    assert difference(found, expected) < TOLERANCE
+
+
 def test_a_model_with_a_window_ends_there(tmp_path):
     """A window counts slots: the first of a longer prompt would leave it before they should."""
     from transformers import MistralConfig
