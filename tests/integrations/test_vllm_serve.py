@@ -48,6 +48,7 @@ def test_a_served_model_may_hold_one_image_and_is_as_long_as_that_allows():
     assert json.loads(option(found, "--limit-mm-per-prompt")) == {"image": 1}
     assert option(found, "--max-model-len") == str(1024 - 72)
     assert option(found, "--dtype") == "float32"
+    assert option(found, "--middleware") == "groundprune.integrations.vllm.front.Front"
     two = serve_arguments("pocket", gp.ClsVisual(keep=0.5), extra=["--limit_mm_per_prompt", '{"image": 2}'])
     assert option(two, "--max-model-len") == str(1024 - 2 * 72)
     assert two.count("--limit-mm-per-prompt") == 1

@@ -1,17 +1,10 @@
 """The server, as a user starts it, on the embedded model."""
 
-import base64
-import contextlib
-import io
-import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
 
 import psutil
 import pytest
@@ -21,9 +14,10 @@ import groundprune as gp
 from groundprune.answers import answer
 from groundprune.families import family_of
 from groundprune.pocket.scenes import TEST_SEEDS, make_scene
+from support.server import PATIENCE, chat, is_there, serving
 
-PATIENCE = 400  # seconds until a server is there
 EXPRESSION = "the red circle"
+HALF = ["--keep", "0.5", "--pruner", "cls-visual"]
 
 
 @pytest.fixture(scope="module")
@@ -31,56 +25,10 @@ def scene():
     return Image.fromarray(make_scene(TEST_SEEDS[7]).image)
 
 
-@contextlib.contextmanager
-def serving(folder):
-    """(process, address, log) of `groundprune serve pocket --keep 0.5`."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [
-        sys.executable, "-m", "groundprune", "serve", "pocket", "--keep", "0.5", "--pruner", "cls-visual",
-        "--host", "127.0.0.1", "--port", str(port), "--enforce-eager", "--distributed-executor-backend", "uni",
-    ]  # fmt: skip
-    environment = os.environ | {"XDG_CACHE_HOME": str(folder)}
-    del environment["VLLM_ENABLE_V1_MULTIPROCESSING"]
-    log = folder / "log"
-    with log.open("w") as written:
-        process = subprocess.Popen(command, env=environment, stdout=written, stderr=subprocess.STDOUT)
-    try:
-        address, end = f"http://127.0.0.1:{port}", time.monotonic() + PATIENCE
-        while not _is_there(address):
-            assert process.poll() is None, log.read_text()[-3000:]
-            assert time.monotonic() < end
-            time.sleep(0.5)
-        yield process, address, log
-    finally:
-        process.kill()
-
-
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("serve")) as started:
+    with serving(tmp_path_factory.mktemp("serve"), *HALF) as started:
         yield started
-
-
-def _is_there(address):
-    try:
-        return urllib.request.urlopen(f"{address}/health", timeout=5).status == 200
-    except (urllib.error.URLError, OSError):
-        return False
-
-
-def chat(address, image, text):
-    content = io.BytesIO()
-    image.save(content, "PNG")
-    url = "data:image/png;base64," + base64.b64encode(content.getvalue()).decode()
-    parts = [{"type": "image_url", "image_url": {"url": url}}, {"type": "text", "text": text}]
-    body = {"model": "pocket", "temperature": 0, "messages": [{"role": "user", "content": parts}]}
-    request = urllib.request.Request(
-        f"{address}/v1/chat/completions", json.dumps(body).encode(), {"Content-Type": "application/json"}
-    )
-    with urllib.request.urlopen(request, timeout=60) as response:
-        return json.load(response)
 
 
 def test_the_server_gives_the_box_of_the_transformers_path_for_half_of_the_tokens(server, scene):
@@ -106,22 +54,22 @@ def test_it_goes_on_after_a_repeated_prompt_and_a_thin_image(server):
     began = time.monotonic()
     assert chat(server[1], Image.new("RGB", (12000, 10), "red"), "locate the red circle")["usage"]
     assert time.monotonic() - began < 5
-    assert _is_there(server[1])
+    assert is_there(server[1])
 
 
 def test_sigterm_ends_it_cleanly(server):
     process, address, _ = server
     process.send_signal(signal.SIGTERM)
     assert process.wait(timeout=60) == 0
-    assert not _is_there(address)
+    assert not is_there(address)
 
 
 def test_an_engine_that_is_killed_is_an_error(tmp_path):
-    with serving(tmp_path) as (process, address, log):
+    with serving(tmp_path, *HALF) as (process, address, log):
         (core,) = [child for child in psutil.Process(process.pid).children() if "EngineCore" in child.name()]
         core.kill()
         assert process.wait(timeout=60) == 2
-        assert not _is_there(address)
+        assert not is_there(address)
         assert "groundprune: vLLM ended: its engine was killed" in log.read_text()
 
 

@@ -20,6 +20,7 @@ REFUSED = [
     ("qwen2_5_vl", gp.Spatial(keep=0.5), {"video_pruning_rate": 0.5}, "video_pruning_rate"),
     ("llava", gp.Spatial(keep=0.5), {"enable_prompt_embeds": True}, "enable_prompt_embeds"),
     ("qwen2_5_vl", gp.ClsVisual(keep=0.5), {"mm_encoder_tp_mode": "data", "tensor_parallel_size": 2}, "tp_mode"),
+    ("llava", gp.Spatial(keep=0.5), {"mm_processor_kwargs": {"groundprune": {"keep": 0.25}}}, "has hf_overrides"),
     # 36 tokens, 18 of them kept, and a table of 1,024
     ("llava", gp.Spatial(keep=0.5), {"max_model_len": 1007, "limit_mm_per_prompt": {"image": 1}}, "max_model_len"),
     ("llava", gp.Spatial(keep=0.5), {"max_model_len": 989}, "limit_mm_per_prompt"),

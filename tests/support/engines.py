@@ -87,12 +87,12 @@ def by_vllm(llm, requests, steps=STEPS):
     return say(llm, [asked(*request) for request in requests], steps)
 
 
-def say(llm, prompts, steps=STEPS):
-    """prompts: as vLLM takes them."""
+def say(llm, prompts, steps=STEPS, **options):
+    """prompts: as vLLM takes them; options: of its `generate`."""
     from vllm import SamplingParams
 
     greedy = SamplingParams(temperature=0, max_tokens=steps, ignore_eos=True, logprobs=-1)
-    return [_said(output) for output in llm.generate(prompts, greedy, use_tqdm=False)]
+    return [_said(output) for output in llm.generate(prompts, greedy, use_tqdm=False, **options)]
 
 
 def _said(output):

@@ -33,6 +33,9 @@ def serve(
 
     Pruned tokens take no KV slots. vLLM is your own installation; see its documentation for yours.
 
+    A request may keep less, by another pruner or policy: mm_processor_kwargs {"groundprune": {"keep": 0.25}}. GET
+    /groundprune tells the settings and what was kept and dropped.
+
     [dim]groundprune serve llava-hf/llava-1.5-7b-hf --keep 0.5 --pruner cls-visual --port 8000 -tp 2[/]
     """
     from groundprune.integrations.vllm import check_version

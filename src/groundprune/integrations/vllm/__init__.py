@@ -17,6 +17,7 @@ def register() -> None:
     from vllm.model_executor.models.config import MODELS_CONFIG_MAP
     from vllm.model_executor.models.registry import ModelRegistry
 
+    from groundprune.integrations.vllm.admission import guard
     from groundprune.integrations.vllm.checks import PrunedConfig
     from groundprune.integrations.vllm.running import note_cause
 
@@ -24,3 +25,4 @@ def register() -> None:
         ModelRegistry.register_model(architecture, f"{__name__}.{place}")
         MODELS_CONFIG_MAP[architecture] = PrunedConfig
     note_cause()
+    guard()

@@ -9,7 +9,8 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.limits import check_positions, encoder_share, largest_length, rotary_length
-from groundprune.integrations.vllm.settings import check_servable
+from groundprune.integrations.vllm.requests import EngineLimits
+from groundprune.integrations.vllm.settings import KEY, check_servable
 from groundprune.integrations.vllm.versions import check_version
 from groundprune.signals import FINGERPRINT
 
@@ -27,8 +28,11 @@ class PrunedConfig(VerifyAndUpdateConfig):
         _check_engine(vllm_config, pruning)
         if FINGERPRINT in pruning.pruner.needs:  # of the pixels that transformers' processor gives, normalised
             model.multimodal_config.mm_device_do_normalize = False
+        if KEY in (model.multimodal_config.mm_processor_kwargs or {}):
+            raise GroundPruneError(f"mm_processor_kwargs holds {KEY!r} in requests alone: an engine has hf_overrides")
         # The tower sees all of an image, vLLM counts what is left of it.
         scheduler = vllm_config.scheduler_config
+        encoded = scheduler.max_num_encoder_input_tokens
         scheduler.max_num_encoder_input_tokens = max(
             1, int(scheduler.max_num_encoder_input_tokens * encoder_share(pruning))
         )
@@ -42,6 +46,10 @@ class PrunedConfig(VerifyAndUpdateConfig):
                     f"the model's sliding window of {window} would count the tokens that are left: set max_model_len "
                     f"to at most {limit}, which the window spans"
                 )
+        reach = rotary_length(pruning) if window is None else min(window, rotary_length(pruning))
+        by_content, by_tower = (_given(options) for options in _conditional(vllm_config))
+        raw = bool(model.multimodal_config.mm_device_do_normalize)
+        EngineLimits(reach, encoded, by_content, by_tower, raw).note(model.hf_config)
 
 
 def _check_engine(vllm_config: Any, pruning: ImagePruning) -> None:
@@ -56,17 +64,27 @@ def _check_engine(vllm_config: Any, pruning: ImagePruning) -> None:
         "prefill_context_parallel_size above 1": parallel.prefill_context_parallel_size > 1,
         "compilation_config.cudagraph_mm_encoder": compilation.cudagraph_mm_encoder,
     }
-    by_content = {"pipeline_parallel_size above 1": parallel.pipeline_parallel_size > 1}
-    by_tower = {
-        "mm_encoder_tp_mode='data' (--mm-encoder-tp-mode)": media.mm_encoder_tp_mode == "data",
-        "compilation_config.compile_mm_encoder": compilation.compile_mm_encoder,
-    }
+    by_content, by_tower = _conditional(vllm_config)
     _refuse(refused, "pruned images")
     _refuse({} if pruning.placed_early else by_content, f"a choice by content ({name}), which spatial is not")
     _refuse(by_tower if pruning.tower_needs else {}, f"a score by the tower's attention ({name})")
 
 
+def _conditional(vllm_config: Any) -> tuple[dict[str, bool], dict[str, bool]]:
+    """What does not go together with a choice by content, and by the tower's attention."""
+    media, compilation = vllm_config.model_config.multimodal_config, vllm_config.compilation_config
+    by_content = {"pipeline_parallel_size above 1": vllm_config.parallel_config.pipeline_parallel_size > 1}
+    by_tower = {
+        "mm_encoder_tp_mode='data' (--mm-encoder-tp-mode)": media.mm_encoder_tp_mode == "data",
+        "compilation_config.compile_mm_encoder": compilation.compile_mm_encoder,
+    }
+    return by_content, by_tower
+
+
+def _given(options: dict[str, bool]) -> list[str]:
+    return [option for option, given in options.items() if given]
+
+
 def _refuse(options: dict[str, bool], what: str) -> None:
-    for option, given in options.items():
-        if given:
-            raise GroundPruneError(f"{option} does not go together with {what}: leave the option out")
+    for option in _given(options):
+        raise GroundPruneError(f"{option} does not go together with {what}: leave the option out")

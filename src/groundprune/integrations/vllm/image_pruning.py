@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from groundprune.errors import Unservable
 from groundprune.families.base import family_of
-from groundprune.integrations.vllm.settings import Settings
+from groundprune.integrations.vllm.settings import KEY, Settings
 from groundprune.integrations.vllm.spelled import IDS, SpelledImage, spelled
 from groundprune.integrations.vllm.tiled import TILES, TiledImage, tiled, units_of
 from groundprune.probes.states import fingerprint
@@ -29,10 +30,20 @@ class ImagePruning:
     """
 
     def __init__(self, config: Any):
-        self.config, self.family, self.settings = config, family_of(config), Settings.read(config)
-        self.pruner = self.settings.make_pruner().for_model(config)
-        (self.stage,) = self.pruner.stages(config.get_text_config().num_hidden_layers)
+        self.config, self.family = config, family_of(config)
+        self._prune_by(Settings.read(config))
         self.base = self.family.weightless(config)
+
+    def under(self, settings: Settings) -> ImagePruning:
+        """The same model's, by other settings."""
+        other = copy.copy(self)
+        other._prune_by(settings)
+        return other
+
+    def _prune_by(self, settings: Settings) -> None:
+        self.settings = settings
+        self.pruner = settings.make_pruner().for_model(self.config)
+        (self.stage,) = self.pruner.stages(self.config.get_text_config().num_hidden_layers)
 
     @property
     def settled(self) -> bool:
@@ -60,7 +71,7 @@ class ImagePruning:
         drops its pixels, for it is not encoded again; where it lies is asked nevertheless, and empty ones stand in.
         """
         packed = "image_grid_thw" in item
-        alone = {name: element.data for name, element in item.items()}
+        alone = {name: element.data for name, element in item.items() if name != KEY}
         if "pixel_values" not in alone:
             alone["pixel_values"] = self._stand_in(alone)
         return {name: value if packed and name == "pixel_values" else value[None] for name, value in alone.items()}
@@ -91,6 +102,12 @@ class ImagePruning:
         """How many of an image's tokens stay; those that are no patches all do."""
         patches = int(unit.is_patch.sum())
         return self.stage.budget.count(patches) + len(unit) - patches
+
+    def extent(self, unit: VisualUnit | TiledImage) -> int:
+        """By how many positions an unpruned image moves what follows it."""
+        if isinstance(unit, TiledImage) or self.family.position_axes == 1:
+            return len(unit)
+        return int(torch.cat([unit.row, unit.col]).max()) + 1
 
     def kept(self, unit: VisualUnit | TiledImage, projected: Tensor, values: Mapping[Need, Tensor]) -> Tensor:
         """Long[K], ascending. projected: [N, D], what the LLM would read; values: [N, ...] of each `tower_needs`."""

@@ -7,7 +7,12 @@ from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
+from vllm.multimodal.inputs import MultiModalFieldElem, MultiModalSharedField
+
+from groundprune.integrations.vllm.admission import SeenImage, TellingUpdate
 from groundprune.integrations.vllm.image_pruning import ImagePruning
+from groundprune.integrations.vllm.requests import Requests
+from groundprune.integrations.vllm.settings import KEY
 
 
 class PrunedInfo:
@@ -18,8 +23,13 @@ class PrunedInfo:
         info: Any = self
         return ImagePruning(info.get_hf_config())
 
+    @cached_property
+    def requests(self) -> Requests:
+        return Requests(self.pruning)
+
     def get_hf_processor(self, **options: object) -> Any:
         own: Any = super()
+        options.pop(KEY, None)
         return self.pruning.family.prepare_processor(own.get_hf_processor(**options))
 
     def get_mm_max_tokens_per_item(self, seq_len: int, mm_counts: Mapping[str, int]) -> Mapping[str, int] | None:
@@ -35,14 +45,54 @@ class PrunedProcessor:
 
     info: Any
 
+    def apply(self, inputs: Any, timing_ctx: Any) -> Any:
+        """As vLLM does. `hf_processor_mm_kwargs` is a request's own; below, it holds what our words there mean."""
+        own: Any = super()
+        given = dict(inputs.hf_processor_mm_kwargs)
+        given[KEY] = self.info.requests.of(given.get(KEY))
+        return own.apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)
+
+    def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
+        own: Any = super()
+        return own._apply_hf_processor_main(mm_items, _without_ours(hf_kwargs))
+
+    def _get_mm_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Any:
+        """Each image's settings go along with it, and what it loses with its placeholders, through every cache."""
+        own: Any = super()
+        pruning: ImagePruning = hf_processor_mm_kwargs[KEY]
+        images = []
+        for item in out_mm_kwargs.get("image", ()):
+            (unit,) = pruning.units(pruning.arguments_of(item))
+            self.info.requests.check_image(pruning, unit)
+            images.append(SeenImage.of(pruning, unit))
+            words = self.info.requests.travelling(pruning, unit)
+            if words is not None:  # on the CPU: vLLM keeps it where it drops an image's pixels
+                item[KEY] = MultiModalFieldElem(words, MultiModalSharedField(batch_size=1, keep_on_cpu=True))
+        updates = own._get_mm_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
+        if not images:
+            return updates
+        told = [
+            [replace(update, content=TellingUpdate.of(update.content, image)) for update in each]
+            for each, image in zip(updates["image"], images, strict=True)
+        ]
+        return {**updates, "image": told}
+
+    def _maybe_apply_prompt_updates(self, mm_items: Any, mm_res: Any) -> Any:
+        own: Any = super()
+        mm_res.kwargs.seen = [update.content.image for update, *_ in mm_res.prompt_updates.get("image", ())]
+        return own._maybe_apply_prompt_updates(mm_items, mm_res)
+
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         own: Any = super()
-        updates = own._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
-        return [self._pruned(update, out_mm_kwargs) if update.modality == "image" else update for update in updates]
+        pruning = hf_processor_mm_kwargs[KEY]
+        updates = own._get_prompt_updates(mm_items, _without_ours(hf_processor_mm_kwargs), out_mm_kwargs)
+        return [
+            self._pruned(update, out_mm_kwargs, pruning) if update.modality == "image" else update
+            for update in updates
+        ]
 
-    def _pruned(self, update: Any, items: Any) -> Any:
+    def _pruned(self, update: Any, items: Any, pruning: ImagePruning) -> Any:
         whole: Callable[[int], Any] = update.replacement
-        pruning: ImagePruning = self.info.pruning
 
         def replacement(index: int) -> Any:
             (unit,) = pruning.units(pruning.arguments_of(items["image"][index]))
@@ -53,8 +103,10 @@ class PrunedProcessor:
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
         """An image's name in all caches says how it is pruned: none is handed to a model with other settings."""
         own: Any = super()
-        hashes = own._get_mm_hashes(inputs)
-        ours = self.info.pruning.settings.identity
+        given = inputs.hf_processor_mm_kwargs
+        # Ours by what they mean, not by how they were said.
+        hashes = own._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=_without_ours(given)))
+        ours = given[KEY].settings.identity
         return {kind: [f"{h}-{ours}" for h in of] if kind == "image" else of for kind, of in hashes.items()}
 
 
@@ -72,3 +124,7 @@ def shortened(content: Any, count: int) -> Any:
     left = embedded[stays]
     full = [token for token, there in zip(content.full, stays.tolist(), strict=True) if there]
     return replace(content, full=full, is_embed=lambda _: left)
+
+
+def _without_ours(options: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name != KEY}

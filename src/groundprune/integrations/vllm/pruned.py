@@ -8,17 +8,24 @@ cache of vLLM, and is added where the language model starts.
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from vllm.distributed import get_pp_group, get_tp_group
 
 from groundprune.integrations.vllm.image_pruning import ImagePruning, pack, unpack
+from groundprune.integrations.vllm.requests import Requests
+from groundprune.integrations.vllm.settings import KEY
 from groundprune.integrations.vllm.spans import Span, columns, unpruned
 from groundprune.integrations.vllm.tower_attention import agreed, read, recorded
 from groundprune.signals import Need
+from groundprune.version import __version__
+
+_LOG = logging.getLogger("vllm.groundprune")  # below vLLM's, whose level and handlers it takes
 
 
 class Pruned(nn.Module):
@@ -35,9 +42,15 @@ class Pruned(nn.Module):
     def __init__(self, *, vllm_config: Any, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
         self.pruning = ImagePruning(self.config)
+        self.requests = Requests(self.pruning)
+        self._encoding = self.pruning
         # One wider than any batch: a compiled model that first saw a slice without gaps would want none ever after.
         shape = (self.pruning.family.position_axes, vllm_config.scheduler_config.max_num_batched_tokens + 1)
         self.register_buffer("offset", torch.zeros(shape, dtype=torch.long), persistent=False)
+        if get_tp_group().is_first_rank and get_pp_group().is_first_rank:  # one line for an engine
+            settings, length = self.pruning.settings, vllm_config.model_config.max_model_len
+            told = (__version__, settings, settings.positions, length, self.requests.limits.reach)
+            _LOG.info("groundprune %s: %s, positions %s; prompts of up to %d slots and %d positions", *told)
 
     # What a model says of itself
 
@@ -70,6 +83,19 @@ class Pruned(nn.Module):
 
     # Images
 
+    def pruning_of(self, item: Mapping[str, Any]) -> ImagePruning:
+        """By the settings of the image's request. item: what vLLM preprocessed of the image."""
+        return self.requests.arrived(item[KEY].data if KEY in item else None)
+
+    def embed_multimodal(self, **kwargs: Any) -> Any:
+        """As the model does. All images of a batch have the same settings: those of others make another batch."""
+        own: Any = super()
+        self._encoding = self.requests.arrived(kwargs.pop(KEY, None))
+        try:
+            return own.embed_multimodal(**kwargs)
+        finally:
+            self._encoding = self.pruning
+
     def encoded(self, images: Any) -> Sequence[Tensor]:
         """[N, C] of each image, as the model itself makes them."""
         own: Any = super()
@@ -81,7 +107,7 @@ class Pruned(nn.Module):
 
     def _process_image_input(self, image_input: Any) -> list[Tensor]:
         """[K, C + digits] of each image, see `pack`."""
-        pruning, arguments = self.pruning, self.arguments(image_input)
+        pruning, arguments = self._encoding, self.arguments(image_input)
         with contextlib.ExitStack() as stack:
             calls = stack.enter_context(recorded(self.tower_attention())) if pruning.tower_needs else []
             features = self.encoded(image_input)
@@ -108,9 +134,10 @@ class Pruned(nn.Module):
 
     def get_mrope_input_positions(self, input_tokens: list[int], mm_features: Sequence[Any]) -> tuple[Tensor, int]:
         """Long[3, S], and the difference of a generated token's position and its slot."""
-        if self.pruning.renumbered:
-            return torch.arange(len(input_tokens)).expand(3, -1).contiguous(), 0
         features = sorted(mm_features, key=lambda feature: feature.mm_position.offset)
+        images = [self.pruning_of(feature.data) for feature in features if feature.modality == "image"]
+        if (images or [self.pruning])[0].renumbered:  # those of a request have the same settings
+            return torch.arange(len(input_tokens)).expand(3, -1).contiguous(), 0
         spans = [self._span(feature) for feature in features]
         whole, starts = unpruned(input_tokens, spans)
         placed = [
@@ -128,8 +155,9 @@ class Pruned(nn.Module):
         if feature.mm_position.is_embed is not None:  # text stands around the placeholders, which are one run
             mine = feature.mm_position.is_embed.nonzero()
             start, count = start + int(mine[0]), len(mine)
-        (unit,) = self.pruning.units(self.pruning.arguments_of(feature.data))
-        return Span(start, count, len(unit), self.pruning.settled_kept(unit) if self.pruning.settled else None)
+        pruning = self.pruning_of(feature.data)
+        (unit,) = pruning.units(pruning.arguments_of(feature.data))
+        return Span(start, count, len(unit), pruning.settled_kept(unit) if pruning.settled else None)
 
     def embed_input_ids(
         self,

@@ -23,6 +23,7 @@ from groundprune.version import __version__
 
 OVERRIDES, LENGTH, LIMIT = "--hf-overrides", "--max-model-len", "--limit-mm-per-prompt"
 NAME, TEMPLATE = "--served-model-name", "--chat-template"
+FRONT = ["--middleware", "groundprune.integrations.vllm.front.Front"]  # beside the user's own
 
 
 def engine_folder(model: str | Path) -> str:
@@ -113,7 +114,7 @@ def serve_arguments(
     arguments = ["serve", engine_folder(model), *words, OVERRIDES, json.dumps(theirs | ours)]
     if source_of(model) != model and not _given(words, NAME):
         arguments += [NAME, model]
-    arguments += [LIMIT, json.dumps({"image": 1, **limit})]
+    arguments += [LIMIT, json.dumps({"image": 1, **limit}), *FRONT]
     images = limit.get("image", 1)
     images = images.get("count", 1) if isinstance(images, dict) else images
     if not _given(words, LENGTH):

@@ -11,6 +11,7 @@ from torch import Tensor
 from vllm.multimodal.inputs import MultiModalFieldConfig
 
 from groundprune.errors import GroundPruneError
+from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.limits import most_tokens
 from groundprune.integrations.vllm.processors import PrunedProcessor
 from groundprune.integrations.vllm.pruned import Pruned
@@ -36,10 +37,9 @@ class SpelledProcessor(PrunedProcessor):
         ours = MultiModalFieldConfig.batched("image", keep_on_cpu=True)
         return {**own._get_mm_fields_config(inputs, options), IDS: ours}
 
-    def _pruned(self, update: Any, items: Any) -> Any:
-        pruning = self.info.pruning
-
+    def _pruned(self, update: Any, items: Any, pruning: ImagePruning) -> Any:
         def replacement(index: int) -> list[int]:
+            image: Any
             (image,) = pruning.units(pruning.arguments_of(items["image"][index]))
             most = most_tokens(pruning.config)
             if len(image.visual) > most:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -23,7 +24,7 @@ class TiledImage:
     def __len__(self) -> int:
         return sum(map(len, self.units))
 
-    @property
+    @cached_property
     def is_patch(self) -> Tensor:
         """Bool[N]."""
         return torch.cat([unit.is_patch for unit in self.units])
