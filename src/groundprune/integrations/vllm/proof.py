@@ -1,0 +1,272 @@
+"""Does this installation of vLLM compute what pruning promises? Measured on it, not read from its version.
+
+Tiny random models of each family run through vLLM's engine and through the transformers path, and the
+log-probabilities of the whole vocabulary are compared, greedy token by token. The transformers path itself is held
+against the masked oracle (`exactness.verify`). The prompts are those at which positions could go wrong. The control
+is an engine that numbers the kept tokens anew: it must say something else, or the proof could not fail.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from groundprune.checkpoints.load import load
+from groundprune.errors import GroundPruneError, Unservable, unknown
+from groundprune.exactness.arithmetic import relative_difference
+from groundprune.exactness.folders import prompt, save_checkpoint
+from groundprune.exactness.verify import verify
+from groundprune.families.base import family_of
+from groundprune.integrations.vllm.proof_engine import Speaker
+from groundprune.integrations.vllm.proof_images import Images, choose_images
+from groundprune.integrations.vllm.saying import Request, Said, by_transformers, inputs_of
+from groundprune.integrations.vllm.settings import ARCHITECTURES, check_servable, vllm_overrides
+from groundprune.integrations.vllm.stored_proofs import Installation
+from groundprune.pruners import Pruner, make_pruner
+
+PRUNERS = ("spatial", "cls-visual")  # one that is settled before the tower has seen the image, one that it decides
+KEEP = 0.5
+# Largest difference of log-probabilities that counts as exact, relative to the largest of them. fp32: ten times and
+# more what kernels that sum in other orders come to. Half precision has 2**13 and 2**16 times fp32's step, but errors
+# of single steps average out over a sum: what was measured, with a margin.
+TOLERANCES = {"float32": 5e-4}
+CONTROL_FACTOR = 20  # what the control must differ by at least, in tolerances
+STEPS = 8
+BLOCK = 32  # slots of a block of the cache; what kernels for CPUs can do
+BUDGET = 256  # tokens of a step of the engine
+LENGTH = 512
+CONTROL = "renumbered"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one case.
+
+    Attributes:
+        family: of the tiny model.
+        pruner: its name.
+        case: which prompt; or "masked oracle", of the transformers path, "renumbered", the control, and "engine",
+            which did not start.
+        tolerance: the largest difference that counts as exact.
+        difference: of vLLM from transformers, of log-probabilities relative to the largest; None where none was
+            measured.
+        same_tokens: whether both said the same.
+        reason: why the case failed, or tells nothing, where the difference is not why; None else.
+        verdict: "ok", "FAILED", or "inconclusive": nothing can be told.
+        installation: on which it was measured; None where no engine has started.
+    """
+
+    family: str
+    pruner: str
+    case: str
+    tolerance: float
+    difference: float | None = None
+    same_tokens: bool | None = None
+    reason: str | None = None
+    verdict: str = "ok"
+    installation: Installation | None = None
+
+    @property
+    def said(self) -> str:
+        """In a line, for a case that is not ok."""
+        where = f"{self.family}, {self.pruner}, {self.case}"
+        if self.reason is not None:
+            return f"{where}: {self.reason}"
+        tokens = "" if self.same_tokens is not False else ", other tokens"
+        return f"{where}: log-probabilities differ by {self.difference:.1e}{tokens}; {self.tolerance:.0e} is allowed"
+
+
+class _Case(NamedTuple):
+    """requests: answered at once, each of them compared, after `before` was. check: of the last's answer."""
+
+    names: tuple[str, ...]
+    requests: list[Request]
+    before: list[Request] = []  # noqa: RUF012  never changed
+    check: Callable[[Said], str | None] = lambda said: None
+
+
+def prove(
+    speaker: Speaker,
+    families: Sequence[str],
+    pruners: Sequence[str] = PRUNERS,
+    short: bool = False,
+    dtype: str = "float32",
+    compiled: bool = False,
+    note: Callable[[str], None] = lambda text: None,
+) -> Iterator[Outcome]:
+    """Prove families one by one, case by case.
+
+    Args:
+        speaker: vLLM, see `OtherProcess`.
+        families: of `ARCHITECTURES`.
+        pruners: names, or path/to/file.py:Class; the last one's engine is the one that is renumbered.
+        short: of the pruners that a family is served with, only the last.
+        dtype: in which vLLM computes. transformers computes in fp32, with weights that are rounded to it.
+        compiled: with vLLM's compilation and its graphs, in place of eager.
+        note: is told what is skipped, and why.
+
+    Raises:
+        GroundPruneError: an unknown family, pruner or dtype.
+    """
+    if dtype not in TOLERANCES:
+        raise unknown("dtype", dtype, TOLERANCES)
+    for family in families:
+        if family not in ARCHITECTURES:
+            raise unknown("family served inside of vLLM", family, ARCHITECTURES)
+    for family in families:
+        with tempfile.TemporaryDirectory(prefix="groundprune-proof-") as folder:
+            yield from _Proof(speaker, family, Path(folder), dtype, compiled).run(pruners, short, note)
+
+
+def short_form(families: Sequence[str]) -> list[str]:
+    """Of families the first with positions of one axis and the first with three, which are placed by other code."""
+    from groundprune.families import families as known
+
+    axes = {known()[family].position_axes: family for family in reversed(families)}
+    return [family for family in families if family in axes.values()]
+
+
+class _Proof:
+    """Of one family, on a tiny checkpoint that is written to the folder."""
+
+    def __init__(self, speaker: Speaker, family: str, folder: Path, dtype: str, compiled: bool):
+        self.speaker, self.family, self.folder = speaker, family, folder
+        self.dtype, self.compiled, self.tolerance = dtype, compiled, TOLERANCES[dtype]
+        # Twice what prompts need: original positions reach further than slots.
+        save_checkpoint(family, folder, dtype=getattr(torch, dtype), max_position_embeddings=8 * LENGTH)
+        self.model, self.processor = load(folder, device="cpu")
+        self.installation: Installation | None = None
+
+    def run(self, names: Sequence[str], short: bool, note: Callable[[str], None]) -> Iterator[Outcome]:
+        pruners = {}
+        for name in names:
+            pruner = make_pruner(name, KEEP)
+            try:
+                check_servable(self.model.config, pruner)
+            except Unservable as error:
+                note(f"{self.family}: skipped {str(error).partition('; inside of vLLM this model can run')[0]}")
+                continue
+            pruners[name] = pruner
+        if not pruners:
+            return
+        pruners = dict(list(pruners.items())[-1:]) if short else pruners
+        images = choose_images(self.model, self.processor, list(pruners.values()))
+        for name, pruner in pruners.items():
+            yield self._oracle(name, pruner, images)
+            yield from self._engine(name, pruner, "preserved", self._cases(pruner, images))
+        for name, pruner in list(pruners.items())[-1:]:
+            control = _Case((CONTROL,), [self._request(images, "the red circle w20")])
+            yield from self._engine(name, pruner, "reassigned", [control])
+
+    def _oracle(self, name: str, pruner: Pruner, images: Images) -> Outcome:
+        text, both = prompt(self.processor, 2, "the red circle w20"), images.both
+        found = verify(self.model, inputs_of(self.processor, text, both), pruner, steps=STEPS)
+        return Outcome(
+            self.family, name, "masked oracle", found.tolerance, found.difference, found.same_tokens, found.doubt,
+            found.verdict,
+        )  # fmt: skip
+
+    def _engine(self, name: str, pruner: Pruner, positions: str, cases: Sequence[_Case]) -> Iterator[Outcome]:
+        try:
+            self.installation = self.speaker.start(self._arguments(name, pruner, positions))
+        except GroundPruneError as error:
+            yield Outcome(self.family, name, "engine", self.tolerance, reason=str(error), verdict="FAILED")
+            return
+        for case in cases:
+            try:
+                for request in case.before:
+                    self.speaker.say([request], STEPS)
+                found = self.speaker.say(case.requests, STEPS)
+            except GroundPruneError as error:
+                yield Outcome(
+                    self.family, name, case.names[0], self.tolerance, reason=str(error), verdict="FAILED",
+                    installation=self.installation,
+                )  # fmt: skip
+                return
+            expected = by_transformers(self.model, self.processor, case.requests, pruner, steps=STEPS)
+            for each, mine, theirs in zip(case.names, found, expected, strict=True):
+                yield self._outcome(name, each, mine, theirs, case.check)
+
+    def _outcome(
+        self, name: str, case: str, found: Said, expected: Said, check: Callable[[Said], str | None]
+    ) -> Outcome:
+        apart, same = compare(found, expected)
+        reason, verdict = None, "ok"
+        if case == CONTROL:
+            if apart < CONTROL_FACTOR * self.tolerance:
+                reason, verdict = f"numbered anew, it differs by {apart:.1e} alone: nothing is proven", "inconclusive"
+        elif found.columns != expected.columns:
+            reason, verdict = f"{found.columns} slots were taken, not {expected.columns}", "FAILED"
+        elif not apart <= self.tolerance or not (same or self.dtype != "float32"):
+            verdict = "FAILED"
+        elif (reason := check(found)) is not None:
+            verdict = "inconclusive"
+        return Outcome(self.family, name, case, self.tolerance, apart, same, reason, verdict, self.installation)
+
+    def _arguments(self, name: str, pruner: Pruner, positions: str) -> dict[str, Any]:
+        return {
+            "model": str(self.folder), "hf_overrides": vllm_overrides(self.folder, pruner, positions, name=name),
+            "dtype": self.dtype, "enforce_eager": not self.compiled, "distributed_executor_backend": "uni",
+            "block_size": BLOCK, "max_model_len": LENGTH, "max_num_batched_tokens": BUDGET, "max_num_seqs": 8,
+            "limit_mm_per_prompt": {"image": 2}, "enable_prefix_caching": True, "max_logprobs": -1, "seed": 0,
+            "mm_device_do_normalize": False, "kv_cache_memory_bytes": 2**28, "gpu_memory_utilization": 0.1,
+            "use_tqdm_on_load": False,
+        }  # fmt: skip
+
+    def _request(self, images: Images, words: str, before: int = 0, first: str = "w21") -> Request:
+        """One image, behind so many words."""
+        text = prompt(self.processor, 1, words)
+        return (f"{first} {'w22 ' * (before - 1)}{text}" if before else text), images.both[:1]
+
+    def _cases(self, pruner: Pruner, images: Images) -> list[_Case]:
+        token = family_of(self.model.config).token_ids(self.model.config)["image"]
+        text, one = self._request(images, "the")
+        whole = inputs_of(self.processor, text, one)["input_ids"][0]
+        first = int((whole == token).nonzero()[0])  # in front of it nothing is dropped
+        # Where the image ends, from its first token on, and how many of its tokens are left.
+        end = int((whole == token).nonzero()[-1]) - first + 1 - images.dropped[pruner.label]
+        left = end // 2
+
+        def ends_inside(said: Said, at: int) -> str | None:
+            slots = [i for i, each in enumerate(said.prompt) if each == token]
+            return None if slots[0] < at <= slots[-1] else f"its image, {slots[0]} to {slots[-1]}, is whole at {at}"
+
+        def covered(said: Said) -> str | None:
+            slots = [i for i, each in enumerate(said.prompt) if each == token]
+            return None if said.cached > slots[-1] else f"{said.cached} slots were cached, its image is not"
+
+        # As many words as let a block end within the last block's worth of the image.
+        inside = (-first - end + min(left, BLOCK // 2)) % BLOCK or BLOCK
+        split = BUDGET - first - left
+        long = "the red circle " * (BLOCK // 3 + 1)  # so that the block in which a prompt ends holds no image
+        repeated = self._request(images, f"w30 {long}")
+        two = prompt(self.processor, 2, "w31 circle w40 w41 the"), images.both[::-1]
+        alone = prompt(self.processor, 0, "the red w50 w51"), []
+        return [
+            _Case(("one image", "two images", "text alone"), [self._request(images, "the red w20"), two, alone]),
+            _Case(("repeated prompt",), [repeated], [repeated], covered),
+            _Case(
+                ("prefix hit inside of an image",), [self._request(images, "w33 the circle", inside)],
+                [self._request(images, "w32 red", inside)], lambda said: ends_inside(said, said.cached),
+            ),
+            _Case(
+                ("chunk that ends inside of an image",), [self._request(images, "w34 red circle", split, "w23")],
+                check=lambda said: ends_inside(said, BUDGET),
+            ),
+        ]  # fmt: skip
+
+
+def compare(found: Said, expected: Said) -> tuple[float, bool]:
+    """(the largest difference of log-probabilities relative to the largest of them, whether the tokens are the same).
+
+    Up to the step at which they say different things; later ones answer other prompts.
+    """
+    same = found.ids == expected.ids
+    parted = [a != b for a, b in zip(found.ids, expected.ids, strict=True)]
+    count = len(parted) if same else parted.index(True) + 1
+    return relative_difference(list(found.logprobs[:count]), list(expected.logprobs[:count])), same
