@@ -5,13 +5,13 @@ from __future__ import annotations
 import contextlib
 
 import groundprune as gp
-from groundprune.exactness.folders import HEAD, HEADS, SECTIONS, photo, prompt, save_checkpoint
+from groundprune.exactness.folders import HEAD, HEADS, OPTIONS, SECTIONS, photo, prompt, save_checkpoint
 from groundprune.families import family_of
 from groundprune.integrations.vllm.saying import STEPS, Said, asked, by_transformers, say
 
 __all__ = [
-    "HEAD", "HEADS", "SECTIONS", "STEPS", "TOLERANCE", "Said", "asked", "by_transformers", "by_vllm", "difference",
-    "engine", "image_token", "photo", "prompt", "save_checkpoint", "say",
+    "HEAD", "HEADS", "OPTIONS", "SECTIONS", "STEPS", "TOLERANCE", "Said", "asked", "by_transformers", "by_vllm",
+    "difference", "engine", "image_token", "photo", "prompt", "save_checkpoint", "say",
 ]  # fmt: skip
 
 TOLERANCE = 5e-4  # of a log-probability

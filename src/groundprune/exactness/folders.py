@@ -14,7 +14,9 @@ from groundprune.exactness.tiny import tiny_of
 from groundprune.families import families
 
 HEADS, HEAD = 4, 32  # of the LLM; vLLM's kernels for CPUs have no smaller heads
-SECTIONS = {"qwen2_5_vl": [4, 6, 6], "qwen3_vl": [8, 4, 4]}  # of a head's 16 frequencies
+SECTIONS = {"qwen2_5_vl": [4, 6, 6], "qwen3_vl": [8, 4, 4], "qwen2_vl": [4, 6, 6]}  # of a head's 16 frequencies
+# Of tiny configs: with an even number of tokens a tile, so that half of each is half of all.
+OPTIONS = {"internvl": {"side": 8}, "idefics3": {"side": 8}, "smolvlm": {"side": 8}}
 
 
 def save_checkpoint(
@@ -32,12 +34,14 @@ def save_checkpoint(
     Returns:
         The folder.
     """
-    config = families()[family].tiny_config() if config is None else config
+    config = families()[family].tiny_config(**OPTIONS.get(family, {})) if config is None else config
     given = {"hidden_size": HEADS * HEAD, "head_dim": HEAD, "max_position_embeddings": 1024, "eos_token_id": None}
     for name, value in (given | text).items():
         setattr(config.text_config, name, value)
     if family in SECTIONS:
-        config.vision_config.out_hidden_size = HEADS * HEAD
+        # What Qwen2-VL calls the hidden size of its tower is that of the LLM, too.
+        out = "hidden_size" if family == "qwen2_vl" else "out_hidden_size"
+        setattr(config.vision_config, out, HEADS * HEAD)
         # Qwen3-VL's checkpoints say that axes take turns, transformers' class does not ask.
         rope = {"mrope_section": SECTIONS[family], "mrope_interleaved": family == "qwen3_vl"}
         config.text_config.rope_parameters |= rope

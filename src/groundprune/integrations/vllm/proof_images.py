@@ -23,6 +23,8 @@ from groundprune.pruning.inputs import prune_inputs
 # Width and height in pixels: of a few patches, and where a tower takes any shape not all alike.
 SIZES = ((48, 48), (40, 24), (36, 40), (48, 32), (64, 48), (30, 60), (96, 96), (128, 64), (96, 64))
 
+FEWEST = 3  # tokens that are left of an image
+
 
 class Images(NamedTuple):
     """both: the images. dropped: by a pruner's label, how many tokens the first loses when it is alone."""
@@ -55,8 +57,8 @@ def choose_images(model: Any, processor: Any, pruners: Sequence[Pruner]) -> Imag
 
 
 def _pairs(alone: Mapping[tuple[int, int], list[tuple[Tensor, int]]]) -> Iterator[tuple[tuple[int, int], ...]]:
-    """Those first that have few tokens, of which at least some are dropped and more than one stays."""
-    few = {size: found[0][1] for size, found in alone.items() if all(1 < len(k) < n for k, n in found)}
+    """Those first that have few tokens, of which some are dropped and `FEWEST` stay."""
+    few = {size: found[0][1] for size, found in alone.items() if all(FEWEST <= len(k) < n for k, n in found)}
     yield from sorted(permutations(few, 2), key=lambda pair: few[pair[0]] + few[pair[1]])
 
 

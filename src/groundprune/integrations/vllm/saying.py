@@ -84,5 +84,6 @@ def _one(
 
 def inputs_of(processor: Any, text: str, images: Sequence[Image.Image]) -> dict[str, Any]:
     """What transformers' models read of one prompt."""
-    media = {"images": [list(images)]} if images else {}
+    # No list of lists: vLLM cuts each of LLaVA-OneVision's images into tiles, transformers those of a flat list.
+    media = {"images": list(images)} if images else {}
     return dict(processor(text=[text], return_tensors="pt", **media))
