@@ -97,7 +97,7 @@ def prove(
     short: bool = False,
     dtype: str = "float32",
     compiled: bool = False,
-    note: Callable[[str], None] = lambda text: None,
+    note: Callable[[str], object] = lambda text: None,
 ) -> Iterator[Outcome]:
     """Prove families one by one, case by case.
 
@@ -142,7 +142,7 @@ class _Proof:
         self.model, self.processor = load(folder, device="cpu")
         self.installation: Installation | None = None
 
-    def run(self, names: Sequence[str], short: bool, note: Callable[[str], None]) -> Iterator[Outcome]:
+    def run(self, names: Sequence[str], short: bool, note: Callable[[str], object]) -> Iterator[Outcome]:
         pruners = {}
         for name in names:
             pruner = make_pruner(name, KEEP)
