@@ -66,7 +66,9 @@ def prove_before_serving(model: str, ask: bool) -> None:
     if is_tested(version):
         return
     family = _family_of(model)
-    if ask and not installation().proven(family):
+    if ask:
+        if installation().proven(family):
+            return  # the engine says what it relies on
         seen = f"vLLM {version} is none that the tests ran on ({', '.join(SUPPORTED)})"
         typer.echo(
             f"groundprune: {seen}: {family} is proven first, which takes a minute; --no-verify skips it", err=True

@@ -8,6 +8,7 @@ is an engine that numbers the kept tokens anew: it must say something else, or t
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ from groundprune.integrations.vllm.proof_images import Images, choose_images
 from groundprune.integrations.vllm.saying import Request, Said, by_transformers, inputs_of
 from groundprune.integrations.vllm.settings import ARCHITECTURES, check_servable, vllm_overrides
 from groundprune.integrations.vllm.stored_proofs import Installation
-from groundprune.pruners import Pruner, make_pruner
+from groundprune.pruners import Pruner, Spec
 
 PRUNERS = ("spatial", "cls-visual")  # one that is settled before the tower has seen the image, one that it decides
 KEEP = 0.5
@@ -41,6 +42,7 @@ BLOCK = 32  # slots of a block of the cache; what kernels for CPUs can do
 BUDGET = 256  # tokens of a step of the engine
 LENGTH = 512
 CONTROL = "renumbered"
+UNCOUNTABLE = "log-probabilities are no numbers, or of other words"
 
 
 @dataclass(frozen=True)
@@ -145,7 +147,8 @@ class _Proof:
     def run(self, names: Sequence[str], short: bool, note: Callable[[str], object]) -> Iterator[Outcome]:
         pruners = {}
         for name in names:
-            pruner = make_pruner(name, KEEP)
+            spec = Spec.parse(name)
+            pruner = spec.make_pruner(None if spec.has_budget else KEEP)
             try:
                 check_servable(self.model.config, pruner)
             except Unservable as error:
@@ -166,9 +169,11 @@ class _Proof:
     def _oracle(self, name: str, pruner: Pruner, images: Images) -> Outcome:
         text, both = prompt(self.processor, 2, "the red circle w20"), images.both
         found = verify(self.model, inputs_of(self.processor, text, both), pruner, steps=STEPS)
+        apart = found.difference if math.isfinite(found.difference) else None
+        reason = found.doubt or (None if found.keep_all_exact else "keep=1 is not the stock model")
         return Outcome(
-            self.family, name, "masked oracle", found.tolerance, found.difference, found.same_tokens, found.doubt,
-            found.verdict,
+            self.family, name, "masked oracle", found.tolerance, apart, found.same_tokens,
+            reason or (UNCOUNTABLE if apart is None else None), found.verdict,
         )  # fmt: skip
 
     def _engine(self, name: str, pruner: Pruner, positions: str, cases: Sequence[_Case]) -> Iterator[Outcome]:
@@ -198,15 +203,18 @@ class _Proof:
         apart, same = compare(found, expected)
         reason, verdict = None, "ok"
         if case == CONTROL:
-            if apart < CONTROL_FACTOR * self.tolerance:
+            if not CONTROL_FACTOR * self.tolerance < apart < math.inf:
                 reason, verdict = f"numbered anew, it differs by {apart:.1e} alone: nothing is proven", "inconclusive"
         elif found.columns != expected.columns:
             reason, verdict = f"{found.columns} slots were taken, not {expected.columns}", "FAILED"
-        elif not apart <= self.tolerance or not (same or self.dtype != "float32"):
+        elif not math.isfinite(apart):
+            reason, verdict = UNCOUNTABLE, "FAILED"
+        elif apart > self.tolerance or not (same or self.dtype != "float32"):
             verdict = "FAILED"
         elif (reason := check(found)) is not None:
             verdict = "inconclusive"
-        return Outcome(self.family, name, case, self.tolerance, apart, same, reason, verdict, self.installation)
+        said = apart if math.isfinite(apart) else None
+        return Outcome(self.family, name, case, self.tolerance, said, same, reason, verdict, self.installation)
 
     def _arguments(self, name: str, pruner: Pruner, positions: str) -> dict[str, Any]:
         return {
