@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 
@@ -22,10 +22,10 @@ from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.exactness.arithmetic import relative_difference
 from groundprune.exactness.folders import prompt, save_checkpoint
 from groundprune.exactness.verify import verify
-from groundprune.families.base import family_of
+from groundprune.integrations.vllm.proof_cases import BLOCK, BUDGET, Case, cases, one_image
 from groundprune.integrations.vllm.proof_engine import Speaker
 from groundprune.integrations.vllm.proof_images import Images, choose_images
-from groundprune.integrations.vllm.saying import Request, Said, by_transformers, inputs_of
+from groundprune.integrations.vllm.saying import Said, by_transformers, inputs_of
 from groundprune.integrations.vllm.settings import ARCHITECTURES, check_servable, vllm_overrides
 from groundprune.integrations.vllm.stored_proofs import Installation
 from groundprune.pruners import Pruner, Spec
@@ -38,8 +38,6 @@ KEEP = 0.5
 TOLERANCES = {"float32": 5e-4}
 CONTROL_FACTOR = 20  # what the control must differ by at least, in tolerances
 STEPS = 8
-BLOCK = 32  # slots of a block of the cache; what kernels for CPUs can do
-BUDGET = 256  # tokens of a step of the engine
 LENGTH = 512
 CONTROL = "renumbered"
 UNCOUNTABLE = "log-probabilities are no numbers, or of other words"
@@ -81,15 +79,6 @@ class Outcome:
             return f"{where}: {self.reason}"
         tokens = "" if self.same_tokens is not False else ", other tokens"
         return f"{where}: log-probabilities differ by {self.difference:.1e}{tokens}; {self.tolerance:.0e} is allowed"
-
-
-class _Case(NamedTuple):
-    """requests: answered at once, each of them compared, after `before` was. check: of the last's answer."""
-
-    names: tuple[str, ...]
-    requests: list[Request]
-    before: list[Request] = []  # noqa: RUF012  never changed
-    check: Callable[[Said], str | None] = lambda said: None
 
 
 def prove(
@@ -161,9 +150,11 @@ class _Proof:
         images = choose_images(self.model, self.processor, list(pruners.values()))
         for name, pruner in pruners.items():
             yield self._oracle(name, pruner, images)
-            yield from self._engine(name, pruner, "preserved", self._cases(pruner, images))
+            yield from self._engine(
+                name, pruner, "preserved", cases(self.model.config, self.processor, images, pruner.label)
+            )
         for name, pruner in list(pruners.items())[-1:]:
-            control = _Case((CONTROL,), [self._request(images, "the red circle w20")])
+            control = Case((CONTROL,), [one_image(self.processor, images, "the red circle w20")])
             yield from self._engine(name, pruner, "reassigned", [control])
 
     def _oracle(self, name: str, pruner: Pruner, images: Images) -> Outcome:
@@ -176,13 +167,13 @@ class _Proof:
             reason or (UNCOUNTABLE if apart is None else None), found.verdict,
         )  # fmt: skip
 
-    def _engine(self, name: str, pruner: Pruner, positions: str, cases: Sequence[_Case]) -> Iterator[Outcome]:
+    def _engine(self, name: str, pruner: Pruner, positions: str, asked: Sequence[Case]) -> Iterator[Outcome]:
         try:
             self.installation = self.speaker.start(self._arguments(name, pruner, positions))
         except GroundPruneError as error:
             yield Outcome(self.family, name, "engine", self.tolerance, reason=str(error), verdict="FAILED")
             return
-        for case in cases:
+        for case in asked:
             try:
                 for request in case.before:
                     self.speaker.say([request], STEPS)
@@ -225,48 +216,6 @@ class _Proof:
             "mm_device_do_normalize": False, "kv_cache_memory_bytes": 2**28, "gpu_memory_utilization": 0.1,
             "use_tqdm_on_load": False,
         }  # fmt: skip
-
-    def _request(self, images: Images, words: str, before: int = 0, first: str = "w21") -> Request:
-        """One image, behind so many words."""
-        text = prompt(self.processor, 1, words)
-        return (f"{first} {'w22 ' * (before - 1)}{text}" if before else text), images.both[:1]
-
-    def _cases(self, pruner: Pruner, images: Images) -> list[_Case]:
-        token = family_of(self.model.config).token_ids(self.model.config)["image"]
-        text, one = self._request(images, "the")
-        whole = inputs_of(self.processor, text, one)["input_ids"][0]
-        first = int((whole == token).nonzero()[0])  # in front of it nothing is dropped
-        # Where the image ends, from its first token on, and how many of its tokens are left.
-        end = int((whole == token).nonzero()[-1]) - first + 1 - images.dropped[pruner.label]
-        left = end // 2
-
-        def ends_inside(said: Said, at: int) -> str | None:
-            slots = [i for i, each in enumerate(said.prompt) if each == token]
-            return None if slots[0] < at <= slots[-1] else f"its image, {slots[0]} to {slots[-1]}, is whole at {at}"
-
-        def covered(said: Said) -> str | None:
-            slots = [i for i, each in enumerate(said.prompt) if each == token]
-            return None if said.cached > slots[-1] else f"{said.cached} slots were cached, its image is not"
-
-        # As many words as let a block end within the last block's worth of the image.
-        inside = (-first - end + min(left, BLOCK // 2)) % BLOCK or BLOCK
-        split = BUDGET - first - left
-        long = "the red circle " * (BLOCK // 3 + 1)  # so that the block in which a prompt ends holds no image
-        repeated = self._request(images, f"w30 {long}")
-        two = prompt(self.processor, 2, "w31 circle w40 w41 the"), images.both[::-1]
-        alone = prompt(self.processor, 0, "the red w50 w51"), []
-        return [
-            _Case(("one image", "two images", "text alone"), [self._request(images, "the red w20"), two, alone]),
-            _Case(("repeated prompt",), [repeated], [repeated], covered),
-            _Case(
-                ("prefix hit inside of an image",), [self._request(images, "w33 the circle", inside)],
-                [self._request(images, "w32 red", inside)], lambda said: ends_inside(said, said.cached),
-            ),
-            _Case(
-                ("chunk that ends inside of an image",), [self._request(images, "w34 red circle", split, "w23")],
-                check=lambda said: ends_inside(said, BUDGET),
-            ),
-        ]  # fmt: skip
 
 
 def compare(found: Said, expected: Said) -> tuple[float, bool]:
