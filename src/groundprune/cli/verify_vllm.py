@@ -119,7 +119,7 @@ def _print(outcomes: Sequence[Outcome], dtype: str, compiled: bool) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from groundprune.integrations.vllm.proof import CONTROL, CONTROL_FACTOR
+    from groundprune.integrations.vllm.proof import CONTROL
 
     table = Table("family", "pruner", "case", "difference", "tolerance", "tokens", "", box=None, pad_edge=False)
     for each in outcomes:
@@ -129,7 +129,7 @@ def _print(outcomes: Sequence[Outcome], dtype: str, compiled: bool) -> None:
             each.pruner,
             each.case,
             "" if each.difference is None else f"{each.difference:.1e}",
-            f"> {CONTROL_FACTOR * each.tolerance:.0e}" if at_least else f"{each.tolerance:.0e}",
+            f"{'> ' if at_least else ''}{each.tolerance:.0e}",
             "" if each.same_tokens is None or at_least else "same" if each.same_tokens else "DIFFERENT",
             each.verdict,
         )
