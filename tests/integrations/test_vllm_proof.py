@@ -112,7 +112,7 @@ def test_images_whose_tokens_are_odd_do_not_go_together(tmp_path, monkeypatch):
     monkeypatch.setattr(proof_images, "SIZES", ((40, 24), (36, 40), (48, 32)))
     found = choose_images(model, processor, [pruner])
     assert [image.size for image in found.both] == [(40, 24), (48, 32)]
-    assert found.dropped == {"spatial": 7}
+    assert found.dropped == [7]
 
 
 def test_the_short_form_is_of_both_kinds_of_positions():

@@ -21,6 +21,7 @@ from groundprune.checkpoints.load import load
 from groundprune.errors import GroundPruneError, Unservable, unknown
 from groundprune.exactness.arithmetic import relative_difference
 from groundprune.exactness.folders import prompt, save_checkpoint
+from groundprune.exactness.layouts import LAYOUTS
 from groundprune.exactness.verify import verify
 from groundprune.integrations.vllm.proof_cases import BLOCK, BUDGET, Case, cases, one_image
 from groundprune.integrations.vllm.proof_engine import Speaker
@@ -113,6 +114,9 @@ def prove(
         if family not in ARCHITECTURES:
             raise unknown("family served inside of vLLM", family, ARCHITECTURES)
     for family in families:
+        if family not in LAYOUTS:
+            note(f"{family}: skipped: no layout of its checkpoints is known")
+            continue
         with tempfile.TemporaryDirectory(prefix="groundprune-proof-") as folder:
             yield from _Proof(speaker, family, Path(folder), dtype, compiled).run(pruners, short, note)
 
@@ -131,7 +135,7 @@ class _Proof:
     def __init__(self, speaker: Speaker, family: str, folder: Path, dtype: str, compiled: bool):
         self.speaker, self.family, self.folder = speaker, family, folder
         self.dtype, self.compiled, self.tolerance = dtype, compiled, TOLERANCES[dtype]
-        # Twice what prompts need: original positions reach further than slots.
+        # Original positions reach further than slots.
         save_checkpoint(family, folder, dtype=getattr(torch, dtype), max_position_embeddings=8 * LENGTH)
         self.model, self.processor = load(folder, device="cpu")
         self.installation: Installation | None = None
@@ -151,11 +155,10 @@ class _Proof:
             return
         pruners = dict(list(pruners.items())[-1:]) if short else pruners
         images = choose_images(self.model, self.processor, list(pruners.values()))
-        for name, pruner in pruners.items():
+        for (name, pruner), dropped in zip(pruners.items(), images.dropped, strict=True):
             yield self._oracle(name, pruner, images)
-            yield from self._engine(
-                name, pruner, "preserved", cases(self.model.config, self.processor, images, pruner.label)
-            )
+            asked = cases(self.model.config, self.processor, images, dropped)
+            yield from self._engine(name, pruner, "preserved", asked)
         for name, pruner in list(pruners.items())[-1:]:
             control = Case((CONTROL,), [one_image(self.processor, images, "the red circle w20")])
             yield from self._engine(name, pruner, "reassigned", [control])

@@ -33,19 +33,19 @@ def one_image(processor: Any, images: Images, words: str, before: int = 0, first
     return (f"{first} {'w22 ' * (before - 1)}{text}" if before else text), images.both[:1]
 
 
-def cases(config: Any, processor: Any, images: Images, pruner: str) -> list[Case]:
+def cases(config: Any, processor: Any, images: Images, dropped: int) -> list[Case]:
     """In the order in which one engine is to be asked, whose steps are of `BUDGET` and whose blocks are of `BLOCK`.
 
     Args:
         config: of the model.
         processor: its own.
         images: see `choose_images`.
-        pruner: the label of the one that prunes them.
+        dropped: how many tokens of the first are.
     """
     token = family_of(config).token_ids(config)["image"]
     visual = (inputs_of(processor, *one_image(processor, images, "the"))["input_ids"][0] == token).nonzero()
     first = int(visual[0])  # in front of it nothing is dropped
-    width = int(visual[-1]) + 1 - first - images.dropped[pruner]  # of the image, in slots
+    width = int(visual[-1]) + 1 - first - dropped  # of the image, in slots
     half = width // 2
 
     def ends_inside(said: Said, at: int) -> str | None:

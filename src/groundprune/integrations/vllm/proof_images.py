@@ -27,10 +27,10 @@ FEWEST = 3  # tokens that are left of an image
 
 
 class Images(NamedTuple):
-    """both: the images. dropped: by a pruner's label, how many tokens the first loses when it is alone."""
+    """both: the images. dropped: by pruner, how many tokens the first loses when it is alone."""
 
     both: list[Image.Image]
-    dropped: Mapping[str, int]
+    dropped: list[int]
 
 
 def choose_images(model: Any, processor: Any, pruners: Sequence[Pruner]) -> Images:
@@ -49,9 +49,7 @@ def choose_images(model: Any, processor: Any, pruners: Sequence[Pruner]) -> Imag
         both = [_kept(model, processor, pair, pruner) for pruner in pruners]
         expected = [torch.cat([kept, alone[pair[1]][i][0] + total]) for i, (kept, total) in enumerate(alone[pair[0]])]
         if all(kept.equal(wanted) for (kept, _), wanted in zip(both, expected, strict=True)):
-            dropped = {
-                pruner.label: total - len(kept) for pruner, (kept, total) in zip(pruners, alone[pair[0]], strict=True)
-            }
+            dropped = [total - len(kept) for kept, total in alone[pair[0]]]
             return Images(_drawn(pair), dropped)
     raise Unproven(f"no two images of {SIZES} are pruned together as each is alone")
 
