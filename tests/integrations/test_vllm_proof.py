@@ -10,8 +10,8 @@ from groundprune.cli import main
 from groundprune.errors import Unproven
 from groundprune.exactness.folders import save_checkpoint
 from groundprune.families import family_of
-from groundprune.integrations.vllm import proof_engine, proof_images, stored_proofs, versions
-from groundprune.integrations.vllm.proof import compare, prove, short_form
+from groundprune.integrations.vllm import proof, proof_engine, proof_images, stored_proofs, versions
+from groundprune.integrations.vllm.proof import Outcome, compare, prove, short_form
 from groundprune.integrations.vllm.proof_images import choose_images
 from groundprune.integrations.vllm.saying import STEPS, Said, by_transformers, inputs_of
 from groundprune.integrations.vllm.settings import ARCHITECTURES
@@ -63,21 +63,27 @@ def test_every_family_that_is_served_is_proven_case_by_case(family):
     assert all(outcome.difference > 0.01 for outcome in found if outcome.case == "renumbered")
 
 
-@pytest.mark.parametrize(
-    ("wrong", "verdict", "reason"),
-    [
-        (lambda said: said._replace(logprobs=said.logprobs + 0.1), "FAILED", "differ by"),
-        (lambda said: said._replace(logprobs=said.logprobs * torch.nan), "FAILED", "are no numbers"),
-        (lambda said: said._replace(columns=said.columns + 1), "FAILED", "slots were taken"),
-        (lambda said: said._replace(ids=[0, *said.ids[1:]]), "FAILED", "other tokens"),
-        (lambda said: said._replace(cached=0), "inconclusive", "0 slots were cached"),
-    ],
-)
-def test_what_is_wrong_is_said(wrong, verdict, reason):
-    found = {outcome.case: outcome for outcome in prove(Stock(wrong), ["llava"], short=True)}
-    assert found["repeated prompt"].verdict == verdict
-    assert reason in found["repeated prompt"].said
-    assert found["masked oracle"].verdict == "ok"
+WRONG = {
+    "one image": (lambda said: said._replace(logprobs=said.logprobs + 0.1), "FAILED", "differ by"),
+    "two images": (lambda said: said._replace(logprobs=said.logprobs * torch.nan), "FAILED", "are no numbers"),
+    "text alone": (lambda said: said._replace(columns=said.columns + 1), "FAILED", "slots were taken"),
+    "repeated prompt": (lambda said: said._replace(cached=0), "inconclusive", "0 slots were cached"),
+    "prefix hit inside of an image": (lambda said: said._replace(ids=[0, *said.ids[1:]]), "FAILED", "other tokens"),
+}
+
+
+def test_what_is_wrong_is_said_of_the_case_that_it_is_wrong_in():
+    answers = iter(["one image", "two images", "text alone", "", "repeated prompt", "", "prefix hit"])
+
+    def say(said):
+        case = next(answers, "")
+        return next((wrong(said) for name, (wrong, *_) in WRONG.items() if case and name.startswith(case)), said)
+
+    found = {outcome.case: outcome for outcome in prove(Stock(say), ["llava"], short=True)}
+    for case, (_, verdict, reason) in WRONG.items():
+        assert found[case].verdict == verdict
+        assert reason in found[case].said
+    assert {found[case].verdict for case in found.keys() - WRONG.keys()} == {"ok"}
 
 
 def test_an_engine_that_does_not_renumber_proves_nothing():
@@ -122,7 +128,7 @@ def test_the_short_form_is_of_both_kinds_of_positions():
 
 @pytest.fixture
 def untested(monkeypatch, tmp_path):
-    """A vLLM of another release, and what is said to it. Gives how many proofs were run."""
+    """A vLLM of another release. Gives the engines that proofs have started, and what was served."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     monkeypatch.delenv(UNPROVEN, raising=False)
     for module in (versions, stored_proofs):
@@ -137,18 +143,17 @@ def untested(monkeypatch, tmp_path):
             started.append(compiled)
 
         def __enter__(self):
-            return Stock(Process.wrong)
+            return Stock()
 
         def __exit__(self, *_):
             pass
 
-    Process.wrong = staticmethod(lambda said: said)
     monkeypatch.setattr(proof_engine, "OtherProcess", Process)
-    return started, served, Process
+    return started, served
 
 
 def test_a_server_is_proven_once(untested, capsys):
-    started, served, _ = untested
+    started, served = untested
     for _ in range(2):
         assert main(["serve", "pocket", "--keep", "0.5"]) == 0
     assert (len(started), len(served)) == (1, 2)
@@ -157,32 +162,35 @@ def test_a_server_is_proven_once(untested, capsys):
     assert not HERE.proven("qwen2_5_vl")
 
 
-def test_a_server_that_fails_its_proof_says_where_and_serves_nothing(untested, capsys):
-    started, served, process = untested
-    process.wrong = staticmethod(lambda said: said._replace(logprobs=said.logprobs + 0.1))
+FAILED = Outcome("llava", "cls-visual", "one image", 5e-4, 0.25, True, verdict="FAILED", installation=HERE)
+OPEN = Outcome("llava", "cls-visual", "repeated prompt", 5e-4, 0, True, "no", "inconclusive", HERE)
+
+
+def test_a_server_that_fails_its_proof_says_where_and_serves_nothing(untested, capsys, monkeypatch):
+    started, served = untested
+    monkeypatch.setattr(proof, "prove", lambda *_: [OPEN, FAILED])
     assert main(["serve", "pocket", "--keep", "0.5"]) == 2
-    assert "vLLM 9.9.0 is not proven: llava, cls-visual, one image: log-prob" in capsys.readouterr().err
+    said = "is not proven: llava, cls-visual, one image: log-probabilities differ by 2.5e-01; 5e-04 is allowed"
+    assert f"vLLM 9.9.0 {said}" in capsys.readouterr().err
     assert not HERE.proven("llava")
     assert not served
     assert main(["serve", "pocket", "--keep", "0.5", "--no-verify"]) == 0
     assert (len(started), len(served)) == (1, 1)
 
 
-def test_verify_prints_a_table_rows_and_exit_codes(untested, capsys):
-    _, _, process = untested
+def test_verify_prints_a_table_rows_and_exit_codes(untested, capsys, monkeypatch):
     words = ["verify", "--engine", "vllm", "--short", "--family", "llava"]
     assert main(words) == 0
     assert "chunk that ends inside of an image" in capsys.readouterr().out
     assert HERE.proven("llava")
-    process.wrong = staticmethod(lambda said: said._replace(cached=0))
+    monkeypatch.setattr(proof, "prove", lambda *_: [OPEN])
     assert main([*words, "--json"]) == 3
-    rows = json.loads(capsys.readouterr().out)
-    assert {row["verdict"] for row in rows} == {"ok", "inconclusive"}
-    assert rows[-1]["installation"]["vllm"] == HERE.vllm
+    (row,) = json.loads(capsys.readouterr().out)
+    assert (row["verdict"], row["installation"]["vllm"]) == ("inconclusive", HERE.vllm)
     assert not HERE.proven("llava")  # what was stored is no longer true
-    process.wrong = staticmethod(lambda said: said._replace(columns=0))
+    monkeypatch.setattr(proof, "prove", lambda *_: [OPEN, FAILED])
     assert main(words) == 1
-    assert "FAILED: llava, cls-visual, one image: 0 slots were taken" in capsys.readouterr().out
+    assert "FAILED: llava, cls-visual, one image: log-prob" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
