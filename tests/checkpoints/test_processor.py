@@ -17,8 +17,8 @@ from groundprune.checkpoints import processor as processing
 from groundprune.checkpoints.processor import load_processor, resized_size
 from groundprune.checkpoints.prompts import chat_prompt, model_inputs
 from groundprune.errors import GroundPruneError, Unservable
+from groundprune.exactness.layouts import LAYOUTS
 from groundprune.families.grounding import Grounding
-from support.layouts import LAYOUTS
 
 SIZES = [(60, 35), (24, 24), (17, 70)]
 GROUNDING = Grounding("{expression}", "{question}", "llava", "original", turn="{image}{text}")

@@ -10,10 +10,10 @@ from PIL import Image
 
 from groundprune.checkpoints.processor import load_processor
 from groundprune.checkpoints.prompts import framed
+from groundprune.exactness.layouts import LAYOUTS
 from groundprune.families import families
 from groundprune.families.grounding import Grounding
 from support.checkpoints import SERVED
-from support.layouts import LAYOUTS
 
 SHAPES = [(6000, 40), (40, 6000)]
 PADDED = [name for name in SERVED if families()[name].grounding.frame == "padded"]

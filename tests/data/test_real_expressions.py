@@ -13,8 +13,8 @@ from groundprune.checkpoints.processor import load_processor
 from groundprune.checkpoints.prompts import prompt_for
 from groundprune.data.refcoco import REFCOCO
 from groundprune.evaluation.protocols import Protocol
+from groundprune.exactness.layouts import LAYOUTS
 from groundprune.families import families
-from support.layouts import LAYOUTS
 
 FOLDER = Path(__file__).parents[3] / "shared" / "data" / "refcoco-expressions"
 # codec: frame, least mean IoU, steps from 0 to 1

@@ -22,9 +22,8 @@ from groundprune.integrations.vllm.limits import (
     most_tokens,
     rotary_length,
 )
-from groundprune.integrations.vllm.processors import shortened
 from groundprune.integrations.vllm.settings import ARCHITECTURES, Settings
-from groundprune.integrations.vllm.spans import Span, columns, unpruned
+from groundprune.integrations.vllm.spans import Span, columns, shortened, unpruned
 from groundprune.integrations.vllm.spelled import IDS
 from groundprune.integrations.vllm.tiled import TILES
 from groundprune.pruners import make_pruner

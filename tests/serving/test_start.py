@@ -9,6 +9,7 @@ import groundprune as gp
 from groundprune.families import families
 from groundprune.integrations.vllm import versions
 from groundprune.integrations.vllm.running import why_ended
+from groundprune.integrations.vllm.stored_proofs import UNPROVEN, installation
 from support.engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt, save_checkpoint
 
 SPECULATIVE = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
@@ -129,14 +130,41 @@ def test_a_sliding_window_that_would_act_is_refused(tmp_path):
     configure(folder, ours, max_model_len=238)
 
 
-@pytest.mark.parametrize("installed", ["0.31.2", "0.33.0", "1.0"])
-def test_another_vllm_is_refused(installed, monkeypatch, checkpoint):
-    folder = checkpoint("llava")[0]
+@pytest.fixture
+def untested(monkeypatch, tmp_path):
+    """A vLLM that calls itself 0.33, and an empty folder of proofs."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     # Not in importlib.metadata itself: vLLM asks it which platform it is built for.
-    metadata = SimpleNamespace(version=lambda name: installed, PackageNotFoundError=PackageNotFoundError)
+    metadata = SimpleNamespace(version=lambda name: "0.33.0", PackageNotFoundError=PackageNotFoundError)
     monkeypatch.setattr(versions, "importlib", SimpleNamespace(metadata=metadata))
-    with pytest.raises(gp.GroundPruneError, match=f"vLLM {installed} is not supported"):
-        configure(folder, gp.vllm_overrides(folder, gp.Spatial(keep=0.5)))
+
+
+def test_an_untested_vllm_needs_a_proof_of_the_family(untested, checkpoint, caplog):
+    folder = checkpoint("llava")[0]
+    ours = gp.vllm_overrides(folder, gp.Spatial(keep=0.5))
+    installation().remember("qwen3_vl")
+    with pytest.raises(
+        gp.GroundPruneError, match=r"vLLM 0.33.0 .* `groundprune verify --engine vllm --family llava`"
+    ):
+        configure(folder, ours)
+    assert not any("0.33.0" in message for message in caplog.messages)
+    installation().remember("llava")
+    configure(folder, ours)
+    (said,) = (message for message in caplog.messages if "0.33.0" in message)
+    assert "groundprune verify --engine vllm" in said
+    installation().forget("llava")
+    with pytest.raises(gp.GroundPruneError, match="no proof of llava"):
+        configure(folder, ours)
+
+
+def test_an_untested_vllm_runs_where_the_user_goes_without_a_proof(untested, checkpoint, monkeypatch):
+    folder = checkpoint("llava")[0]
+    monkeypatch.setenv(UNPROVEN, "1")
+    configure(folder, gp.vllm_overrides(folder, gp.Spatial(keep=0.5)))
+
+
+def test_an_untested_vllm_runs_what_is_not_ours(untested, checkpoint):
+    configure(checkpoint("llava")[0], {})
 
 
 def test_models_without_our_words_are_not_ours(checkpoint):

@@ -6,10 +6,10 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, LlavaProcessor, PreTrainedTokenizerFast
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+from groundprune.exactness.layouts import LAYOUTS
 from groundprune.exactness.tiny import tiny_model
 from groundprune.families import families
 from groundprune.families.tiny_parts import IMAGE
-from support.layouts import LAYOUTS
 
 SERVED = sorted(LAYOUTS.keys() & families().keys())  # what `save_tiny` can make
 _SPECIAL = ["<pad>", "<s>", "</s>", "<unk>"]

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Mapping
-from enum import StrEnum, auto
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,22 +15,17 @@ from groundprune.cli.options import (
     CountsOption,
     DeviceOption,
     DtypeOption,
+    Engine,
     JsonOption,
     KeepsOption,
     ModelOption,
     ResultsOption,
     TextTowerOption,
     grid_of,
+    refuse,
 )
 from groundprune.cli.processes import joined, launch
 from groundprune.errors import GroundPruneError
-
-
-class Engine(StrEnum):
-    """Of `evaluate`."""
-
-    transformers = auto()
-    vllm = auto()
 
 
 def evaluate(
@@ -124,11 +117,11 @@ def evaluate(
             several = processes if ranks is None else ranks.count
             if engine is Engine.vllm:
                 own = {"--text-tower": text_tower, "--device": device, "--device-map": device_map}
-                _refuse("--engine transformers", own)
+                refuse("--engine transformers", own)
                 if several is not None:
                     raise GroundPruneError("--processes needs --engine transformers; vllm has --data-parallel-size N")
             else:
-                _refuse("--engine vllm", dict.fromkeys((f"--{key.replace('_', '-')}" for key in of_vllm), True))
+                refuse("--engine vllm", dict.fromkeys((f"--{key.replace('_', '-')}" for key in of_vllm), True))
         if engine is Engine.vllm:
             from groundprune.integrations.vllm.answering import evaluate as run_in_vllm
 
@@ -163,9 +156,3 @@ def _engine_args(tensor_parallel: int | None, data_parallel: int | None, engine_
         raise GroundPruneError(f"--engine-args takes a JSON object (got {engine_args})")
     sizes = {"tensor_parallel_size": tensor_parallel, "data_parallel_size": data_parallel}
     return {**further, **{key: size for key, size in sizes.items() if size is not None}}
-
-
-def _refuse(needed: str, options: Mapping[str, object]) -> None:
-    given = [option for option, value in options.items() if value is not None]
-    if given:
-        raise GroundPruneError(f"{given[0]} needs {needed}")

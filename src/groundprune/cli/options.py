@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from enum import StrEnum, auto
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -15,6 +17,14 @@ if TYPE_CHECKING:
     from groundprune.tokens.compaction import Policy
 
 DEFAULT_KEEP = "0.5"
+
+
+class Engine(StrEnum):
+    """What runs a model."""
+
+    transformers = auto()
+    vllm = auto()
+
 
 ModelOption = Annotated[
     str,
@@ -163,6 +173,13 @@ def read_pruning(
     made = spec.make_pruner(default, tokens, **options)
     policy = parse_policy("preserved" if positions is None else positions, made.official_positions)
     return Pruning(made, policy, official=positions == "official")
+
+
+def refuse(needed: str, options: Mapping[str, object]) -> None:
+    """Raises GroundPruneError for the first option that is given, which goes with others than those that are."""
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise GroundPruneError(f"{given[0]} needs {needed}")
 
 
 def comma_separated(text: str) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from groundprune.cli.options import DEFAULT_KEEP, read_pruning
+from groundprune.cli.verify_vllm import prove_before_serving
 
 SETTINGS = {"allow_extra_args": True, "ignore_unknown_options": True}
 
@@ -28,6 +29,9 @@ def serve(
         str, typer.Option("--positions", help="preserved; or reassigned, to see what that costs.")
     ] = "preserved",
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the `vllm` command, and leave.")] = False,
+    verify: Annotated[
+        bool, typer.Option("--verify/--no-verify", help="Prove first that a vLLM that is untested here is exact.")
+    ] = True,
 ) -> None:
     """Serve a pruned model with vLLM, over an API like OpenAI's. Any option of `vllm serve` may follow.
 
@@ -38,7 +42,6 @@ def serve(
 
     [dim]groundprune serve llava-hf/llava-1.5-7b-hf --keep 0.5 --pruner cls-visual --port 8000 -tp 2[/]
     """
-    from groundprune.integrations.vllm import check_version
     from groundprune.integrations.vllm.running import run_vllm
     from groundprune.integrations.vllm.server import serve_arguments
 
@@ -48,6 +51,6 @@ def serve(
     if dry_run:
         typer.echo(shlex.join(["vllm", *arguments]))
         return
-    check_version()
+    prove_before_serving(model, verify)
     typer.echo(f"groundprune: {shlex.join(['vllm', *arguments])}", err=True)
     run_vllm(arguments)

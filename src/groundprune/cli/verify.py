@@ -12,11 +12,14 @@ from groundprune.cli.console import announce, complain, open_model, print_json, 
 from groundprune.cli.options import (
     DEFAULT_KEEP,
     DeviceOption,
+    Engine,
     JsonOption,
     ModelOption,
     TextTowerOption,
     comma_separated,
+    refuse,
 )
+from groundprune.cli.verify_vllm import verify_vllm
 from groundprune.errors import GroundPruneError, Unproven, Unservable, unknown
 
 if TYPE_CHECKING:
@@ -35,6 +38,7 @@ STAGES = ("before", "inside")
 
 
 def verify(
+    context: typer.Context,
     model: ModelOption = "pocket",
     pruner: Annotated[
         str,
@@ -50,6 +54,19 @@ def verify(
     ] = ",".join(STAGES),
     text_tower: TextTowerOption = None,
     device: DeviceOption = None,
+    engine: Annotated[
+        Engine,
+        typer.Option("--engine", help="vllm: your own installation of it, on tiny models of --family (default all)."),
+    ] = Engine.transformers,
+    short: Annotated[
+        bool, typer.Option("--short", help="vllm: two families and one pruner, where none are named.")
+    ] = False,
+    dtype: Annotated[
+        str | None, typer.Option("--dtype", help="vllm: float32 (default), bfloat16 or float16.")
+    ] = None,
+    compiled: Annotated[
+        bool, typer.Option("--compiled", help="vllm: with its compilation and graphs, in place of eager.")
+    ] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Prove on a model that pruning is exact: what is dropped is gone, and nothing else changes.
@@ -59,9 +76,20 @@ def verify(
     could not fail. Exit code 1: pruning is not exact. 3: nothing can be told, since a control is too weak, or since
     the model rounds activations too coarsely, or on scales that tokens share.
 
+    With --engine vllm, that the installed vLLM says what transformers says: with images that lie in its caches, are
+    split by a prefix or a chunk, and whose tokens, numbered anew, must make it say something else.
+
     [dim]groundprune verify --pruner cls-visual --keep 0.25[/]
     [dim]groundprune verify --family all --stage before,inside[/]
+    [dim]groundprune verify --engine vllm[/]
     """
+    if engine is Engine.vllm:
+        theirs = ("--keep", "--stage", "--text-tower", "--device")
+        refuse("--engine transformers", {option: _given(context, option) for option in theirs})
+        named = model if _given(context, "--model") else None
+        verify_vllm(named, family, pruner, dtype or "float32", short, compiled, as_json)
+        return
+    refuse("--engine vllm", {"--short": short or None, "--dtype": dtype, "--compiled": compiled or None})
     if family is None:
         announce(model)
     else:
@@ -93,6 +121,12 @@ def verify(
         raise typer.Exit(complain("nothing was proven: every pruner was skipped", INCONCLUSIVE))
     if verdicts - {"ok"}:
         raise typer.Exit(FAILED if "FAILED" in verdicts else INCONCLUSIVE)
+
+
+def _given(context: typer.Context, option: str) -> bool | None:
+    """True where the option is on the command line."""
+    source = context.get_parameter_source(option.removeprefix("--").replace("-", "_"))
+    return True if source is not None and source.name == "COMMANDLINE" else None
 
 
 def _of_videos(model: Any, pruner: Pruner) -> dict[str, Any] | None:

@@ -11,7 +11,7 @@ from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.limits import check_positions, encoder_share, largest_length, rotary_length
 from groundprune.integrations.vllm.requests import EngineLimits
 from groundprune.integrations.vllm.settings import KEY, check_servable
-from groundprune.integrations.vllm.versions import check_version
+from groundprune.integrations.vllm.stored_proofs import check_proven
 from groundprune.signals import FINGERPRINT
 
 
@@ -21,9 +21,9 @@ class PrunedConfig(VerifyAndUpdateConfig):
     @staticmethod
     def verify_and_update_config(vllm_config: Any) -> None:
         """Raises GroundPruneError (Unservable where it is the model) that names the option to change."""
-        check_version()
         model = vllm_config.model_config
         pruning = ImagePruning(model.hf_config)
+        check_proven(pruning.family.name)
         check_servable(model.hf_config, pruning.pruner)
         _check_engine(vllm_config, pruning)
         if FINGERPRINT in pruning.pruner.needs:  # of the pixels that transformers' processor gives, normalised

@@ -38,13 +38,16 @@ class Reply(NamedTuple):
 class Engine:
     """A context manager. arguments: of vLLM's AsyncEngineArgs. Answers come in any order.
 
+    run: what the process does, by default it answers `Request`s; given a pipe's end and the arguments, it sends None
+    once it is ready, and then what `reply` gives for what it was `ask`ed.
+
     Raises GroundPruneError where the engine cannot start, or ends before it was left.
     """
 
-    def __init__(self, arguments: Mapping[str, Any]):
+    def __init__(self, arguments: Mapping[str, Any], run: Callable[[Connection, dict[str, Any]], None] | None = None):
         context = multiprocessing.get_context("spawn")  # CUDA cannot be used in a fork
         self._connection, theirs = context.Pipe()
-        self._process = context.Process(target=_run, args=(theirs, dict(arguments)))
+        self._process = context.Process(target=run or _run, args=(theirs, dict(arguments)))
         self._theirs = theirs
 
     def __enter__(self) -> Engine:
@@ -62,15 +65,19 @@ class Engine:
             self._connection.send(None)
         self._stop(_PATIENCE)
 
-    def ask(self, request: Request) -> None:
+    def ask(self, request: Any) -> None:
         try:
             self._connection.send(request)
         except OSError as error:
-            raise GroundPruneError("vLLM's engine ended by itself; its log says why") from error
+            raise self._ended() from error
 
-    def reply(self) -> Reply:
-        """Waits for the next answer."""
+    def reply(self) -> Any:
+        """Waits for the next answer, a `Reply` by default."""
         return self._receive()
+
+    @property
+    def running(self) -> bool:
+        return self._process.is_alive()
 
     def _receive(self) -> Any:
         # The pipe alone would not tell: processes that vLLM started may hold its other end.
@@ -80,10 +87,16 @@ class Engine:
                 raise EOFError
             found = self._connection.recv()
         except (EOFError, OSError) as error:
-            raise GroundPruneError("vLLM's engine ended by itself; its log says why") from error
+            raise self._ended() from error
         if isinstance(found, GroundPruneError):
             raise found
         return found
+
+    def _ended(self) -> GroundPruneError:
+        self._process.join(1)  # which may have closed the pipe a moment before it ends
+        code = self._process.exitcode
+        how = f" with {signal.Signals(-code).name}" if code is not None and code < 0 else ""
+        return GroundPruneError(f"vLLM's engine ended by itself{how}; its log says why")
 
     def _stop(self, patience: float) -> None:
         self._process.join(patience)
@@ -95,11 +108,16 @@ class Engine:
         self._connection.close()
 
 
-def _run(connection: Connection, arguments: dict[str, Any]) -> None:
+def leave_the_terminal(logging_level: str = "WARNING") -> None:
+    """Make this process one that vLLM may run in."""
     os.setpgrp()  # Ctrl-C is for the process that started this one, which then ends it
     os.dup2(sys.stderr.fileno(), 1)  # vLLM logs to stdout, which is for results
-    os.environ.setdefault("VLLM_LOGGING_LEVEL", "WARNING")
+    os.environ.setdefault("VLLM_LOGGING_LEVEL", logging_level)
     os.environ.setdefault("VLLM_WORKER_MULTIPROCESSING_METHOD", "spawn")
+
+
+def _run(connection: Connection, arguments: dict[str, Any]) -> None:
+    leave_the_terminal()
     asyncio.run(_answer_all(connection, arguments))
 
 
@@ -116,7 +134,7 @@ async def _answer_all(connection: Connection, arguments: dict[str, Any]) -> None
         connection.send(None)
         loop, tasks = asyncio.get_running_loop(), set[asyncio.Task[None]]()
         try:
-            while (request := await loop.run_in_executor(None, _next, connection)) is not None:
+            while (request := await loop.run_in_executor(None, next_request, connection)) is not None:
                 tasks.add(task := loop.create_task(_answer(connection, engine, request, cause)))
                 task.add_done_callback(tasks.discard)
         finally:
@@ -126,7 +144,7 @@ async def _answer_all(connection: Connection, arguments: dict[str, Any]) -> None
             del engine  # now: at the end of the process it would complain
 
 
-def _next(connection: Connection) -> Request | None:
+def next_request(connection: Connection) -> Any:
     """None where no more will come."""
     try:
         return connection.recv()

@@ -13,6 +13,7 @@ from groundprune.integrations.vllm.admission import SeenImage, TellingUpdate
 from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.requests import Requests
 from groundprune.integrations.vllm.settings import KEY
+from groundprune.integrations.vllm.spans import shortened
 
 
 class PrunedInfo:
@@ -108,22 +109,6 @@ class PrunedProcessor:
         hashes = own._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=_without_ours(given)))
         ours = given[KEY].settings.identity
         return {kind: [f"{h}-{ours}" for h in of] if kind == "image" else of for kind, of in hashes.items()}
-
-
-def shortened(content: Any, count: int) -> Any:
-    """What stands for an image in a prompt, with `count` placeholders; what stands around them stays.
-
-    content: ids that are all placeholders, or vLLM's PromptUpdateDetails, which say which of them are.
-    """
-    if isinstance(content, list):
-        return content[:1] * count
-    if content.is_embed is None:
-        return replace(content, full=content.full[:1] * count)
-    embedded = content.is_embed(content.full)
-    stays = ~embedded | (embedded.cumsum(0) <= count)
-    left = embedded[stays]
-    full = [token for token, there in zip(content.full, stays.tolist(), strict=True) if there]
-    return replace(content, full=full, is_embed=lambda _: left)
 
 
 def _without_ours(options: Mapping[str, Any]) -> dict[str, Any]:

