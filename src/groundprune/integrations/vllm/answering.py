@@ -61,7 +61,7 @@ def evaluate(
     batch_size: answers that are waited for at a time. engine: what vLLM's AsyncEngineArgs take, such as
     tensor_parallel_size or data_parallel_size. Settings that vLLM cannot run are skipped, and the summary says why.
 
-    Raises GroundPruneError as it does, and where no supported vLLM is installed.
+    Raises GroundPruneError as it does, and where no vLLM is installed.
     """
     if batch_size < 1:
         raise GroundPruneError(f"batch size must be at least 1 (got {batch_size})")
