@@ -159,10 +159,10 @@ def test_videos_lose_nothing(family, checkpoint, tmp_path):
     said = {}
     for keep, overrides in (("stock", {}), (0.5, None), (1, None)):
         pruner = gp.ClsVisual(keep=1 if overrides is not None else keep)
-        limits = {"limit_mm_per_prompt": {"image": 1, "video": 1}}
+        limits = {"image": 1, "video": 1}
         stock = family == "llava_onevision" and overrides is not None
         named = with_older_names(folder, tmp_path / "older") if stock else folder
-        with engine(named, pruner, overrides=overrides, **limits) as llm:
+        with engine(named, pruner, overrides=overrides, limit_mm_per_prompt=limits) as llm:
             said[keep] = say(llm, [alone, both])
     assert difference(said[0.5][:1], said["stock"][:1]) < TOLERANCE
     assert difference(said[1], said["stock"]) < TOLERANCE
