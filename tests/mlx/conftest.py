@@ -44,13 +44,11 @@ def folder(tmp_path_factory):
     config = json.loads((folder / "config.json").read_text())
     text = config.pop("text_config")
     rope = text.pop("rope_parameters")
-    flat = {
-        "rope_theta": rope["rope_theta"],
-        "rope_scaling": {"type": "mrope", "mrope_section": rope["mrope_section"]},
-    }
+    scaling = {"type": "mrope", "mrope_section": rope["mrope_section"]}
+    flat = text | config | {"rope_theta": rope["rope_theta"], "rope_scaling": scaling}
     config["vision_config"]["model_type"] = "qwen2_5_vl"
     del config["vision_config"]["rope_parameters"]
-    (folder / "config.json").write_text(json.dumps(text | config | flat))
+    (folder / "config.json").write_text(json.dumps(flat))
     return folder
 
 

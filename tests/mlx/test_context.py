@@ -53,30 +53,38 @@ def test_generate(pair):
     assert len(run.kept[0]) == len(run.layout[0]) // 2
 
 
-@pytest.mark.parametrize("kind", ["state", "manager"])
-def test_prefixes_are_neither_kept_nor_reused(pair, kind):
+def test_no_turn_goes_on_from_the_cache_of_another(pair):
     """mlx-vlm would count the tokens of a pruned prompt as if all were in its cache."""
 
-    def turns(**options):
-        first = by_mlx(pair.mlx, pair.mlx_processor, REQUESTS[:1], **options)[0]
-        text = REQUESTS[0][0] + " ".join(f"w{i}" for i in (21, 22)) + "<|im_end|>\n<|im_start|>assistant\n"
-        return [first, by_mlx(pair.mlx, pair.mlx_processor, [(text, REQUESTS[0][1])], **options)[0]]
+    def say(text, **options):
+        return by_mlx(pair.mlx, pair.mlx_processor, [(text, REQUESTS[0][1])], **options)[0]
 
-    def cache():
-        if kind == "state":
-            return {"prompt_cache_state": PromptCacheState()}
-        return {"apc_manager": APCManager(num_blocks=64, block_size=8)}
-
-    stock, shared = turns(), cache()
+    first = REQUESTS[0][0]
+    second = f"{first}w21 w22<|im_end|>\n<|im_start|>assistant\n"
+    kept, fresh = PromptCacheState(), PromptCacheState()
+    stock = say(second)
     with ours.prune(pair.mlx, HALF):
-        pruned = turns()
-        found = turns(**shared)
-    assert all(torch.equal(a.logprobs, b.logprobs) for a, b in zip(found, pruned, strict=True))
-    after = turns(**shared)  # and what is left in it is no pruned prompt's
-    assert all(bool((a.logprobs - b.logprobs).abs().max() < 1e-3) for a, b in zip(after, stock, strict=True))
-    with ours.prune(pair.mlx, HALF):  # nor is it read where it holds unpruned ones
-        found = turns(**shared)
-    assert all(torch.equal(a.logprobs, b.logprobs) for a, b in zip(found, pruned, strict=True))
+        expected = say(second)
+        say(first, prompt_cache_state=kept)
+        inside = say(second, prompt_cache_state=kept)
+    outside = say(second, prompt_cache_state=kept)
+    say(first, prompt_cache_state=fresh)
+    with ours.prune(pair.mlx, HALF):
+        later = say(second, prompt_cache_state=fresh)
+    assert torch.equal(inside.logprobs, expected.logprobs)
+    assert torch.equal(outside.logprobs, stock.logprobs)
+    assert torch.equal(later.logprobs, expected.logprobs)
+    say(first, prompt_cache_state=fresh)
+    assert say(second, prompt_cache_state=fresh).cached == stock.columns - 5  # as ever: what follows is new
+
+
+def test_no_prefix_is_stored_for_other_prompts(pair):
+    manager = APCManager(num_blocks=64, block_size=8)
+    with ours.prune(pair.mlx, HALF):
+        by_mlx(pair.mlx, pair.mlx_processor, REQUESTS, apc_manager=manager)
+    assert manager.stats.stores == 0
+    by_mlx(pair.mlx, pair.mlx_processor, REQUESTS, apc_manager=manager)
+    assert manager.stats.stores > 0
 
 
 class TestRefused:
@@ -108,10 +116,10 @@ class TestRefused:
             pass
 
     def test_contexts(self, pair):
-        with pytest.raises(gp.GroundPruneError, match="pruned already"), ours.prune(pair.mlx, HALF):
-            with ours.prune(pair.mlx, HALF):
-                pass
-        with pytest.raises(gp.Unservable, match="Qwen2.5-VL is served"), ours.prune(nn.Linear(2, 2), HALF):
+        within = ours.prune(pair.mlx, HALF)
+        with pytest.raises(gp.GroundPruneError, match="pruned already"), ours.prune(pair.mlx, HALF), within:
+            pass
+        with pytest.raises(gp.Unservable, match=r"Qwen2\.5-VL is served"), ours.prune(nn.Linear(2, 2), HALF):
             pass
         with pytest.raises(gp.GroundPruneError, match="position policy"), ours.prune(pair.mlx, HALF, "kept"):
             pass

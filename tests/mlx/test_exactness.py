@@ -1,4 +1,4 @@
-"""mlx-vlm with pruned images says what `gp.prune` says in transformers; log-probabilities over the whole vocabulary."""
+"""mlx-vlm with pruned images says what `gp.prune` says in transformers, over the whole vocabulary."""
 
 import mlx.core as mx
 import mlx.nn as nn

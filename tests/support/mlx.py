@@ -35,4 +35,6 @@ def _one(model, processor, text, images, steps, options):
     stream = stream_generate(model, processor, text, image=images, max_tokens=steps, temperature=0.0, **options)
     said = list(stream)[:steps]  # the last comes twice
     logprobs = np.stack([np.array(each.logprobs.astype(mx.float32)) for each in said])
-    return Said([each.token for each in said], torch.from_numpy(logprobs), said[0].prompt_tokens)
+    return Said(
+        [each.token for each in said], torch.from_numpy(logprobs), said[0].prompt_tokens, said[0].cached_tokens
+    )

@@ -16,11 +16,11 @@ if TYPE_CHECKING:
 def prune(model: Any, pruner: Pruner, positions: str | Policy = "preserved") -> AbstractContextManager[Run]:
     """Inside of this context mlx-vlm's `generate` and `stream_generate` prune the images of a prompt.
 
-    The tower runs in mlx, the choice is made in torch on the CPU, on what it gave. What stays goes on with its ids, as
-    the stock model counts them; generated tokens count on from the unpruned prompt, or as `positions` says. A prompt
-    without images, and one that keeps all of its tokens, are the stock model's. While the context is active no prompt
-    of the process goes on from a cache of an earlier one (`prompt_cache_state`, `apc_manager`), and none is kept:
-    mlx-vlm would count unpruned tokens in them.
+    The tower runs in mlx, the choice is made in torch on the CPU, on what it gave. What stays goes on with its ids,
+    as the stock model counts them; generated tokens count on from the unpruned prompt, or as `positions` says. A
+    prompt without images, and one that keeps all of its tokens, are the stock model's. While the context is active no
+    prompt of the process goes on from a cache of an earlier one (`prompt_cache_state`, `apc_manager`), and none is
+    kept: mlx-vlm would count unpruned tokens in them.
 
     Args:
         model: a Qwen2.5-VL, of `mlx_vlm.load`.
@@ -32,7 +32,7 @@ def prune(model: Any, pruner: Pruner, positions: str | Policy = "preserved") -> 
 
     Raises:
         Unservable: another model, or one that cannot give what the pruner needs; in calls, for videos and batches.
-        GroundPruneError: mlx-vlm is not installed or another one, an unknown policy, or a context inside of a context.
+        GroundPruneError: mlx-vlm 0.7.10 is not installed, an unknown policy, or a context inside of a context.
     """
     try:
         from groundprune.integrations.mlx.context import pruned

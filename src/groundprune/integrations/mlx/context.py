@@ -58,9 +58,7 @@ class Run:
     def inputs(self) -> PrunedInputs:
         """All that became of it, as of `gp.prune_inputs`."""
         if self._latest is None:
-            raise GroundPruneError(
-                "nothing was pruned yet: generate from a prompt with an image inside of the context"
-            )
+            raise GroundPruneError("nothing was pruned yet: give a prompt with an image inside of the context")
         return self._latest
 
 
@@ -156,7 +154,7 @@ def _shortened(
 
 
 def _without_dropped(short: PrunedInputs, whole: InputEmbeddingsFeatures) -> InputEmbeddingsFeatures:
-    """What mlx-vlm's language model gets: embeddings [1, S, D], Long[3, 1, S], and what a slot's id is ahead of it."""
+    """What mlx-vlm's language model gets: embeddings [1, S, D], Long[3, 1, S], and how far ids are ahead of slots."""
     (row,), (output,) = short.prompt.rows, short["mm_encoder_outputs"].values()
     embeds = whole.inputs_embeds[:, mx.array(row.column.numpy())]
     visual = torch.isin(row.column, row.layout.column).nonzero().squeeze(1)
