@@ -67,6 +67,7 @@ def test_no_turn_goes_on_from_the_cache_of_another(pair):
         expected = say(second)
         say(first, prompt_cache_state=kept)
         inside = say(second, prompt_cache_state=kept)
+        say(first, prompt_cache_state=kept)
     outside = say(second, prompt_cache_state=kept)
     say(first, prompt_cache_state=fresh)
     with ours.prune(pair.mlx, HALF):
@@ -106,9 +107,10 @@ class TestRefused:
     @pytest.mark.parametrize(
         ("pruner", "words"),
         [
-            (gp.FasterVLM(keep=0.5), "CLS token.*can run: .*cls-visual"),
+            (gp.FasterVLM(keep=0.5), "CLS token.*can run: hiprune, cls-visual, coverage, random, "),
             (gp.Trim(keep=0.5), "CLIP"),
-            (gp.FastV(keep=0.5), "between the layers"),
+            (gp.EVS(keep=0.5), "videos are not pruned"),
+            (gp.FastV(keep=0.5), "of layers of the LLM.*can run: hiprune, cls-visual, coverage, random, "),
         ],
     )
     def test_pruners_that_read_what_is_not_there(self, pair, pruner, words):

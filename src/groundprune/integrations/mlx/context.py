@@ -19,14 +19,16 @@ from transformers import AutoConfig, AutoModelForImageTextToText
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from groundprune.errors import GroundPruneError, Unservable
+from groundprune.families.base import family_of
 from groundprune.integrations.mlx.tower import to_torch, watched
 from groundprune.probes.patching import replaced
 from groundprune.probes.states import fingerprint
 from groundprune.probes.tower import RECORD_ATTRIBUTE, block_index, recordable
 from groundprune.pruners.base import Pruner
+from groundprune.pruners.registry import refusal
 from groundprune.pruning.inputs import PrunedInputs, prune_inputs
 from groundprune.pruning.plan import Plan
-from groundprune.signals import FINGERPRINT, TowerRecord
+from groundprune.signals import FINGERPRINT, VIDEO, Need, TowerRecord
 from groundprune.tokens.compaction import Policy
 from groundprune.tokens.layout import VisualLayout
 
@@ -69,7 +71,9 @@ def pruned(model: Any, pruner: Pruner, positions: str | Policy) -> Iterator[Run]
         raise Unservable(f"of mlx-vlm's models Qwen2.5-VL is served; got {type(model).__module__}")
     if "get_input_embeddings" in vars(model):
         raise GroundPruneError("this model is pruned already: leave the first context before the next")
-    plan = Plan.of(weightless(model.config), pruner, positions, None, None)
+    given = weightless(model.config)
+    _check(given.config, pruner)
+    plan = Plan.of(given, pruner, positions, None, None)
     if plan.inside:
         raise Unservable(f"{pruner.label} prunes between the layers of the LLM, which is not done inside of mlx-vlm")
     run, stock = Run(), model.get_input_embeddings
@@ -110,6 +114,23 @@ def weightless(config: Any) -> Any:
     )
     with torch.device("meta"):
         return AutoModelForImageTextToText.from_config(given)
+
+
+def _check(config: Any, pruner: Pruner) -> None:
+    """Raises Unservable for what is not read here, though transformers' model would give it."""
+
+    def check(need: Need) -> None:
+        if need.signal == "llm":
+            raise Unservable(f"'{need}' is of layers of the LLM, between which nothing is pruned inside of mlx-vlm")
+        if need == VIDEO:
+            raise Unservable("videos are not pruned inside of mlx-vlm")
+        family_of(config).check(config, need)
+
+    for need in sorted(pruner.needs, key=str):
+        try:
+            check(need)
+        except Unservable as error:
+            raise refusal(pruner, error, check) from error
 
 
 def _refuse_batch(*_: Any, **__: Any) -> NoReturn:
