@@ -12,10 +12,10 @@ LOWER_TESTS ?= $(wildcard tests/exactness tests/pruning tests/probes tests/famil
 # What compares results of models and kernels, and is quick.
 PORTABLE_TESTS ?= tests/exactness/test_closeness.py tests/pruning/test_layers.py tests/probes/test_tower.py tests/pruners tests/models
 
-.PHONY: test test-portable test-browser test-gpu test-lower test-old test-vllm test-vllm-all test-lmms bench bench-gpu lint format compare readme docs clean help
+.PHONY: test test-portable test-browser test-gpu test-lower test-old test-vllm test-vllm-all test-lmms test-mlx bench bench-gpu lint format compare readme docs clean help
 
 help:
-	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-gpu | test-lower | test-old | test-vllm | test-lmms | bench | bench-gpu | clean"
+	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-gpu | test-lower | test-old | test-vllm | test-vllm-all | test-lmms | test-mlx | bench | bench-gpu | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -66,6 +66,14 @@ LMMS := .venv-lmms/bin/python
 	@$(LMMS) -m compileall -q -j 2 .venv-lmms/lib >/dev/null 2>&1 || true
 	@touch $@
 
+# mlx-vlm on the CPU, or on a Mac.
+MLX := .venv-mlx/bin/python
+
+.venv-mlx/.stamp: pyproject.toml constraints-mlx.txt
+	$(PYTHON) -m venv .venv-mlx
+	$(MLX) -m pip install --quiet --no-compile -c constraints-mlx.txt -e ".[mlx]" pytest pytest-xdist hypothesis
+	@touch $@
+
 # A transformers of the time of most forks, in which the recorder of audits runs.
 OLD_TRANSFORMERS := 4.37.2
 
@@ -113,6 +121,9 @@ test-old: .venv/.stamp .venv-old/.stamp
 test-lmms: .venv-lmms/.stamp
 	OMP_NUM_THREADS=1 $(LMMS) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/lmms
 
+test-mlx: .venv-mlx/.stamp
+	OMP_NUM_THREADS=1 $(MLX) -m pytest $(ARGS) tests/mlx
+
 # docs/speed.md: each file of results/benchmarks goes on where it stopped. ARGS="--tiny --out FILE" only tries it.
 BENCH := ttft decode memory sweep batch
 bench: .venv/.stamp
@@ -145,5 +156,5 @@ docs: .venv/.stamp
 	@echo "site/index.html"
 
 clean:
-	rm -rf .venv .venv-lower .venv-old .venv-vllm .venv-vllm-* .venv-lmms .pytest_cache .ruff_cache .hypothesis dist site
+	rm -rf .venv .venv-lower .venv-old .venv-vllm .venv-vllm-* .venv-lmms .venv-mlx .pytest_cache .ruff_cache .hypothesis dist site
 	find src tests tools -name __pycache__ -type d -prune -exec rm -rf {} +
