@@ -1,7 +1,7 @@
 """A plugin of pytest: vLLM's engines run with its second model runner, on a CPU.
 
 That runner prepares its batches with Triton's kernels, and vLLM takes it on a CPU where Triton has a backend for one,
-which PyPI's has not. Triton's interpreter stands in: every kernel is vLLM's own, on NumPy. To be loaded before vLLM is:
+which PyPI's has not. Triton's interpreter stands in: every kernel is vLLM's own, on NumPy. To be loaded before vLLM:
 `python -m pytest -p support.second_runner`.
 """
 
