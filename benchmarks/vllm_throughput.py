@@ -12,6 +12,7 @@ good as the machine is idle.
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -27,6 +28,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
+from safetensors.torch import load, save_file
 from transformers import CLIPVisionConfig, LlamaConfig, LlavaConfig, LlavaProcessor
 
 import groundprune as gp
@@ -75,6 +77,10 @@ def save_checkpoint(folder: Path) -> None:
         vision_config=vision, text_config=text, image_token_index=image, image_seq_length=(SIDE // PATCH) ** 2
     )
     tiny_of(config).save_pretrained(folder)
+    # Published LLaVA checkpoints, and so stock vLLM, have a level in the names that transformers 5 leaves out.
+    weights = load((file := folder / "model.safetensors").read_bytes())
+    named = {name.replace("vision_tower.", "vision_tower.vision_model."): value for name, value in weights.items()}
+    save_file(named, file, metadata={"format": "pt"})
     processor.save_pretrained(folder)
 
 
@@ -113,13 +119,14 @@ def _answer(connection: Connection, folder: str, keep: float | None) -> None:
         enable_prefix_caching=False, limit_mm_per_prompt={"image": 1}, seed=0,
     )  # fmt: skip
     given = SamplingParams(temperature=0, max_tokens=NEW_TOKENS, ignore_eos=True)
-    while True:
-        asked = requests(connection.recv())
-        wall, processor = time.perf_counter(), time.process_time()
-        said = llm.generate(asked, given, use_tqdm=False)
-        processor, wall = time.process_time() - processor, time.perf_counter() - wall
-        slots = len(said[0].prompt_token_ids or ())
-        connection.send(Cost(processor / REQUESTS, wall / REQUESTS, slots))
+    with contextlib.suppress(EOFError):  # nobody asks any more
+        while True:
+            asked = requests(connection.recv())
+            wall, processor = time.perf_counter(), time.process_time()
+            said = llm.generate(asked, given, use_tqdm=False)
+            processor, wall = time.process_time() - processor, time.perf_counter() - wall
+            slots = len(said[0].prompt_token_ids or ())
+            connection.send(Cost(processor / REQUESTS, wall / REQUESTS, slots))
 
 
 def compare(engines: Mapping[str, Callable[[], Cost]], rounds: int) -> dict[str, Any]:
