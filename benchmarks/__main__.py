@@ -131,11 +131,11 @@ def fastv_prefill(out: Out = None) -> None:
 
 
 @app.command()
-def vllm_throughput(out: Out = None) -> None:
-    """Requests per second of vLLM; runs in the environment of `make test-vllm`."""
+def vllm_throughput(out: Out = None, rounds: Rounds = ROUNDS) -> None:
+    """Time of a request in vLLM, pruned over stock; runs in the environment of `make test-vllm`."""
     from benchmarks.vllm_throughput import main
 
-    main(_path(out, "vllm_throughput"))
+    main(_path(out, "vllm_throughput"), rounds)
 
 
 @app.command()

@@ -13,6 +13,8 @@ from benchmarks.plan import kept
 from benchmarks.selection import Tower, measured, reachable
 from benchmarks.storing import Cells
 from benchmarks.turns import ratio, take_turns
+from benchmarks.vllm_throughput import Cost
+from benchmarks.vllm_throughput import compare as compare_engines
 from support.closeness import assert_near
 
 TINY = ("--tiny", "--rounds", "1")
@@ -146,3 +148,24 @@ def test_a_choice_is_timed_and_leaves_what_it_should():
     counts, seconds = measured(reachable("divprune", 576), 576, torch.randn(576, 64), Tower(), 1)
     assert counts == [144]
     assert seconds > 0
+
+
+def test_engines_of_vllm_are_compared_round_by_round():
+    """A machine that slows down changes no ratio; the round that warms up counts for neither clock."""
+    speed = {"stock": 4.0, "keep 0.5": 1.0}
+
+    def engine(name):
+        calls = iter(range(100))
+
+        def measured():
+            slower = 100.0 if (call := next(calls)) == 0 else 1.0 + call
+            return Cost(speed[name] * slower, 3 * speed[name] * slower, {"stock": 583, "keep 0.5": 295}[name])
+
+        return measured
+
+    found = compare_engines({name: engine(name) for name in speed}, 6)
+    assert found["slots"] == {"stock": 583, "keep 0.5": 295}
+    for clock, factor in (("processor", 1), ("wall", 3)):
+        assert [each["stock"] for each in found["seconds"][clock]] == [factor * 4.0 * (1 + i) for i in range(1, 7)]
+        assert found["ratios"][clock] == {"keep 0.5": {"over": "stock", "ratio": 0.25, "interval": [0.25, 0.25]}}
+        assert found["median"][clock]["stock"] == factor * 4.0 * 4.5

@@ -64,6 +64,16 @@ def test_what_works_is_let_through(family, pruner, options, checkpoint):
     configure(folder, gp.vllm_overrides(folder, pruner), **options)
 
 
+def test_a_second_runner_that_cannot_run_is_refused_in_one_line(checkpoint, monkeypatch):
+    """PyPI's Triton has no backend for CPUs; unless asked for it, vLLM takes its first runner."""
+    folder = checkpoint("llava")[0]
+    overrides = gp.vllm_overrides(folder, gp.ClsVisual(keep=0.5))
+    assert not configure(folder, overrides).use_v2_model_runner
+    monkeypatch.setenv("VLLM_USE_V2_MODEL_RUNNER", "1")
+    with pytest.raises(gp.GroundPruneError, match=r"\AvLLM ended: .*Model Runner V2 requires Triton[^\n]*\Z"):
+        configure(folder, overrides)
+
+
 def test_pixels_that_are_drawn_by_are_those_of_transformers(checkpoint):
     """Qwen3-VL's would be normalised on the device otherwise, which vLLM's engines do by default."""
     folder, model, processor = checkpoint("qwen3_vl")

@@ -1,6 +1,6 @@
 """What the docs say of a benchmark is what its file holds."""
 
-from tools.docs.benchmarks import coverage_table, prefill_table, selection_table
+from tools.docs.benchmarks import coverage_table, prefill_table, selection_table, throughput_table
 
 GAIN = {"difference": 0.2, "interval": [0.1, 0.3]}
 TIE = {"difference": 0.01, "interval": [-0.05, 0.07]}
@@ -47,3 +47,19 @@ def test_the_prefill_stands_beside_fastvs():
     })  # fmt: skip
     assert "| unpruned | 3.00 | 1.50 |" in table
     assert "2,880 visual tokens, 720 of them from layer 2 of 8 on (keep 0.4375 on average)" in table
+
+
+def test_a_request_in_vllm_stands_beside_stock():
+    seconds = [{"stock": 2.0, "keep 0.5": 1.0}] * 6
+    ratios = {"keep 0.5": {"over": "stock", "ratio": 0.5, "interval": [0.48, 0.53]}}
+    unsure = {"keep 0.5": {"over": "stock", "ratio": 0.9, "interval": [0.0, 2.0]}}
+    table = throughput_table({
+        "vllm": "0.32.0", "pruner": "cls-visual", "requests": 6, "new_tokens": 4,
+        "slots": {"stock": 1583, "keep 0.5": 295},
+        "seconds": {"processor": seconds, "wall": seconds},
+        "median": {"processor": {"stock": 2.0, "keep 0.5": 1.0}, "wall": {"stock": 3.0, "keep 0.5": 2.7}},
+        "ratios": {"processor": ratios, "wall": unsure}, "about": {"machine": {"dtype": "float32"}},
+    })  # fmt: skip
+    assert "| stock | 1,583 | 2.000 |  | 3.000 |  |" in table
+    assert "| keep 0.5 | 295 | 1.000 | 0.500 [0.480, 0.530] | 2.700 | 0.900 |" in table
+    assert "medians over 6 rounds" in table

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from tools.docs.speed import shown
+
 LIMIT = 0.05  # of the prefill
 
 
@@ -47,15 +49,20 @@ def selection_table(found: Mapping[str, Any]) -> str:
 
 
 def throughput_table(found: Mapping[str, Any]) -> str:
-    """Requests per second in vLLM, by the share of tokens that stay."""
-    rows = [
-        [keep, f"{found['slots'][keep]:,}", f"{rate:.2f}", f"{found['ratio'][keep]:.2f}"]
-        for keep, rate in found["requests_per_second"].items()
-    ]
-    return _table(["keep", "slots a prompt", "requests / s", "times keep 1"], rows, left=1) + (
-        f"\n{found['pruner']}; {found['requests']} requests of one image each and {found['new_tokens']} new tokens, "
-        f"mean of {len(next(iter(found['measured'].values())))} runs; vLLM {found['vllm']}, eager, "
-        f"{found['about']['machine']['threads']} threads.\n"
+    """Time of a request in vLLM, stock and by the share of tokens that stay."""
+    clocks = ("processor", "wall")
+    rows = []
+    for engine, slots in found["slots"].items():
+        row = [engine, f"{slots:,}"]
+        for clock in clocks:
+            row += [f"{found['median'][clock][engine]:.3f}", shown(found["ratios"][clock].get(engine))]
+        rows.append(row)
+    header = ["engine", "slots a prompt", *(word for clock in clocks for word in (f"{clock} s", "over stock"))]
+    machine = found["about"]["machine"]
+    return _table(header, rows, left=1) + (
+        f"\n{found['pruner']}; {found['requests']} requests at a time, of one image each and {found['new_tokens']} "
+        f"new tokens; seconds of a request, medians over {len(found['seconds']['processor'])} rounds in turns with "
+        f"95% bootstrap intervals; vLLM {found['vllm']}, eager, {machine['dtype']}, one thread.\n"
     )
 
 

@@ -24,8 +24,8 @@ def ttft_table(found: Mapping[str, Any]) -> str:
         model, tokens, keep = key.split()
         ratios = cell["ratios"]
         rows.append([
-            model, f"{int(tokens):,}", f"{keep} ({cell['kept']})", _told(ratios["native"]),
-            *(_told(ratios.get(name)) for name in names),
+            model, f"{int(tokens):,}", f"{keep} ({cell['kept']})", shown(ratios["native"]),
+            *(shown(ratios.get(name)) for name in names),
         ])  # fmt: skip
     limit = LIMITS["ttft"]
     over = _over(cells, limit, lambda name: name != "native")
@@ -38,7 +38,7 @@ def decode_table(found: Mapping[str, Any]) -> str:
     """A step of decoding over that of a prompt that is born as short."""
     names = ("prune_inputs", "prune", _INSIDE)
     rows = [
-        [*key.split(), *(_told(cell["ratios"].get(name)) for name in names)] for key, cell in found["cells"].items()
+        [*key.split(), *(shown(cell["ratios"].get(name)) for name in names)] for key, cell in found["cells"].items()
     ]
     header = ["model", "tokens", "keep", "`gp.prune_inputs`", "`gp.prune`, before the LLM", "`gp.prune`, `fastv`"]
     before = _over(found["cells"], LIMITS["decode"], lambda name: name != _INSIDE)
@@ -75,7 +75,7 @@ def memory_table(found: Mapping[str, Any]) -> str:
 def sweep_table(found: Mapping[str, Any]) -> str:
     """Sixteen settings over one tower and sixteen LLM runs."""
     rows = [
-        [*key.split(), *(_told(cell["ratios"][name]) for name in ("encode once", "each with its tower"))]
+        [*key.split(), *(shown(cell["ratios"][name]) for name in ("encode once", "each with its tower"))]
         for key, cell in found["cells"].items()
     ]
     over = _over(found["cells"], LIMITS["sweep"], lambda name: name == "encode once")
@@ -89,7 +89,7 @@ def batch_table(found: Mapping[str, Any]) -> str:
     rows = []
     for key, cell in found["cells"].items():
         model, tokens, keep, pruner, _, size = key.split()
-        rows.append([model, tokens, keep, size, _told(cell["ratios"][pruner]), f"{cell['seconds a prompt']:.2f}"])
+        rows.append([model, tokens, keep, size, shown(cell["ratios"][pruner]), f"{cell['seconds a prompt']:.2f}"])
     header = ["model", "tokens", "keep", "prompts", "pruned / native", "seconds a prompt"]
     return _table(header, rows, left=1) + f"\n{_basis(found)}\n"
 
@@ -104,7 +104,7 @@ def official_table(found: Mapping[str, Any]) -> str:
             continue
         alone = cell.get("theirs in a batch against alone")
         rows.append([
-            method, f"{int(tokens):,}", size, cell["versions"][0]["attention"], _told(cell["ratios"]["theirs"]),
+            method, f"{int(tokens):,}", size, cell["versions"][0]["attention"], shown(cell["ratios"]["theirs"]),
             f"{cell['logits']:.0e}", "" if alone is None else f"{alone:.0e}",
         ])  # fmt: skip
     header = ["method", "tokens", "prompts", "their attention", "theirs / ours", "logits apart", "theirs, in a batch"]
@@ -165,7 +165,8 @@ def _verdict(over: Iterable[str], limit: float, what: str) -> str:
     return f"Above {limit} {what}: {listed}. " if listed else f"At most {limit} {what}. "
 
 
-def _told(of: Mapping[str, Any] | None) -> str:
+def shown(of: Mapping[str, Any] | None) -> str:
+    """A ratio, with its interval where rounds were enough for one."""
     if of is None:
         return ""
     low, high = of["interval"]
