@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 from transformers import SiglipVisionConfig
 
@@ -23,7 +22,6 @@ from support.engines import (
     photo,
     prompt,
     save_checkpoint,
-    say,
 )
 
 # Of each family two images; with other shapes than these a share would be rounded otherwise for both together.
@@ -122,25 +120,3 @@ def test_a_tower_without_a_cls_token(tmp_path):
     with engine(folder, pruner) as llm:
         found = by_vllm(llm, given)
     assert difference(found, by_transformers(model, processor, given, pruner)) < TOLERANCE
-
-
-@pytest.mark.parametrize("family", ["qwen2_5_vl", "qwen3_vl"])
-def test_videos_lose_nothing(family, checkpoint):
-    """Against vLLM's own class; the image of the second prompt loses nothing either."""
-    folder, _, processor = checkpoint(family)
-    frames = np.random.default_rng(0).integers(0, 256, (4, 32, 48, 3), dtype=np.uint8)
-    about = {"fps": 2.0, "duration": 2.0, "total_num_frames": 4, "frames_indices": list(range(4)),
-             "video_backend": "opencv", "do_sample_frames": False}  # fmt: skip
-    video = "<|vision_start|><|video_pad|><|vision_end|>"
-    alone = {"prompt": f"the {video} red circle", "multi_modal_data": {"video": [(frames, about)]}}
-    image = prompt(processor, 1, f"w20 {video} circle")
-    both = {"prompt": image, "multi_modal_data": {"image": [photo(0)], "video": [(frames, about)]}}
-    said = {}
-    for keep, overrides in (("stock", {}), (0.5, None), (1, None)):
-        pruner = gp.ClsVisual(keep=1 if overrides is not None else keep)
-        limits = {"limit_mm_per_prompt": {"image": 1, "video": 1}}
-        with engine(folder, pruner, overrides=overrides, **limits) as llm:
-            said[keep] = say(llm, [alone, both])
-    assert difference(said[0.5][:1], said["stock"][:1]) < TOLERANCE
-    assert difference(said[1], said["stock"]) < TOLERANCE
-    assert said[0.5][1].columns < said[1][1].columns

@@ -49,6 +49,16 @@ def photo(seed, width=48, height=48):
     return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (height, width, 3), dtype=np.uint8))
 
 
+def video(seed, frames=8, width=48, height=32, fps=8.0):
+    """(frames, metadata), as vLLM takes it: each frame is the one before with some noise on it."""
+    rng = np.random.default_rng(seed)
+    steps = rng.integers(0, 256, (frames, height, width, 3)) * rng.choice([0, 0.25, 1], (frames, 1, 1, 1))
+    shown = (rng.integers(0, 256, (height, width, 3)) + steps.cumsum(0)) % 256
+    about = {"fps": fps, "duration": frames / fps, "total_num_frames": frames, "frames_indices": list(range(frames)),
+             "video_backend": "opencv", "do_sample_frames": False}  # fmt: skip
+    return shown.astype(np.uint8), about
+
+
 def prompt(processor, images, words):
     """images: how many stand in it."""
     content = [{"type": "image"}] * images + [{"type": "text", "text": words}]
@@ -74,12 +84,15 @@ def engine(folder, pruner, positions="preserved", overrides=None, **options):
         llm.llm_engine.engine_core.shutdown()
 
 
-def asked(text, images):
-    return {"prompt": text, "multi_modal_data": {"image": list(images)}} if images else {"prompt": text}
+def asked(text, images, videos=()):
+    """videos: (frames, metadata) each, see `video`."""
+    given = {"image": list(images), "video": list(videos)}
+    media = {kind: items for kind, items in given.items() if items}
+    return {"prompt": text, "multi_modal_data": media} if media else {"prompt": text}
 
 
 def by_vllm(llm, requests, steps=STEPS):
-    """requests: (text, images) each; all at once."""
+    """requests: (text, images) or (text, images, videos) each; all at once."""
     return say(llm, [asked(*request) for request in requests], steps)
 
 
@@ -101,11 +114,14 @@ def _said(output):
 
 def by_transformers(model, processor, requests, pruner, positions="preserved", steps=STEPS):
     """The same through `gp.prune`, one prompt at a time."""
-    return [_one(model, processor, text, images, pruner, positions, steps) for text, images in requests]
+    return [_one(model, processor, pruner, positions, steps, *request) for request in requests]
 
 
-def _one(model, processor, text, images, pruner, positions, steps):
+def _one(model, processor, pruner, positions, steps, text, images, videos=()):
     media = {"images": [list(images)]} if images else {}
+    if videos:
+        about = [{name: value for name, value in of.items() if name != "do_sample_frames"} for _, of in videos]
+        media |= {"videos": [[frames for frames, _ in videos]], "video_metadata": [about], "do_sample_frames": False}
     inputs = processor(text=[text], return_tensors="pt", **media)
     with gp.prune(model, pruner, positions) as run:
         output = model.generate(
@@ -113,7 +129,7 @@ def _one(model, processor, text, images, pruner, positions, steps):
             return_dict_in_generate=True,
         )  # fmt: skip
         length = inputs["input_ids"].shape[1]
-        lost = len(run.layout[0]) - len(run.kept[0]) if images else 0
+        lost = len(run.layout[0]) - len(run.kept[0]) if media else 0
     logprobs = torch.cat(output.logits).float().log_softmax(-1)
     return Said(output.sequences[0, length:].tolist(), logprobs, length - lost)
 

@@ -11,7 +11,7 @@ from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.limits import check_positions, encoder_share, largest_length, rotary_length
 from groundprune.integrations.vllm.settings import check_servable
 from groundprune.integrations.vllm.versions import check_version
-from groundprune.signals import FINGERPRINT
+from groundprune.signals import FINGERPRINT, VIDEO
 
 
 class PrunedConfig(VerifyAndUpdateConfig):
@@ -32,7 +32,8 @@ class PrunedConfig(VerifyAndUpdateConfig):
         scheduler.max_num_encoder_input_tokens = max(
             1, int(scheduler.max_num_encoder_input_tokens * encoder_share(pruning))
         )
-        images = model.multimodal_config.get_limit_per_prompt("image")
+        # What compares frames is given videos alone.
+        images = 0 if VIDEO in pruning.pruner.needs else model.multimodal_config.get_limit_per_prompt("image")
         check_positions(pruning, model.max_model_len, images)
         window = model.get_sliding_window()
         if window is not None and window < rotary_length(pruning):

@@ -19,6 +19,7 @@ from groundprune.integrations.vllm.image_pruning import ImagePruning, pack, unpa
 from groundprune.integrations.vllm.spans import Span, columns, unpruned
 from groundprune.integrations.vllm.tower_attention import agreed, read, recorded
 from groundprune.signals import Need
+from groundprune.tokens.layout import VisualUnit
 
 
 class Pruned(nn.Module):
@@ -65,6 +66,14 @@ class Pruned(nn.Module):
 
     def _process_image_input(self, image_input: Any) -> list[Tensor]:
         """[K, C + digits] of each image, see `pack`."""
+        found = []
+        for unit, mine, kept in self.chosen(image_input):
+            offsets = self.pruning.offsets(unit, kept)
+            found.append(pack(mine[kept], torch.zeros_like(offsets) if self.pruning.placed_early else offsets))
+        return found
+
+    def chosen(self, image_input: Any) -> list[tuple[VisualUnit, Tensor, Tensor]]:
+        """Each image, its features [N, C], and Long[K], which of them stay."""
         own: Any = super()
         pruning, arguments = self.pruning, self.arguments(image_input)
         with contextlib.ExitStack() as stack:
@@ -76,9 +85,7 @@ class Pruned(nn.Module):
             # Qwen3-VL's features for several layers of the LLM lie side by side; the first are its input.
             projected = mine[:, : self.config.get_text_config().hidden_size]
             kept = pruning.kept(unit, projected, {need: value[i] for need, value in values.items()})
-            kept = agreed(kept.to(mine.device))
-            offsets = pruning.offsets(unit, kept)
-            found.append(pack(mine[kept], torch.zeros_like(offsets) if pruning.placed_early else offsets))
+            found.append((unit, mine, agreed(kept.to(mine.device))))
         return found
 
     def _of_tokens(self, need: Need, calls: Sequence[Any], arguments: Mapping[str, Any]) -> list[Tensor]:
