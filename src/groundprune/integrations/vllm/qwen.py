@@ -25,8 +25,8 @@ from vllm.multimodal import MULTIMODAL_REGISTRY
 from groundprune.integrations.vllm.image_pruning import pack
 from groundprune.integrations.vllm.pruned import Pruned
 from groundprune.integrations.vllm.spans import Span
-from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, slots_left
 from groundprune.integrations.vllm.video_processors import PrunedVideoInfo, PrunedVideoProcessor
+from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, slots_left
 
 
 class PrunedQwen(Pruned):

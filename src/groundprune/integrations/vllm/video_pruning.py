@@ -60,7 +60,7 @@ class VideoPruning(ImagePruning):
         """
         if self.renumbered or self.stage.budget.share == 1:
             return
-        if moved > DIGIT**DIGITS:
+        if moved > DIGIT**DIGITS and not self.placed_early:
             raise GroundPruneError(
                 f"a video that spans {moved} positions is not served when it is pruned (at most {DIGIT**DIGITS})"
             )
