@@ -1,6 +1,7 @@
 """Videos lose inside of vLLM what they lose in the transformers path; text between and behind them stays put."""
 
 import functools
+from typing import Any
 
 import pytest
 import torch
@@ -22,7 +23,7 @@ from support.engines import (
 )
 
 VIDEO = "<|vision_start|><|video_pad|><|vision_end|>"
-LIMITS = {"limit_mm_per_prompt": {"image": 1, "video": 2}}
+LIMITS: dict[str, Any] = {"limit_mm_per_prompt": {"image": 1, "video": 2}}
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
 SIZES = {"qwen2_5_vl": {"width": 64, "height": 48}, "qwen3_vl": {"width": 192, "height": 128}}
 WORDS = "the red circle " * 25  # so that the block in which a prompt ends holds no video
@@ -140,7 +141,7 @@ def family(request):
 def served(request, family, checkpoint):
     """(engine, model, processor, pruner)"""
     folder, model, processor = checkpoint(family)
-    chunked = {"max_num_batched_tokens": 25, "max_num_seqs": 4, "enable_chunked_prefill": True}
+    chunked: dict[str, Any] = {"max_num_batched_tokens": 25, "max_num_seqs": 4, "enable_chunked_prefill": True}
     with engine(folder, request.param, **LIMITS, **chunked) as llm:
         yield llm, model, processor, request.param
 
