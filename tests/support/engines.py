@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 
+import numpy as np
+
 import groundprune as gp
 from groundprune.exactness.folders import HEAD, HEADS, OPTIONS, SECTIONS, photo, prompt, save_checkpoint
 from groundprune.families import family_of
@@ -11,10 +13,20 @@ from groundprune.integrations.vllm.saying import STEPS, Said, asked, by_transfor
 
 __all__ = [
     "HEAD", "HEADS", "OPTIONS", "SECTIONS", "STEPS", "TOLERANCE", "Said", "asked", "by_transformers", "by_vllm",
-    "difference", "engine", "image_token", "photo", "prompt", "save_checkpoint", "say",
+    "difference", "engine", "image_token", "photo", "prompt", "save_checkpoint", "say", "video",
 ]  # fmt: skip
 
 TOLERANCE = 5e-4  # of a log-probability
+
+
+def video(seed, frames=8, width=48, height=32, fps=8.0):
+    """(frames, metadata), as vLLM takes it: each frame is the one before with some noise on it."""
+    rng = np.random.default_rng(seed)
+    steps = rng.integers(0, 256, (frames, height, width, 3)) * rng.choice([0, 0.25, 1], (frames, 1, 1, 1))
+    shown = (rng.integers(0, 256, (height, width, 3)) + steps.cumsum(0)) % 256
+    about = {"fps": fps, "duration": frames / fps, "total_num_frames": frames, "frames_indices": list(range(frames)),
+             "video_backend": "opencv", "do_sample_frames": False}  # fmt: skip
+    return shown.astype(np.uint8), about
 
 
 @contextlib.contextmanager
@@ -37,7 +49,7 @@ def engine(folder, pruner, positions="preserved", overrides=None, **options):
 
 
 def by_vllm(llm, requests, steps=STEPS):
-    """requests: (text, images) each; all at once."""
+    """requests: (text, images) or (text, images, videos) each; all at once."""
     return say(llm, [asked(*request) for request in requests], steps)
 
 

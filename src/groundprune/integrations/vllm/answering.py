@@ -32,6 +32,7 @@ from groundprune.integrations.vllm import check_version
 from groundprune.integrations.vllm.engine import Engine, Reply, Request
 from groundprune.integrations.vllm.server import engine_defaults, engine_folder, fitting_length
 from groundprune.integrations.vllm.settings import POSITIONS, check_servable, vllm_overrides
+from groundprune.signals import VIDEO
 
 # Images are normalised where the transformers path does it, so that both see the same pixels.
 DEFAULTS = {"limit_mm_per_prompt": {"image": 1}, "mm_device_do_normalize": False}
@@ -120,6 +121,8 @@ class EngineRunner:
             if setting.pruner is None or policy not in POSITIONS:
                 raise Unservable(f"position policy {policy!r} is not served in vLLM (served: {', '.join(POSITIONS)})")
             check_servable(self.config, pruner)
+            if VIDEO in pruner.needs:
+                raise Unservable(f"{pruner.label} compares the frames of a video, and each sample here is one image")
 
     def leave_out_unreadable(self, among: Collection[str]) -> None:
         self.samples = readable(self.samples, among, self.unreadable)

@@ -12,7 +12,7 @@ from groundprune.integrations.vllm.limits import check_positions, encoder_share,
 from groundprune.integrations.vllm.requests import EngineLimits
 from groundprune.integrations.vllm.settings import KEY, check_servable
 from groundprune.integrations.vllm.stored_proofs import check_proven
-from groundprune.signals import FINGERPRINT
+from groundprune.signals import FINGERPRINT, VIDEO
 
 
 class PrunedConfig(VerifyAndUpdateConfig):
@@ -36,7 +36,8 @@ class PrunedConfig(VerifyAndUpdateConfig):
         scheduler.max_num_encoder_input_tokens = max(
             1, int(scheduler.max_num_encoder_input_tokens * encoder_share(pruning))
         )
-        images = model.multimodal_config.get_limit_per_prompt("image")
+        # What compares frames is given videos alone.
+        images = 0 if VIDEO in pruning.pruner.needs else model.multimodal_config.get_limit_per_prompt("image")
         check_positions(pruning, model.max_model_len, images)
         window = model.get_sliding_window()
         if window is not None and window < rotary_length(pruning):
@@ -60,6 +61,7 @@ def _check_engine(vllm_config: Any, pruning: ImagePruning) -> None:
         "video_pruning_rate (--video-pruning-rate)": bool(media.video_pruning_rate),
         "enable_mm_embeds (--enable-mm-embeds)": media.enable_mm_embeds,
         "enable_prompt_embeds (--enable-prompt-embeds)": vllm_config.model_config.enable_prompt_embeds,
+        "ec_transfer_config": vllm_config.ec_transfer_config is not None,  # it moves features as wide as the LLM
         "enable_dbo (--enable-dbo)": parallel.enable_dbo,
         "prefill_context_parallel_size above 1": parallel.prefill_context_parallel_size > 1,
         "compilation_config.cudagraph_mm_encoder": compilation.cudagraph_mm_encoder,

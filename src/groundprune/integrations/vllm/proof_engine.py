@@ -48,8 +48,8 @@ class OwnProcess:
     def start(self, arguments: Mapping[str, Any]) -> Installation:
         self.stop()
         with _in_one_line():
-            from vllm import LLM
             from vllm.engine.arg_utils import EngineArgs
+            from vllm.entrypoints.llm import LLM
 
             known = {each.name for each in fields(EngineArgs)}
             given = {name: value for name, value in arguments.items() if name in known or name not in _OPTIONAL}

@@ -11,7 +11,7 @@ import contextlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +34,8 @@ class Pruned(nn.Module):
     # vLLM counts an adapter's tokens in the tower by those that an image has left.
     supports_tower_connector_lora = False
 
+    prunes: ClassVar[type[ImagePruning]] = ImagePruning
+
     config: Any
     # Long[A, tokens of a batch + 1]: those of the visual tokens of the batch that runs, else zero; and then its
     # positions. A CUDA graph reads what it was captured with, where it was: no other tensor may take its place.
@@ -41,7 +43,7 @@ class Pruned(nn.Module):
 
     def __init__(self, *, vllm_config: Any, prefix: str = ""):
         super().__init__(vllm_config=vllm_config, prefix=prefix)
-        self.pruning = ImagePruning(self.config)
+        self.pruning = self.prunes(self.config)
         self.requests = Requests(self.pruning)
         self._encoding = self.pruning
         # One wider than any batch: a compiled model that first saw a slice without gaps would want none ever after.
@@ -107,6 +109,15 @@ class Pruned(nn.Module):
 
     def _process_image_input(self, image_input: Any) -> list[Tensor]:
         """[K, C + digits] of each image, see `pack`."""
+        found = []
+        for unit, mine, kept in self.chosen(image_input):
+            whole, left = self.all_of(unit, mine, kept)
+            offsets = self._encoding.offsets(unit, left)
+            found.append(pack(whole[left], torch.zeros_like(offsets) if self._encoding.placed_early else offsets))
+        return found
+
+    def chosen(self, image_input: Any) -> list[tuple[Any, Tensor, Tensor]]:
+        """Each image, its features [N, C], and Long[K], which of them stay."""
         pruning, arguments = self._encoding, self.arguments(image_input)
         with contextlib.ExitStack() as stack:
             calls = stack.enter_context(recorded(self.tower_attention())) if pruning.tower_needs else []
@@ -117,9 +128,7 @@ class Pruned(nn.Module):
             # Qwen3-VL's features for several layers of the LLM lie side by side; the first are its input.
             projected = mine[:, : self.config.get_text_config().hidden_size]
             kept = pruning.kept(unit, projected, {need: value[i] for need, value in values.items()})
-            whole, kept = self.all_of(unit, mine, agreed(kept.to(mine.device)))
-            offsets = pruning.offsets(unit, kept)
-            found.append(pack(whole[kept], torch.zeros_like(offsets) if pruning.placed_early else offsets))
+            found.append((unit, mine, agreed(kept.to(mine.device))))
         return found
 
     def _of_tokens(self, need: Need, calls: Sequence[Any], arguments: Mapping[str, Any]) -> list[Tensor]:

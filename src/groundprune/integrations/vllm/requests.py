@@ -23,7 +23,7 @@ from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.settings import KEY, Settings, check_servable
 from groundprune.integrations.vllm.tiled import TiledImage, units_of
 from groundprune.pruners import pruner_names
-from groundprune.signals import FINGERPRINT
+from groundprune.signals import FINGERPRINT, VIDEO
 from groundprune.tokens.layout import VisualUnit
 
 LIMITS = f"{KEY}_limits"  # of a model's config: `EngineLimits`, in a dict
@@ -93,6 +93,10 @@ class Requests:
                 return self.own
             pruning = self.read(_json(settings))
             check_servable(self.own.config, settings.make_pruner())
+            if VIDEO in pruning.pruner.needs:
+                raise GroundPruneError(
+                    f"{pruning.pruner.label} compares frames, and videos are the server's to prune"
+                )
             self.limits.check(pruning)
         except GroundPruneError as error:
             raise GroundPruneError(f"mm_processor_kwargs, {KEY}: {error}") from error

@@ -15,12 +15,12 @@ from groundprune.evaluation.identity import pruner_files
 from groundprune.families.base import family_of
 from groundprune.pruners import Pruner, make_pruner, pruner_names
 from groundprune.pruners.spec import Spec, spec_of
-from groundprune.signals import CLS_ATTENTION, FINGERPRINT, SALIENT
+from groundprune.signals import CLS_ATTENTION, FINGERPRINT, SALIENT, VIDEO
 from groundprune.version import __version__
 
 KEY = "groundprune"  # of the settings in a model's config
 POSITIONS = ("preserved", "reassigned")
-SERVED_NEEDS = frozenset({SALIENT, CLS_ATTENTION, FINGERPRINT})
+SERVED_NEEDS = frozenset({SALIENT, CLS_ATTENTION, FINGERPRINT, VIDEO})
 # By family: the name under which vLLM knows the pruned model, and where its class is.
 ARCHITECTURES = {
     "llava": ("GroundpruneLlavaForConditionalGeneration", "llava:PrunedLlava"),

@@ -15,13 +15,14 @@ class Span:
     """An image's (or a video's) slots in a pruned prompt.
 
     start: the first; count: how many; total: tokens before pruning. kept: Long[count], which of the `total` they are,
-    ascending; None where only the tower will tell.
+    ascending; None where only the tower will tell. tokens: all `total` of them, where they are not all alike.
     """
 
     start: int
     count: int
     total: int
     kept: Tensor | None
+    tokens: Sequence[int] | None = None
 
 
 def unpruned(tokens: Sequence[int], spans: Sequence[Span]) -> tuple[list[int], list[int]]:
@@ -32,9 +33,9 @@ def unpruned(tokens: Sequence[int], spans: Sequence[Span]) -> tuple[list[int], l
     for span in spans:
         whole += tokens[done : span.start]
         starts.append(len(whole))
-        # A video's tokens are not all alike, but nothing of it was dropped.
+        # What is neither image nor pruned need not be all alike.
         mine = tokens[span.start : span.start + span.count]
-        whole += mine if span.count == span.total else [mine[0]] * span.total
+        whole += span.tokens or (mine if span.count == span.total else [mine[0]] * span.total)
         done = span.start + span.count
     return whole + list(tokens[done:]), starts
 
