@@ -32,8 +32,8 @@ class EVS(Pruner):
 
     The official code prunes the videos of a mixed prompt and leaves its images whole. Where the budget is less than a
     first frame the official code keeps that frame; here it is refused. In a model of three position axes the official
-    code lets the text behind a video count on from the width of its frames; here it counts on from the largest id,
-    as in the unpruned prompt.
+    code lets the text behind a video count on from the width of its frames; here it counts on from where it
+    does in the unpruned prompt.
     """
 
     name = "evs"

@@ -89,13 +89,13 @@ class PrunedVideoProcessor(PrunedProcessor):
     def _pruned_video(self, update: Any, items: Any, asked: ImagePruning) -> Any:
         whole: Callable[[int], Any] = update.replacement
         info, pruning = self.info, self.info.pruning
-        if asked is not pruning:
-            raise GroundPruneError(
-                f"mm_processor_kwargs, {KEY}: a video is pruned by the server's own settings alone"
-            )
         token = info.get_hf_config().video_token_id
 
         def replacement(index: int) -> list[int]:
+            if asked is not pruning:
+                raise GroundPruneError(
+                    f"mm_processor_kwargs, {KEY}: a video is pruned by the server's own settings alone"
+                )
             video, content = items["video"][index], whole(index)
             tokens = content if isinstance(content, list) else content.full
             (unit,) = pruning.units(pruning.arguments_of(as_image(video)))
