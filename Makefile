@@ -106,7 +106,7 @@ test-lower: .venv-lower/.stamp
 	.venv-lower/bin/python -m pytest -n $(JOBS) $(ARGS) $(LOWER_TESTS)
 
 test-vllm: .venv-vllm/.stamp
-	$(VLLM) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/serving
+	$(VLLM) -m pytest -n $(JOBS) --dist loadfile -m "not thorough" $(ARGS) tests/serving
 
 # On every release that the package says was tested, each in an environment of its own: .venv-vllm-0.32, say.
 test-vllm-all: $(VLLM_RELEASES:%=.venv-vllm-%/.stamp)

@@ -12,11 +12,15 @@ PRUNER = gp.ClsVisual(keep=0.5)
 # Large enough that their kept tokens span several blocks: 128 of 256, and 32 of 64.
 FAMILIES = {
     "llava": (64, 64), "qwen2_5_vl": (64, 64), "qwen3_vl": (256, 256), "llava_onevision": (32, 32),
-    "internvl": (48, 48), "idefics3": (64, 64), "mistral3": (64, 64),
+    "internvl": (48, 48), "idefics3": (64, 64), "mistral3": (64, 64), "llava_next": (32, 32), "qwen2_vl": (64, 64),
+    "smolvlm": (64, 64),
 }  # fmt: skip
+LIKE_ANOTHER = ["llava_next", "qwen2_vl", "smolvlm"]  # whose positions the same code places as one's of the others
 # Of tiny configs: LLaVA with a tower of 16 x 16 patches, LLaVA-OneVision with tiles that are not interpolated.
 LARGE = {"llava": {"side": 16}, "llava_onevision": {"tiles": 9}}
-every_family = pytest.mark.parametrize("family", FAMILIES)
+every_family = pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=pytest.mark.thorough if name in LIKE_ANOTHER else ()) for name in FAMILIES]
+)
 
 
 @pytest.fixture

@@ -18,7 +18,10 @@ from support.engines import (
     say,
 )
 
-SIZES = {"llava": [(48, 48), (30, 60)], "qwen2_5_vl": [(48, 32), (64, 48)]}
+SIZES = {
+    "llava": [(48, 48), (30, 60)], "qwen2_5_vl": [(48, 32), (64, 48)], "idefics3": [(64, 64), (64, 32)],
+    "internvl": [(64, 32), (96, 64)],
+}  # fmt: skip
 WORDS = "the red circle " * 25  # so that the block in which a prompt ends holds no image
 # What a request says, and the pruner and the policy that it means where the server keeps all.
 ASKED = [

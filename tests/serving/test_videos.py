@@ -192,6 +192,22 @@ def test_a_prefix_hit_may_end_inside_a_video(served, family):
     assert all(start < count < ends for count in cached)
 
 
+def test_settings_of_a_request_do_not_go_by_a_video(checkpoint):
+    """It would be pruned by the server's, unsaid."""
+    folder, model, processor = checkpoint("qwen3_vl")
+    one = (f"the {VIDEO} red", [], [clip("qwen3_vl", 0)])
+    still, words = (prompt(processor, 1, "w30 w31"), [photo(3, **SIZES["qwen3_vl"])]), {"groundprune": {"keep": 0.25}}
+    with engine(folder, gp.ClsVisual(keep=0.5), **LIMITS) as llm:
+        with pytest.raises(gp.GroundPruneError, match="a video is pruned by the server's own settings"):
+            say(llm, [{**asked(*one), "mm_processor_kwargs": words}])
+        with pytest.raises(gp.GroundPruneError, match="evs compares frames"):
+            say(llm, [{**asked(*still), "mm_processor_kwargs": {"groundprune": {"pruner": "evs"}}}])
+        found = say(llm, [asked(*one)]) + say(llm, [{**asked(*still), "mm_processor_kwargs": words}])
+    expected = by_transformers(model, processor, [one], gp.ClsVisual(keep=0.5))
+    expected += by_transformers(model, processor, [still], gp.ClsVisual(keep=0.25))
+    assert difference(found, expected) < TOLERANCE
+
+
 @every_family
 def test_what_evs_cannot_compare_is_refused_and_the_engine_goes_on(family, checkpoint):
     from vllm.exceptions import VLLMValidationError
