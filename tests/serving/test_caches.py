@@ -6,6 +6,7 @@ import pytest
 
 import groundprune as gp
 from support.engines import TOLERANCE, asked, by_transformers, by_vllm, difference, engine, image_token, photo, prompt
+from support.sparing import sparing
 
 BLOCK = 32
 PRUNER = gp.ClsVisual(keep=0.5)
@@ -18,9 +19,7 @@ FAMILIES = {
 LIKE_ANOTHER = ["llava_next", "qwen2_vl", "smolvlm"]  # whose positions the same code places as one's of the others
 # Of tiny configs: LLaVA with a tower of 16 x 16 patches, LLaVA-OneVision with tiles that are not interpolated.
 LARGE = {"llava": {"side": 16}, "llava_onevision": {"tiles": 9}}
-every_family = pytest.mark.parametrize(
-    "family", [pytest.param(name, marks=pytest.mark.thorough if name in LIKE_ANOTHER else ()) for name in FAMILIES]
-)
+every_family = pytest.mark.parametrize("family", sparing(FAMILIES, LIKE_ANOTHER))
 
 
 @pytest.fixture

@@ -61,7 +61,11 @@ def test_the_rows_are_those_of_the_transformers_path_and_a_rerun_finishes_them(t
 
 
 @pytest.mark.parametrize(
-    "options", [{"tensor_parallel_size": 2}, {"data_parallel_size": 2, "enforce_eager": True}], ids=["tensor", "data"]
+    "options",
+    [
+        pytest.param({"tensor_parallel_size": 2}, id="tensor"),
+        pytest.param({"data_parallel_size": 2, "enforce_eager": True}, id="data", marks=pytest.mark.thorough),
+    ],
 )
 def test_two_processes_answer_as_one(options, monkeypatch):
     """The first also as vLLM runs by default, compiled."""

@@ -27,6 +27,7 @@ from support.engines import (
     save_checkpoint,
     say,
 )
+from support.sparing import sparing
 
 # Of each family two images; with other shapes than these a share would be rounded otherwise for both together.
 SIZES = {
@@ -46,6 +47,11 @@ CASES = [("llava", name, keep) for name in EVERY for keep in (0.5, 1)]
 CASES += [(family, name, 0.5) for family in SIZES if family != "llava" for name in FEW.get(family, EVERY[:5])]
 CASES += [(family, "cls-visual", 1) for family in SIZES if family != "llava"]
 CASES += [(family, "spatial", 1) for family in SIZES if family != "llava" and family not in FEW]
+LIKE_ANOTHER = [
+    case for case in CASES
+    if case[0] == "smolvlm" or (case[0] not in ("llava", "qwen3_vl") and case[1:] in
+    (("random", 0.5), ("coverage", 0.5), ("spatial", 1)))
+]  # fmt: skip
 
 
 def rotary_tables(model):
@@ -93,7 +99,7 @@ def requests(family, processor):
     ]
 
 
-@pytest.mark.parametrize(("family", "name", "keep"), CASES)
+@pytest.mark.parametrize(("family", "name", "keep"), sparing(CASES, LIKE_ANOTHER))
 def test_vllm_says_what_transformers_says(family, name, keep, checkpoint):
     folder, model, processor = checkpoint(family)
     pruner, given = make_pruner(name, keep), requests(family, processor)

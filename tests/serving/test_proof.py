@@ -118,6 +118,7 @@ def test_this_vllm_is_proven_and_the_proof_is_stored(run):
     assert {proof["device"] for proof in stored} == {"cpu"}
 
 
+@pytest.mark.thorough
 def test_one_that_moves_positions_ends_with_1_and_one_that_crashes_is_a_line(run):
     ended = run("verify", "--engine", "vllm", "--short", "--family", "qwen2_5_vl,llava", plugin=MOVING)
     assert ended.returncode == 1, ended.stderr[-3000:]
@@ -129,6 +130,7 @@ def test_one_that_moves_positions_ends_with_1_and_one_that_crashes_is_a_line(run
     assert not run.proofs.exists()
 
 
+@pytest.mark.thorough
 def test_a_server_on_an_untested_vllm_is_proven_first(run):
     ended = run("serve", "pocket", "--keep", "0.5", version="9.9.0+cpu", plugin=MOVING)
     assert ended.returncode == 2, ended.stderr[-3000:]

@@ -17,11 +17,13 @@ from support.engines import (
     save_checkpoint,
     say,
 )
+from support.sparing import sparing
 
 SIZES = {
     "llava": [(48, 48), (30, 60)], "qwen2_5_vl": [(48, 32), (64, 48)], "idefics3": [(64, 64), (64, 32)],
     "internvl": [(64, 32), (96, 64)],
 }  # fmt: skip
+FAMILIES = sparing(SIZES, ["internvl"])
 WORDS = "the red circle " * 25  # so that the block in which a prompt ends holds no image
 # What a request says, and the pruner and the policy that it means where the server keeps all.
 ASKED = [
@@ -52,7 +54,7 @@ def about(family, processor, text=WORDS):
 # Engines of their own, before one of them serves the rest of the file: an engine's end takes along what another has.
 
 
-@pytest.mark.parametrize("family", SIZES)
+@pytest.mark.parametrize("family", FAMILIES)
 def test_a_request_says_what_an_engine_of_its_budget_says(family, checkpoint):
     folder, _, processor = checkpoint(family)
     (request, _) = about(family, processor, "the red circle w20")
@@ -112,7 +114,7 @@ def test_a_model_with_a_window_ends_there(tmp_path):
     assert len(said.outputs[0].token_ids) == 96 - unpruned
 
 
-@pytest.fixture(scope="module", params=SIZES)
+@pytest.fixture(scope="module", params=FAMILIES)
 def served(request, checkpoint):
     """(family, engine, model, processor); the engine keeps all."""
     folder, model, processor = checkpoint(request.param)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 TESTS = Path(__file__).parents[1]
 CASES = [
     *(f"test_exactness.py::test_vllm_says_what_transformers_says[{family}-cls-visual-0.5]"
@@ -18,6 +20,7 @@ CASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.thorough
 def test_vllm_says_the_same_with_its_second_runner():
     words = ["-q", "-p", "no:cacheprovider", "-p", "support.second_runner"]
     run = subprocess.run(

@@ -17,12 +17,12 @@ from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm.counters import count
 from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.settings import KEY
-from groundprune.integrations.vllm.tiled import TiledImage
+from groundprune.integrations.vllm.tiled import TiledImage, units_of
 from groundprune.tokens.layout import VisualUnit
 
 
 class SeenImage(NamedTuple):
-    """pruner: its label. kept, dropped: tokens. shift: by how much positions behind the image exceed its slots."""
+    """pruner: its label. kept, dropped: visual tokens. shift: by how much positions behind it exceed its slots."""
 
     pruner: str
     kept: int
@@ -31,9 +31,10 @@ class SeenImage(NamedTuple):
 
     @staticmethod
     def of(pruning: ImagePruning, unit: VisualUnit | TiledImage) -> SeenImage:
-        kept = pruning.count(unit)
-        shift = 0 if pruning.renumbered else pruning.extent(unit) - kept
-        return SeenImage(pruning.pruner.label, kept, len(unit) - kept, shift)
+        slots = pruning.count(unit)
+        text = len(unit) - sum(map(len, units_of(unit)))
+        shift = 0 if pruning.renumbered else pruning.extent(unit) - slots
+        return SeenImage(pruning.pruner.label, slots - text, len(unit) - slots, shift)
 
 
 @dataclass
