@@ -122,7 +122,7 @@ test-lmms: .venv-lmms/.stamp
 	OMP_NUM_THREADS=1 $(LMMS) -m pytest -n $(JOBS) --dist loadfile $(ARGS) tests/lmms
 
 test-mlx: .venv-mlx/.stamp
-	OMP_NUM_THREADS=1 $(MLX) -m pytest $(ARGS) tests/mlx
+	OMP_NUM_THREADS=1 $(MLX) -m pytest $(ARGS) tests/mlx_engine
 
 # docs/speed.md: each file of results/benchmarks goes on where it stopped. ARGS="--tiny --out FILE" only tries it.
 BENCH := ttft decode memory sweep batch

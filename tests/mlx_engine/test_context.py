@@ -13,7 +13,7 @@ from mlx_vlm.generate.common import PromptCacheState
 
 import groundprune as gp
 import groundprune.integrations.mlx as ours
-from support.mlx import REQUESTS, by_mlx
+from support.mlx_engine import REQUESTS, by_mlx
 
 HALF = gp.ClsVisual(keep=0.5)
 LIBRARY = [(BatchGenerator, "insert"), (APCCoordinator, "enabled"), (PromptCacheState, "update")]

@@ -11,7 +11,7 @@ import groundprune as gp
 import groundprune.integrations.mlx as ours
 from groundprune.pruners import make_pruner
 from support.engines import STEPS, TOLERANCE, by_transformers, difference, photo
-from support.mlx import REQUESTS, TEXT, by_mlx, prompt
+from support.mlx_engine import REQUESTS, TEXT, by_mlx, prompt
 
 HALF = ["cls-visual", "coverage", "divprune", "hiprune", "spatial", "tome", "vidcom2"]
 CASES = [*((name, 0.5) for name in HALF), ("cls-visual", 0.2), ("tome", 0.2)]
