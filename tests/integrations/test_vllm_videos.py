@@ -14,7 +14,7 @@ from groundprune.integrations.vllm.answering import EngineRunner
 from groundprune.integrations.vllm.limits import most_dropped, rotary_length
 from groundprune.integrations.vllm.settings import Settings
 from groundprune.integrations.vllm.spans import Span, columns, unpruned
-from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, room_of, shortened, slots_left
+from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, room_of, slots_left, without_last
 from groundprune.pruners import make_pruner
 
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
@@ -66,7 +66,7 @@ def test_slots_hold_the_text_and_as_many_of_the_videos_tokens_as_stay(texts, dat
     slots = slots_left(tokens, OWN, torch.tensor(kept)).tolist()
     own = [i for i, token in enumerate(tokens) if token == OWN]
     assert slots == [i for i, token in enumerate(tokens) if token != OWN or own.index(i) in kept]
-    left = shortened(tokens, OWN, len(texts) - len(kept))
+    left = without_last(tokens, OWN, len(texts) - len(kept))
     assert sorted(left) == sorted(tokens[i] for i in slots)
     assert [token for token in left if token != OWN] == [token for token in tokens if token != OWN]
 

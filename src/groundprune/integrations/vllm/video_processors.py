@@ -17,7 +17,7 @@ from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor
 from groundprune.integrations.vllm.settings import KEY
-from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, room_of, shortened
+from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, room_of, without_last
 
 
 class PrunedVideoInfo(PrunedInfo):
@@ -99,7 +99,7 @@ class PrunedVideoProcessor(PrunedProcessor):
             video, content = items["video"][index], whole(index)
             tokens = content if isinstance(content, list) else content.full
             (unit,) = pruning.units(pruning.arguments_of(as_image(video)))
-            left = shortened(tokens, token, len(unit) - pruning.count(unit))
+            left = without_last(tokens, token, len(unit) - pruning.count(unit))
             if not getattr(_state, "measuring", False):
                 pruning.check(unit)
                 pruning.check_moved(info.moved(video, tokens), len(left), info.room)

@@ -85,7 +85,7 @@ def as_image(video: Mapping[str, Any]) -> dict[str, Any]:
     return {name: video[given] for given, name in _NAMES.items() if given in video}
 
 
-def shortened(tokens: Sequence[int], token: int, dropped: int) -> list[int]:
+def without_last(tokens: Sequence[int], token: int, dropped: int) -> list[int]:
     """What stands for a video in its prompt, less the last `dropped` of its own tokens.
 
     Which of them stay is not known before the tower has seen them, and need not be: their features say it.
