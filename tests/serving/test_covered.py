@@ -14,7 +14,8 @@ SIZES = {
     "llava_onevision": (40, 24), "internvl": (64, 32), "idefics3": (64, 32), "mistral3": (64, 48),
     "smolvlm": (64, 32),
 }  # fmt: skip
-LIKE_ANOTHER = ["qwen2_vl", "smolvlm"]  # whose positions the same code places as one's of the others
+# The same code places their positions as those of one of the others.
+LIKE_ANOTHER = ["llava_next", "llava_onevision", "qwen2_vl", "smolvlm"]
 PRUNERS = [gp.ClsVisual(keep=0.5), gp.Spatial(keep=0.5), gp.Random(keep=1)]  # the last two are settled early
 WORDS = "the red circle " * 25  # so that the block in which a prompt ends holds no image
 STEPS = 4

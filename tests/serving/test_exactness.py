@@ -50,7 +50,7 @@ CASES += [(family, "spatial", 1) for family in SIZES if family != "llava" and fa
 LIKE_ANOTHER = [
     case for case in CASES
     if case[0] == "smolvlm" or (case[0] not in ("llava", "qwen3_vl") and case[1:] in
-    (("random", 0.5), ("coverage", 0.5), ("spatial", 1)))
+    (("random", 0.5), ("coverage", 0.5), ("divprune", 0.5), ("spatial", 1)))
 ]  # fmt: skip
 
 

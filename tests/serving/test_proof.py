@@ -103,6 +103,7 @@ def _distribution(folder, name, version, entry_points=""):
     (about / "entry_points.txt").write_text(entry_points)
 
 
+@pytest.mark.thorough
 def test_this_vllm_is_proven_and_the_proof_is_stored(run):
     ended = run("verify", "--engine", "vllm", "--short", "--json")
     assert ended.returncode == 0, ended.stderr[-3000:]

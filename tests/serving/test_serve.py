@@ -77,8 +77,8 @@ def test_an_engine_that_is_killed_is_an_error(tmp_path):
     ("options", "message"),
     [
         (["--speculative-config", '{"method": "ngram", "num_speculative_tokens": 2}'], "speculative_config"),
-        (["--max-model-len", "1000"], "max_model_len"),
-        (["--pruner", "fastv"], "prunes between layers of the LLM"),
+        pytest.param(["--max-model-len", "1000"], "max_model_len", marks=pytest.mark.thorough),
+        pytest.param(["--pruner", "fastv"], "prunes between layers of the LLM", marks=pytest.mark.thorough),
         (["--no-such-option"], "--no-such-option"),
     ],
 )
@@ -89,6 +89,7 @@ def test_what_cannot_be_served_ends_in_one_line(options, message):
     assert message in ended.stderr.strip().splitlines()[-1]
 
 
+@pytest.mark.thorough
 def test_more_memory_than_is_free_names_the_option():
     """The engine's processes log why, before."""
     ended = started_in_vain("--gpu-memory-utilization", "1", "--enforce-eager")
