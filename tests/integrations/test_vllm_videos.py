@@ -14,7 +14,7 @@ from groundprune.integrations.vllm.answering import EngineRunner
 from groundprune.integrations.vllm.limits import most_dropped, rotary_length
 from groundprune.integrations.vllm.settings import Settings
 from groundprune.integrations.vllm.spans import Span, columns, unpruned
-from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, room_of, slots_left, without_last
+from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, room_of, video_slots, without_last
 from groundprune.pruners import make_pruner
 
 FAMILIES = ["qwen2_5_vl", "qwen3_vl"]
@@ -63,7 +63,7 @@ def test_slots_hold_the_text_and_as_many_of_the_videos_tokens_as_stay(texts, dat
     """texts: how many tokens of text stand before each of the video's own."""
     tokens = [token for i, text in enumerate(texts) for token in (*range(100 * i + 10, 100 * i + 10 + text), OWN)]
     kept = sorted(data.draw(st.sets(st.integers(0, len(texts) - 1), min_size=1)))
-    slots = slots_left(tokens, OWN, torch.tensor(kept)).tolist()
+    slots = video_slots(tokens, OWN, torch.tensor(kept)).tolist()
     own = [i for i, token in enumerate(tokens) if token == OWN]
     assert slots == [i for i, token in enumerate(tokens) if token != OWN or own.index(i) in kept]
     left = without_last(tokens, OWN, len(texts) - len(kept))

@@ -32,7 +32,7 @@ from groundprune.integrations.vllm.image_pruning import ImagePruning, pack
 from groundprune.integrations.vllm.pruned import Pruned
 from groundprune.integrations.vllm.spans import Span
 from groundprune.integrations.vllm.video_processors import PrunedVideoInfo, PrunedVideoProcessor
-from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, slots_left
+from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, video_slots
 
 
 class PrunedQwen(Pruned):
@@ -80,7 +80,7 @@ class PrunedQwen(Pruned):
 
     def _packed_video(self, video: Mapping[str, Any], features: Tensor, kept: Tensor) -> Tensor:
         tokens = self.video_tokens(video)
-        slots = slots_left(tokens, self.config.video_token_id, kept)
+        slots = video_slots(tokens, self.config.video_token_id, kept)
         alone = SimpleNamespace(
             modality="video", data=video, mm_position=SimpleNamespace(offset=0, length=len(tokens))
         )
@@ -103,7 +103,7 @@ class PrunedQwen(Pruned):
         tokens, pruning, kept = self.video_tokens(feature.data), self.pruning, None
         if pruning.settled:
             (unit,) = pruning.units(pruning.arguments_of(as_image(feature.data)))
-            kept = slots_left(tokens, self.config.video_token_id, pruning.settled_kept(unit))
+            kept = video_slots(tokens, self.config.video_token_id, pruning.settled_kept(unit))
         return Span(feature.mm_position.offset, feature.mm_position.length, len(tokens), kept, tokens)
 
 

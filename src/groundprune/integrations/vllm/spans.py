@@ -53,6 +53,18 @@ def columns(length: int, spans: Sequence[Span]) -> Tensor:
     return found
 
 
+def slots_left(length: int, visual: Tensor, kept: Tensor) -> Tensor:
+    """Long[K + length - N], ascending: which of a range stay, where text between visual tokens does.
+
+    length: of the range in the unpruned prompt; visual: Long[N], its visual tokens; kept: Long[K], those of them.
+    """
+    visual = visual.to(kept.device)
+    stays = torch.ones(length, dtype=torch.bool, device=kept.device)
+    stays[visual] = False
+    stays[visual[kept]] = True
+    return stays.nonzero().squeeze(1)
+
+
 def shortened(content: Any, count: int) -> Any:
     """What stands for an image in a prompt, with `count` placeholders; what stands around them stays.
 

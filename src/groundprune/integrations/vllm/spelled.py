@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from groundprune.errors import GroundPruneError
+from groundprune.integrations.vllm.spans import slots_left
 from groundprune.integrations.vllm.tiled import TiledImage
 from groundprune.tokens.layout import VisualUnit
 
@@ -49,11 +50,7 @@ class SpelledImage(TiledImage):
 
     def slots(self, kept: Tensor) -> Tensor:
         """Long[K], which of the N tokens stay -> Long[K + L - N], which of the range: they, and all text."""
-        visual = self.visual.to(kept.device)
-        stays = torch.ones(len(self), dtype=torch.bool, device=kept.device)
-        stays[visual] = False
-        stays[visual[kept]] = True
-        return stays.nonzero().squeeze(1)
+        return slots_left(len(self), self.visual, kept)
 
     def prompt(self, count: int) -> list[int]:
         """Ids for `count` slots: all text, and placeholders for the rest, where the first of the image stood."""

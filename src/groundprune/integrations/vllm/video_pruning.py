@@ -15,6 +15,7 @@ from torch import Tensor
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.integrations.vllm.image_pruning import DIGIT, DIGITS, ImagePruning
 from groundprune.integrations.vllm.limits import fewest_tokens, most_dropped, rotary_length
+from groundprune.integrations.vllm.spans import slots_left
 from groundprune.signals import VIDEO, Need, Signals, TowerRecord
 from groundprune.tokens.layout import VisualUnit
 
@@ -99,9 +100,7 @@ def without_last(tokens: Sequence[int], token: int, dropped: int) -> list[int]:
     return found
 
 
-def slots_left(tokens: Sequence[int], token: int, kept: Tensor) -> Tensor:
+def video_slots(tokens: Sequence[int], token: int, kept: Tensor) -> Tensor:
     """Long, ascending: which of the tokens that stand for a video stay. kept: Long[K], of those that are its own."""
-    own = torch.tensor([each == token for each in tokens], device=kept.device)
-    stays = ~own
-    stays[own.nonzero().squeeze(1)[kept]] = True
-    return stays.nonzero().squeeze(1)
+    own = (torch.tensor(tokens) == token).nonzero().squeeze(1)
+    return slots_left(len(tokens), own, kept)
