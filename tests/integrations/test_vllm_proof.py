@@ -1,6 +1,7 @@
 """The proof of an installed vLLM, but for vLLM: images, stored proofs, and what the commands make of outcomes."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,11 +16,11 @@ from groundprune.integrations.vllm.proof import Outcome, compare, prove, short_f
 from groundprune.integrations.vllm.proof_images import choose_images
 from groundprune.integrations.vllm.saying import STEPS, Said, by_transformers, inputs_of
 from groundprune.integrations.vllm.settings import ARCHITECTURES
-from groundprune.integrations.vllm.stored_proofs import UNPROVEN, Installation
+from groundprune.integrations.vllm.stored_proofs import SWITCH, UNPROVEN
 from groundprune.pruners import make_pruner
 from groundprune.version import __version__
 
-HERE = Installation("9.9.0", "2.13.0", __version__, "cpu", "v1")
+HERE = stored_proofs.Installation("9.9.0", "2.13.0", __version__, "cpu", "v1")
 
 
 class Stock:
@@ -133,7 +134,8 @@ def untested(monkeypatch, tmp_path):
     monkeypatch.setenv(UNPROVEN, "0")  # which `serve` changes
     for module in (versions, stored_proofs):
         monkeypatch.setattr(module, "check_version", lambda: HERE.vllm)
-    monkeypatch.setattr(stored_proofs, "installation", lambda config=None: HERE)
+    monkeypatch.setattr(stored_proofs, "_installation", lambda runner: replace(HERE, runner=runner))
+    monkeypatch.delenv(SWITCH, raising=False)
     served = []
     monkeypatch.setattr("groundprune.integrations.vllm.running.run_vllm", served.append)
     started = []
@@ -160,6 +162,15 @@ def test_a_server_is_proven_once(untested, capsys):
     assert capsys.readouterr().err.count("is proven first") == 1
     assert HERE.proven("llava")
     assert not HERE.proven("qwen2_5_vl")
+
+
+def test_a_server_of_the_other_model_runner_is_proven_anew(untested, monkeypatch):
+    started, _ = untested
+    HERE.remember("llava")
+    for value, proofs in (("0", 0), ("1", 1)):
+        monkeypatch.setenv(SWITCH, value)
+        assert main(["serve", "pocket", "--keep", "0.5"]) == 0
+        assert len(started) == proofs
 
 
 FAILED = Outcome("llava", "cls-visual", "one image", 5e-4, 0.25, True, verdict="FAILED", installation=HERE)
@@ -211,9 +222,9 @@ def test_options_of_the_other_engine_are_refused(words, said, untested, capsys):
 
 def test_a_proof_counts_for_what_it_ran_on(untested):
     HERE.remember("llava")
-    others = [("vllm", "9.9.1"), ("torch", "2.14.0"), ("groundprune", "9"), ("device", "H100")]
+    assert HERE.proven("llava")
+    others = [("vllm", "9.9.1"), ("torch", "2.14.0"), ("groundprune", "9"), ("device", "H100"), ("runner", "v2")]
     for name, value in others:
-        assert not Installation(**{**vars(HERE), name: value}).proven("llava")
-    assert Installation(**{**vars(HERE), "runner": "v2"}).proven("llava")
+        assert not replace(HERE, **{name: value}).proven("llava")
     HERE.forget("llava")
     assert not HERE.proven("llava")

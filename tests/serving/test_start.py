@@ -1,5 +1,6 @@
 """What cannot work is refused before an engine starts, and the message names the option."""
 
+from dataclasses import replace
 from importlib.metadata import PackageNotFoundError
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ import groundprune as gp
 from groundprune.families import families
 from groundprune.integrations.vllm import versions
 from groundprune.integrations.vllm.running import why_ended
-from groundprune.integrations.vllm.stored_proofs import UNPROVEN, installation
+from groundprune.integrations.vllm.stored_proofs import SWITCH, UNPROVEN, installation
 from support.engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt, save_checkpoint
 
 SPECULATIVE = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
@@ -149,20 +150,21 @@ def untested(monkeypatch, tmp_path):
     monkeypatch.setattr(versions, "importlib", SimpleNamespace(metadata=metadata))
 
 
-def test_an_untested_vllm_needs_a_proof_of_the_family(untested, checkpoint, caplog):
+def test_an_untested_vllm_needs_a_proof_of_the_family_and_the_runner(untested, checkpoint, caplog):
     folder = checkpoint("llava")[0]
     ours = gp.vllm_overrides(folder, gp.Spatial(keep=0.5))
-    installation().remember("qwen3_vl")
-    with pytest.raises(
-        gp.GroundPruneError, match=r"vLLM 0.33.0 .* `groundprune verify --engine vllm --family llava`"
-    ):
+    here = installation(configure(folder, {}))
+    here.remember("qwen3_vl")
+    replace(here, runner="v2").remember("llava")
+    command = rf"`{SWITCH}=0 groundprune verify --engine vllm --family llava`"
+    with pytest.raises(gp.GroundPruneError, match=rf"vLLM 0.33.0 .* model runner v1: run {command}"):
         configure(folder, ours)
     assert not any("0.33.0" in message for message in caplog.messages)
-    installation().remember("llava")
+    here.remember("llava")
     configure(folder, ours)
     (said,) = (message for message in caplog.messages if "0.33.0" in message)
     assert "groundprune verify --engine vllm" in said
-    installation().forget("llava")
+    here.forget("llava")
     with pytest.raises(gp.GroundPruneError, match="no proof of llava"):
         configure(folder, ours)
 

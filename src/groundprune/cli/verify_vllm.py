@@ -59,7 +59,7 @@ def prove_before_serving(model: str, ask: bool) -> None:
     Raises GroundPruneError where it does not pass, with the family, the case and the difference.
     """
     from groundprune.integrations.vllm.proof import PRUNERS
-    from groundprune.integrations.vllm.stored_proofs import UNPROVEN, installation
+    from groundprune.integrations.vllm.stored_proofs import UNPROVEN, may_be_proven
     from groundprune.integrations.vllm.versions import SUPPORTED, check_version, is_tested
 
     version = check_version()
@@ -67,8 +67,8 @@ def prove_before_serving(model: str, ask: bool) -> None:
         return
     family = _family_of(model)
     if ask:
-        if installation().proven(family):
-            return  # the engine says what it relies on
+        if may_be_proven(family):
+            return  # the engine looks at its own runner's, and says what it relies on
         seen = f"vLLM {version} is none that the tests ran on ({', '.join(SUPPORTED)})"
         typer.echo(
             f"groundprune: {seen}: {family} is proven first, which takes a minute; --no-verify skips it", err=True

@@ -23,7 +23,7 @@ class PrunedConfig(VerifyAndUpdateConfig):
         """Raises GroundPruneError (Unservable where it is the model) that names the option to change."""
         model = vllm_config.model_config
         pruning = ImagePruning(model.hf_config)
-        check_proven(pruning.family.name)
+        check_proven(pruning.family.name, vllm_config)
         check_servable(model.hf_config, pruning.pruner)
         _check_engine(vllm_config, pruning)
         if FINGERPRINT in pruning.pruner.needs:  # of the pixels that transformers' processor gives, normalised
