@@ -17,7 +17,7 @@ FAMILIES = {
     "smolvlm": (64, 64),
 }  # fmt: skip
 # The same code places their positions as those of one of the others.
-LIKE_ANOTHER = ["llava_next", "llava_onevision", "internvl", "qwen2_vl", "smolvlm"]
+LIKE_ANOTHER = ["llava_next", "llava_onevision", "internvl", "mistral3", "qwen2_vl", "smolvlm"]
 # Of tiny configs: LLaVA with a tower of 16 x 16 patches, LLaVA-OneVision with tiles that are not interpolated.
 LARGE = {"llava": {"side": 16}, "llava_onevision": {"tiles": 9}}
 every_family = pytest.mark.parametrize("family", sparing(FAMILIES, LIKE_ANOTHER))

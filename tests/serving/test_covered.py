@@ -15,7 +15,7 @@ SIZES = {
     "smolvlm": (64, 32),
 }  # fmt: skip
 # The same code places their positions as those of one of the others.
-LIKE_ANOTHER = ["llava_next", "llava_onevision", "qwen2_vl", "smolvlm"]
+LIKE_ANOTHER = ["llava_next", "llava_onevision", "internvl", "mistral3", "qwen2_vl", "smolvlm"]
 PRUNERS = [gp.ClsVisual(keep=0.5), gp.Spatial(keep=0.5), gp.Random(keep=1)]  # the last two are settled early
 WORDS = "the red circle " * 25  # so that the block in which a prompt ends holds no image
 STEPS = 4

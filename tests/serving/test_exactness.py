@@ -48,9 +48,11 @@ CASES += [(family, name, 0.5) for family in SIZES if family != "llava" for name 
 CASES += [(family, "cls-visual", 1) for family in SIZES if family != "llava"]
 CASES += [(family, "spatial", 1) for family in SIZES if family != "llava" and family not in FEW]
 LIKE_ANOTHER = [
-    case for case in CASES
-    if case[0] == "smolvlm" or (case[0] not in ("llava", "qwen3_vl") and case[1:] in
-    (("random", 0.5), ("coverage", 0.5), ("divprune", 0.5), ("spatial", 1)))
+    (family, name, keep) for family, name, keep in CASES
+    if family == "smolvlm"
+    or (keep == 1 and name not in (("cls-visual", "spatial") if family in ("llava", "qwen3_vl") else ("cls-visual",)))
+    or (keep == 0.5 and name in ("random", "coverage") and family != "llava")
+    or (keep == 0.5 and name == "divprune" and family not in ("llava", "qwen3_vl"))
 ]  # fmt: skip
 
 

@@ -31,6 +31,7 @@ SIZES["qwen2_vl"] = SIZES["qwen2_5_vl"]
 WORDS = "the red circle " * 25  # so that the block in which a prompt ends holds no video
 EVERY = [("evs", 0.5), ("evs", 0.25), ("vidcom2", 0.5), ("vidcom2", 0.25)]
 EVERY += [(name, 0.5) for name in ("cls-visual", "spatial", "random", "divprune", "coverage")]
+PRUNERS = [gp.EVS(keep=0.5), gp.VidCom2(keep=0.25), gp.Spatial(keep=0.5)]
 every_family = pytest.mark.parametrize("family", sparing(FAMILIES, ["qwen2_vl"]))
 
 
@@ -52,7 +53,7 @@ def requests(family, processor, stills):
 
 
 @every_family
-@pytest.mark.parametrize(("name", "keep"), sparing(EVERY, EVERY[-3:]))
+@pytest.mark.parametrize(("name", "keep"), sparing(EVERY, EVERY[1:3] + EVERY[5:]))
 def test_vllm_says_of_videos_what_transformers_says(family, name, keep, checkpoint):
     folder, model, processor = checkpoint(family)
     pruner, given = make_pruner(name, keep), requests(family, processor, name != "evs")
@@ -139,7 +140,7 @@ def family(request):
     return request.param
 
 
-@pytest.fixture(scope="module", params=[gp.EVS(keep=0.5), gp.VidCom2(keep=0.25), gp.Spatial(keep=0.5)], ids=str)
+@pytest.fixture(scope="module", params=sparing(PRUNERS, PRUNERS[2:]), ids=str)
 def served(request, family, checkpoint):
     """(engine, model, processor, pruner)"""
     folder, model, processor = checkpoint(family)
