@@ -17,7 +17,7 @@ _MARKERS = "osD^vP"
 
 def ttft_table(found: Mapping[str, Any]) -> str:
     """Each pruner's prefill over the model's own time, by model, tokens and keep."""
-    cells = found["cells"]
+    cells = _in_order(found["cells"])
     names = _names(cells)
     rows = []
     for key, cell in cells.items():
@@ -116,7 +116,7 @@ def official_table(found: Mapping[str, Any]) -> str:
 
 def ttft_figure(found: Mapping[str, Any]) -> Figure:
     """The pruned prefill over the model's own time, a panel per model and count of tokens."""
-    cells = found["cells"]
+    cells = _in_order(found["cells"])
     panels = list(dict.fromkeys(tuple(key.split()[:2]) for key in cells))
     names = _names(cells)
     figure = Figure(figsize=(1.2 + 3.4 * max(2, len(panels)), 3.2), layout="constrained")
@@ -144,6 +144,16 @@ def ttft_figure(found: Mapping[str, Any]) -> Figure:
     axes[0].set_ylabel("prefill / the model's own")
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(names))
     return figure
+
+
+def _in_order(cells: Mapping[str, Any]) -> dict[str, Any]:
+    """However they were measured: by model, tokens and falling keep."""
+
+    def order(key: str) -> tuple[str, int, float]:
+        model, tokens, keep = key.split()
+        return model, int(tokens), -float(keep)
+
+    return {key: cells[key] for key in sorted(cells, key=order)}
 
 
 def _names(cells: Mapping[str, Any]) -> list[str]:
