@@ -64,10 +64,11 @@ class Cells:
             machine, known, cells = found["about"]["machine"], found["plan"], found["cells"]
         except (OSError, ValueError, KeyError, TypeError) as error:
             raise GroundPruneError(f"{path} holds no cells of a benchmark ({error!r})") from error
-        if machine != about(self._dtype)["machine"] or known != plan:
-            raise GroundPruneError(
-                f"{path} was measured elsewhere or with other options ({machine}, {known}): give another --out"
-            )
+        there, here = {**machine, **known}, {**about(self._dtype)["machine"], **plan}
+        other = [name for name in sorted({*there, *here}) if there.get(name) != here.get(name)]
+        if other:
+            told = "; ".join(f"{name}: {there.get(name)} there, {here.get(name)} here" for name in other)
+            raise GroundPruneError(f"{path} was measured otherwise ({told}): give another --out")
         self.cells = cells
 
     def measure(self, name: str, measured: Callable[[], Mapping[str, Any]]) -> Mapping[str, Any]:

@@ -68,7 +68,7 @@ def test_what_was_measured_otherwise_is_not_gone_on_with(tmp_path, monkeypatch, 
     out = tmp_path / "found.json"
     Cells(out, seed=0, device="cpu", dtype="float32").measure("a", lambda: {"ratios": {}})
     assert run(monkeypatch, "ttft", *TINY, "--seed", 1, "--out", out) == 2
-    assert "give another --out" in capsys.readouterr().err
+    assert "seed: 0 there, 1 here): give another --out" in capsys.readouterr().err
     out.write_text("{}")
     assert run(monkeypatch, "ttft", *TINY, "--out", out) == 2
     assert "holds no cells" in capsys.readouterr().err
