@@ -90,9 +90,13 @@ if METHOD == "visionzip":
 elif METHOD == "fastv":
     with open(os.environ["FASTV"], encoding="utf-8") as file:
         text = file.read()
-    assert "K = 3\n" in text  # the file has its settings as constants
-    assert "ratio = 0.5\n" in text
-    text = text.replace("K = 3\n", f"K = {NUMBERS[0]}\n").replace("ratio = 0.5\n", f"ratio = {NUMBERS[1]}\n")
+    settings = {  # which the file has as constants
+        "K = 3\n": f"K = {NUMBERS[0]}\n", "ratio = 0.5\n": f"ratio = {NUMBERS[1]}\n", "35:611": f"35:{35 + N}",
+        "576 * ratio": f"{N} * ratio", "arange(611,": f"arange({35 + N},",
+    }  # fmt: skip
+    for constant, setting in settings.items():
+        assert constant in text
+        text = text.replace(constant, setting)
     space = {"__name__": "fastv_kvcache"}
     exec(compile(text, "fastv_kvcache", "exec"), space)
     model.model.last_attention = None
