@@ -12,6 +12,7 @@ import time
 import urllib.error
 import urllib.request
 
+import psutil
 from PIL import Image
 
 PATIENCE = 400  # seconds until a server is there
@@ -40,7 +41,16 @@ def serving(folder, *options):
             time.sleep(0.5)
         yield process, address, log
     finally:
-        process.kill()
+        _kill(process.pid)
+
+
+def _kill(pid):
+    """With its engine, which outlives a server that is killed."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        server = psutil.Process(pid)
+        for each in [server, *server.children(recursive=True)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                each.kill()
 
 
 def is_there(address):
