@@ -28,7 +28,7 @@ from groundprune.pruning.encoding import has_visual
 from groundprune.pruning.forwards import after_forward, before_forward, compiled_passed_over
 from groundprune.pruning.layers import Layers
 from groundprune.pruning.plan import Plan
-from groundprune.pruning.prefill import Prefill, PrunedInputs, encoded_prefill, shortened
+from groundprune.pruning.prefill import Prefill, PrunedInputs, checked_ids, encoded_prefill, shortened
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn, unpruned_prompt
 from groundprune.pruning.wrapped import refuse_sharded
@@ -103,14 +103,16 @@ class Calls:
         def generate(*args: Any, **kwargs: Any) -> Any:
             given = {**dict(zip(names, args, strict=False)), **kwargs}
             with self._lock:
-                with torch.no_grad():  # as `generate` does all else
-                    short = self._prepared_for_generate(given)
-                output, prompt = None, None
-                self._generates = True
+                self.settle()
+                outer = self._run, self._generates  # a call inside of a call, as of a model that drafts for itself
+                output, prompt, self._run = None, None, None
                 try:
+                    with torch.no_grad():  # as `generate` does all else
+                        short = self._prepared_for_generate(given)
+                    self._generates = True
                     output: Any = original(**(given if short is None else short))
                 finally:
-                    self._run, self._generates = None, False
+                    self._run, self._generates = outer
                     prompt = self.layers.finish(ran=output is not None)
                 if short is None:
                     return output
@@ -128,11 +130,12 @@ class Calls:
         if given.get("input_ids") is None and given.get("inputs") is not None:
             given["input_ids"] = given.pop("inputs")
         state = self.recall(given)
+        if given.get("inputs_embeds") is not None:
+            checked_ids(given)
         if not has_visual(given) and state is None:
             return None
         refuse_sharded(self.plan.model, "generate with pruning")
-        config = given.get("generation_config") or self.plan.model.generation_config
-        chunk = given.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        chunk = self._setting("prefill_chunk_size", given)
         if chunk is not None and (self.layers.hooked or self.plan.family.bidirectional or not CUTS_IMAGES):
             raise Unservable(
                 "this model, pruner or transformers needs prompts in one piece: leave prefill_chunk_size unset"
@@ -142,11 +145,17 @@ class Calls:
             raise Unservable("generate with pruning needs left padding: set tokenizer.padding_side = 'left'")
         short, prefill = self.shorten(given, state)
         for name in ("max_length", "min_length"):  # which count the prompt
-            length = given.get(name) or getattr(given.get("generation_config"), name, None)
+            length = self._setting(name, given)
             if length:
                 short[name] = length - given["input_ids"].shape[1] + short["input_ids"].shape[1]
         self._run = _Generation(short, prefill, short.prompt.compaction.slots)
         return short
+
+    def _setting(self, name: str, given: dict[str, Any]) -> Any:
+        """What `generate` would go by: the argument, else the config given, else the model's own."""
+        configs = given.get("generation_config"), self.plan.model.generation_config
+        values = [given.get(name), *(getattr(config, name, None) for config in configs)]
+        return next((value for value in values if value is not None), None)
 
     def _preparing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """What `generate` calls before every forward, outside of what it compiles."""
@@ -175,9 +184,18 @@ class Calls:
 
         return prepare
 
+    def settle(self) -> None:
+        """What became of the prompt of a `generate` under way, before anything else runs through the layers.
+
+        What it calls between forwards may call the model: guidance does, and so may any logits processor.
+        """
+        if self._run is not None:
+            short = self._run.short
+            short.prompt = self.layers.finish() or short.prompt
+
     def _follow(self, run: _Generation, rows: int) -> None:
         """What became of the prompt since the last forward, and of its rows, which `generate` repeats for beams."""
-        run.short.prompt = self.layers.finish() or run.short.prompt
+        self.settle()
         if rows > len(run.short.prompt.rows):
             run.short.prompt = repeated(run.short.prompt, rows // len(run.short.prompt.rows))
 
@@ -224,7 +242,7 @@ class Calls:
                 "a context of one"
             )
         short = next_turn(self.plan, inputs, state, cache)
-        if has_visual(inputs):
+        if has_visual(short):  # of the images of all turns none may be new
             self.layers.check_later_image(short.prompt.compaction.length, several)
         return short, None
 

@@ -56,6 +56,7 @@ def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: 
     )
     if every:
         encoded = Since(encoded, ids.shape[1] - new)
+        rest["mm_encoder_outputs"] = encoded.outputs
     for name in ("input_ids", *_BY_COLUMN):
         if rest.get(name) is not None:
             rest[name] = rest[name][:, -new:]

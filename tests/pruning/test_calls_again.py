@@ -1,0 +1,188 @@
+"""What a user calls next: the same again, a call inside of a call, and all images where words alone are new."""
+
+import copy
+
+import pytest
+import torch
+from transformers import GenerationConfig
+
+import groundprune as gp
+from groundprune.exactness.tiny import tiny_inputs, tiny_model
+from groundprune.families import families
+from support.closeness import relative_difference
+from support.families import model_of
+from support.generating import MODES, PRUNER, TOLERANCE, generate, oracle
+
+WORDS = torch.tensor([[11, 12, 13, 14]])
+
+
+def of_columns(name, ids):
+    """What stands beside the ids of a conversation."""
+    model = model_of(name)
+    return {"input_ids": ids, **families()[name].tiny_visuals(model.config).extra(ids)}
+
+
+def images_of(inputs):
+    return {key: value for key, value in inputs.items() if "pixel" in key or "grid" in key or "sizes" in key}
+
+
+# The same again
+
+
+@pytest.mark.parametrize("name", ["llava", "qwen3_vl"])
+@pytest.mark.parametrize("keep", [0.4, 1])
+def test_one_result_goes_to_generate_as_often_as_one_likes(name, keep):
+    """Stock code repeats encoded images in place, for beams and samples."""
+    model, pruner = model_of(name), gp.Spatial(keep=keep)
+    inputs = tiny_inputs(model, [(0, 0, 9), (1, 5, 7), (2, 2, 4)], modality="image")
+    short = gp.prune_inputs(model, inputs, pruner)
+    for mode in ("samples", "beams", "samples", "greedy"):
+        wanted = generate(model, gp.prune_inputs(model, inputs, pruner), **MODES[mode])
+        assert generate(model, short, **MODES[mode]).sequences.equal(wanted.sequences)
+
+
+def test_encoded_images_that_nothing_is_dropped_of_stay_the_callers_own(model, inputs):
+    given = {key: value for key, value in inputs.items() if key != "pixel_values"}
+    given["mm_encoder_outputs"] = gp.encode(model, inputs, [PRUNER]).select([0, 1, 2])
+    features = list(given["mm_encoder_outputs"]["image"].pooler_output)
+    generate(model, gp.prune_inputs(model, given, gp.Spatial(keep=1)), num_beams=2)
+    assert len(given["mm_encoder_outputs"]["image"].pooler_output) == len(features)
+
+
+def test_encoded_prompts_without_an_image_are_left_alone(model):
+    inputs = tiny_inputs(model, [(0, 0, 9), (1, 5, 7)])
+    encoded = gp.encode(model, inputs, [PRUNER])
+    words = {"input_ids": inputs["input_ids"][:1, -9:]}
+    short = gp.prune_inputs(model, {**words, "mm_encoder_outputs": encoded.select([0])}, PRUNER)
+    assert generate(model, short).sequences.equal(generate(model, words).sequences)
+
+
+def test_the_models_own_lengths_count_the_unpruned_prompt(monkeypatch):
+    model = tiny_model("llava")
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    length = inputs["input_ids"].shape[1]
+    with gp.prune(model, PRUNER):
+        wanted = generate(model, inputs, max_new_tokens=3).sequences
+        monkeypatch.setattr(model.generation_config, "max_length", length + 3)
+        assert model.generate(**inputs, do_sample=False).equal(wanted)
+        assert model.generate(**inputs, generation_config=GenerationConfig(do_sample=False)).equal(wanted)
+
+
+# A call inside of a call
+
+
+@pytest.mark.parametrize("pruner", [PRUNER, gp.FastV(keep=0.6)], ids=["before", "inside"])
+def test_guidance_calls_the_model_between_forwards(model, pruner):
+    """Stock `guidance_scale` runs the prompt's last word without its image, on a cache of its own."""
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    with gp.prune(model, pruner) as run:
+        found = generate(model, inputs, guidance_scale=1.5)
+        plain = generate(model, inputs)
+    wanted = oracle(model, run, inputs, guidance_scale=1.5)
+    assert found.sequences.equal(wanted.sequences)
+    assert relative_difference(found.logits, wanted.logits) < TOLERANCE
+    assert not found.sequences.equal(plain.sequences)
+
+
+@pytest.mark.parametrize("pruner", [PRUNER, gp.FastV(keep=0.6)], ids=["before", "inside"])
+def test_generate_inside_of_generate(model, pruner):
+    inputs, words = tiny_inputs(model, [(1, 5, 7)]), {"input_ids": WORDS}
+    answers = []
+
+    def ask(ids, scores):
+        answers.append([generate(model, x, max_new_tokens=3).sequences for x in (inputs, words)])
+        return scores
+
+    with gp.prune(model, pruner):
+        wanted, *each = generate(model, inputs), *(generate(model, x, max_new_tokens=3) for x in (inputs, words))
+        found = generate(model, inputs, logits_processor=[ask])
+    assert found.sequences.equal(wanted.sequences)
+    assert relative_difference(found.logits, wanted.logits) == 0
+    assert len(answers) == 6
+    assert all(x.equal(y.sequences) for answer in answers for x, y in zip(answer, each, strict=True))
+
+
+# All images of a conversation, none of which is new
+
+
+@pytest.mark.parametrize("name", ["llava", "llava_next", "qwen3_vl", "idefics3", "gemma3"])
+def test_words_after_all_images_again(name):
+    """As a processor gives a conversation; the words alone are the same turn."""
+    model = model_of(name)
+    first = tiny_inputs(model, [(1, 5, 7)])
+    short = gp.prune_inputs(model, first, gp.Spatial(keep=0.4))
+    out = generate(model, short)
+    turn = of_columns(name, torch.cat([short.restore(out.sequences), WORDS], 1))
+
+    def answered(more):
+        after = short, copy.deepcopy(out.past_key_values)
+        return generate(model, gp.prune_inputs(model, {**turn, **more}, gp.Spatial(keep=0.4), after=after))
+
+    wanted, found = answered({}), answered(images_of(first))
+    assert found.sequences.equal(wanted.sequences)
+    assert relative_difference(found.logits, wanted.logits) == 0
+    for pruner in (gp.Spatial(keep=0.4), gp.FastV(keep=0.6)):
+        with gp.prune(model, pruner):
+            out = generate(model, first)
+            turn = of_columns(name, torch.cat([out.sequences, WORDS], 1))
+            caches = [copy.deepcopy(out.past_key_values) for _ in range(2)]
+            wanted = generate(model, turn, past_key_values=caches[0])
+            found = generate(model, {**turn, **images_of(first)}, past_key_values=caches[1])
+        assert found.sequences.equal(wanted.sequences)
+        assert relative_difference(found.logits, wanted.logits) == 0
+
+
+@pytest.mark.parametrize("keep", [1, 0.4])
+@pytest.mark.parametrize("kinds", [("image", "image"), ("video", "image"), ("image", "video")])
+def test_all_of_two_kinds_in_rows_give_what_the_new_ones_alone_give(kinds, keep):
+    model, pruner = model_of("qwen3_vl"), gp.Spatial(keep=keep)
+    first, second = (rows_alike(model, kind, seed) for kind, seed in zip(kinds, (1, 9), strict=True))
+    short = gp.prune_inputs(model, first, pruner)
+    out = generate(model, short, max_new_tokens=2)
+    turn = of_columns("qwen3_vl", torch.cat([short.restore(out.sequences), second["input_ids"]], 1))
+    new = images_of(second)
+    every = {key: by_row(images_of(first).get(key), new.get(key)) for key in {**images_of(first), **new}}
+    found = []
+    for visuals in (new, every):
+        turned = gp.prune_inputs(
+            model, {**turn, **visuals}, pruner, after=(short, copy.deepcopy(out.past_key_values))
+        )
+        found.append(generate(model, turned, max_new_tokens=2))
+    assert relative_difference(found[1].logits, found[0].logits) == 0
+
+
+def rows_alike(model, kind, seed):
+    """Two rows of one length, a visual each."""
+    rows = [tiny_inputs(model, [(1, 4, 6)], seed=seed + i, modality=kind) for i in range(2)]
+    return {key: torch.cat([row[key] for row in rows]) for key in rows[0]}
+
+
+def by_row(*turns):
+    """The visuals of row 0 in all turns, then those of row 1."""
+    halves = [given.chunk(2) for given in turns if given is not None]
+    return torch.cat([half[row] for row in range(2) for half in halves])
+
+
+# What is refused
+
+
+def test_a_filled_cache_without_the_turn_before(model):
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    short = gp.prune_inputs(model, inputs, PRUNER)
+    out = generate(model, short)
+    turn = {**inputs, "input_ids": short.restore(out.sequences), "past_key_values": out.past_key_values}
+    del turn["attention_mask"]
+    with pytest.raises(gp.Unservable, match=r"go on from a cache of 31 columns: give after=\("):
+        gp.prune_inputs(model, turn, PRUNER)
+
+
+def test_embeddings_in_the_place_of_ids_or_beside_them(model):
+    inputs = tiny_inputs(model, [(1, 5, 7)])
+    embedded = {"inputs_embeds": model.get_input_embeddings()(inputs["input_ids"]).detach()}
+    refused = pytest.raises(gp.Unservable, match="inputs_embeds do not tell")
+    with gp.prune(model, PRUNER), refused:
+        generate(model, {"attention_mask": inputs["attention_mask"], **embedded})
+    with gp.prune(model, PRUNER), refused:
+        generate(model, {**inputs, **embedded})
+    with refused:
+        gp.prune_inputs(model, {**inputs, **embedded}, PRUNER)
