@@ -1,10 +1,11 @@
 """What a user calls next: the same again, a call inside of a call, and all images where words alone are new."""
 
 import copy
+from contextlib import nullcontext
 
 import pytest
 import torch
-from transformers import GenerationConfig
+from transformers import GenerationConfig, cache_utils
 
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
@@ -12,6 +13,7 @@ from groundprune.families import families
 from support.closeness import relative_difference
 from support.families import model_of
 from support.generating import MODES, PRUNER, TOLERANCE, generate, oracle
+from support.inside import LastRow
 
 WORDS = torch.tensor([[11, 12, 13, 14]])
 
@@ -174,6 +176,22 @@ def test_a_filled_cache_without_the_turn_before(model):
     del turn["attention_mask"]
     with pytest.raises(gp.Unservable, match=r"go on from a cache of 31 columns: give after=\("):
         gp.prune_inputs(model, turn, PRUNER)
+
+
+def test_a_copy_of_a_model_that_is_being_pruned(model, inputs):
+    with gp.prune(model, PRUNER), pytest.raises(gp.GroundPruneError, match="copy it before, or after leaving"):
+        torch.optim.swa_utils.AveragedModel(model)
+    assert generate(copy.deepcopy(model), inputs).sequences.equal(generate(model, inputs).sequences)
+
+
+@pytest.mark.skipif(not hasattr(cache_utils, "Fp8QuantizedLayer"), reason="quantised caches need a package more")
+def test_eviction_from_a_quantised_cache(model, inputs):
+    cache = {"cache_implementation": "quantized", "cache_config": {"backend": "fp8"}}
+    for evict, expected in ((True, pytest.raises(gp.Unservable, match="quantised cache")), (False, nullcontext())):
+        with gp.prune(model, LastRow(keep=0.4, evict=evict)), expected:
+            found = generate(model, inputs, **cache)
+    with gp.prune(model, LastRow(keep=0.4)):
+        assert found.sequences[:, :-5].equal(generate(model, inputs).sequences[:, :-5])
 
 
 def test_embeddings_in_the_place_of_ids_or_beside_them(model):

@@ -88,6 +88,7 @@ class Calls:
                 original = getattr(model, name)
                 stack.enter_context(replaced(model, name, functools.wraps(original)(make(original))))
             setattr(model.generate, _OWNER, self)
+            stack.enter_context(replaced(model, "__deepcopy__", _refuse_copy))
             for modality in MODALITIES:
                 name = f"get_{modality}_features"
                 if hasattr(base, name):
@@ -280,3 +281,8 @@ class Calls:
             return output
 
         return get_features
+
+
+def _refuse_copy(memo: dict[int, Any]) -> Any:
+    """What was put on the model goes on calling the model: a copy would answer with weights that are not its own."""
+    raise GroundPruneError("this model is inside of a gp.prune context: copy it before, or after leaving")
