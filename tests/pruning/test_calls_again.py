@@ -153,6 +153,48 @@ def test_all_of_two_kinds_in_rows_give_what_the_new_ones_alone_give(kinds, keep)
     assert relative_difference(found[1].logits, found[0].logits) == 0
 
 
+# A first turn that lost nothing, in models whose ids are more than columns
+
+
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen3_5"])
+def test_turns_behind_one_that_lost_nothing(name):
+    """Stock code goes on by an offset that the model keeps, here of another prompt."""
+    model, whole = model_of(name), gp.Spatial(keep=1)
+    first, second = tiny_inputs(model, [(1, 5, 7)]), tiny_inputs(model, [(1, 3, 4)], seed=5)
+    grids = {key: torch.cat([first[key], second[key]]) for key in images_of(first)}
+
+    def on(cache, ids, images):
+        return generate(model, {**of_columns(name, ids), **images}, past_key_values=cache, max_new_tokens=3)
+
+    def elsewhere():
+        generate(model, tiny_inputs(model, [(2, 1, 1)], seed=8))
+
+    said = generate(model, first, max_new_tokens=3).sequences
+    for turn, images, every in ((WORDS, {}, images_of(first)), (second["input_ids"], images_of(second), grids)):
+        ids = torch.cat([said, turn], 1)
+        wanted = generate(model, {**of_columns(name, ids), **every}, use_cache=False, max_new_tokens=3)
+        elsewhere()
+        with gp.prune(model, whole):
+            inside = generate(model, first, max_new_tokens=3).past_key_values
+        outside = generate(model, first, max_new_tokens=3).past_key_values
+        elsewhere()
+        with gp.prune(model, whole):
+            found = [on(inside, ids, images)]
+            if images:
+                with pytest.raises(gp.Unservable, match=r"filled outside of gp\.prune"):
+                    on(copy.deepcopy(outside), ids, images)
+                found.append(on(outside, ids, every))
+        for answer in found:
+            assert answer.sequences.equal(wanted.sequences)
+            assert relative_difference(answer.logits, wanted.logits) < TOLERANCE
+    with torch.no_grad(), gp.prune(model, whole):  # and a loop of one's own
+        cache = model(**first).past_key_values
+        elsewhere()
+        step = model(input_ids=WORDS, past_key_values=cache).logits
+    wanted = model(**{**of_columns(name, torch.cat([first["input_ids"], WORDS], 1)), **images_of(first)}).logits
+    assert relative_difference([step], [wanted[:, -4:]]) < TOLERANCE
+
+
 def rows_alike(model, kind, seed):
     """Two rows of one length, a visual each."""
     rows = [tiny_inputs(model, [(1, 4, 6)], seed=seed + i, modality=kind) for i in range(2)]

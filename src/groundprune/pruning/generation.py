@@ -235,7 +235,7 @@ class Calls:
         if ids is None:
             raise Unservable("pruning reads input_ids to find the visual tokens; inputs_embeds do not tell them")
         if state is None:
-            state = unpruned_prompt(len(ids), past, inputs.get("attention_mask"), ids.device)
+            state = unpruned_prompt(self.plan, inputs, past)
         several = len(state.segments) > 1
         if several and not self.layers.hooked:
             raise Unservable(
@@ -260,7 +260,9 @@ class Calls:
         """Keep what became of a prompt with the cache that holds its keys and values; copies carry it too."""
         if any(len(row.layout) for row in prompt.rows):
             self.last = prompt
-        if prompt.pruned or prompt.earlier is not None or self.plan.policy.changes_whole_rows:
+        # Of three axes stock code goes on by an offset that it finds as it makes the ids, which here were given.
+        given = self.plan.policy.changes_whole_rows or self.plan.family.position_axes > 1
+        if prompt.pruned or prompt.earlier is not None or given:
             for cache in caches:
                 if isinstance(cache, Cache):
                     # The features would stay in memory as long as the cache.
