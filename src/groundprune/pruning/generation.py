@@ -147,7 +147,7 @@ class Calls:
         short, prefill = self.shorten(given, state)
         for name in ("max_length", "min_length"):  # which count the prompt
             length = self._setting(name, given)
-            if length:
+            if length and not self._setting(name.replace("length", "new_tokens"), given):
                 short[name] = length - given["input_ids"].shape[1] + short["input_ids"].shape[1]
         self._run = _Generation(short, prefill, short.prompt.compaction.slots)
         return short

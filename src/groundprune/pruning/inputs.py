@@ -48,7 +48,8 @@ def prune_inputs(
         after: of a later turn, the result of the turn before and the cache that it filled. `inputs` then hold the
             conversation so far, unpruned, or what is new in it alone; and the new images, or all of them.
         window: what sliding windows count. Stock code counts the tokens that are left; "positions" refuses prompts
-            that are longer than a window, where that makes a difference, "tokens" takes them.
+            that are longer than a window, where that makes a difference, "tokens" takes them. Where the answer alone
+            outgrows a window it makes one, too: `gp.prune` is exact there.
 
     Returns:
         PrunedInputs, a dict with `kept`, `layout`, `positions` and `restore`.
