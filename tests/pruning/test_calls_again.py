@@ -1,6 +1,9 @@
 """What a user calls next: the same again, a call inside of a call, and all images where words alone are new."""
 
 import copy
+import functools
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 
 import pytest
@@ -10,9 +13,10 @@ from transformers import GenerationConfig, cache_utils
 import groundprune as gp
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.families import families
+from groundprune.probes.patching import replaced
 from support.closeness import relative_difference
 from support.families import model_of
-from support.generating import MODES, PRUNER, TOLERANCE, generate, oracle
+from support.generating import CONTROL, MODES, PRUNER, TOLERANCE, generate, oracle
 from support.inside import LastRow
 
 WORDS = torch.tensor([[11, 12, 13, 14]])
@@ -102,6 +106,45 @@ def test_generate_inside_of_generate(model, pruner):
     assert relative_difference(found.logits, wanted.logits) == 0
     assert len(answers) == 6
     assert all(x.equal(y.sequences) for answer in answers for x, y in zip(answer, each, strict=True))
+
+
+@pytest.mark.parametrize("pruner", [PRUNER, gp.FastV(keep=0.6)], ids=["before", "inside"])
+def test_a_generate_that_began_before_the_context_goes_on_unpruned(model, pruner):
+    """In another thread, whose next forward is prepared while one inside of the context is under way."""
+    inputs, here = tiny_inputs(model, [(1, 5, 7)]), threading.get_ident()
+    wanted = generate(model, inputs)
+    began, within, prepared = (threading.Event() for _ in range(3))
+
+    def pause(ids, scores):
+        began.set()
+        assert within.wait(60)
+        return scores
+
+    def meanwhile(ids, scores):
+        within.set()
+        assert prepared.wait(60)
+        return scores
+
+    with ThreadPoolExecutor(1) as pool:
+        theirs = pool.submit(generate, model, inputs, logits_processor=[pause])
+        assert began.wait(60)
+        with gp.prune(model, pruner):
+            alone, prepare = generate(model, inputs), model.prepare_inputs_for_generation
+
+            @functools.wraps(prepare)
+            def watched(*args, **kwargs):
+                found = prepare(*args, **kwargs)
+                if threading.get_ident() != here:
+                    prepared.set()
+                return found
+
+            with replaced(model, "prepare_inputs_for_generation", watched):
+                ours = generate(model, inputs, logits_processor=[meanwhile])
+                found = theirs.result(60)
+    for answer, same in ((found, wanted), (ours, alone)):
+        assert answer.sequences.equal(same.sequences)
+        assert relative_difference(answer.logits, same.logits) < TOLERANCE
+    assert relative_difference(alone.logits, wanted.logits) > CONTROL
 
 
 # All images of a conversation, none of which is new

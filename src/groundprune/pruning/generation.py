@@ -71,7 +71,7 @@ class Calls:
         self.last: PrunedPrompt | None = None
         self.unread: set[TowerRecord] = set()  # of images that were encoded elsewhere, and no pruned call read
         self._run: _Generation | None = None
-        self._generates = False
+        self._thread: int | None = None  # that generates
         self._lock = threading.RLock()
         self.signature = inspect.signature(plan.model.forward)
 
@@ -105,15 +105,15 @@ class Calls:
             given = {**dict(zip(names, args, strict=False)), **kwargs}
             with self._lock:
                 self.settle()
-                outer = self._run, self._generates  # a call inside of a call, as of a model that drafts for itself
+                outer = self._run, self._thread  # a call inside of a call, as of a model that drafts for itself
                 output, prompt, self._run = None, None, None
                 try:
                     with torch.no_grad():  # as `generate` does all else
                         short = self._prepared_for_generate(given)
-                    self._generates = True
+                    self._thread = threading.get_ident()
                     output: Any = original(**(given if short is None else short))
                 finally:
-                    self._run, self._generates = outer
+                    self._run, self._thread = outer
                     prompt = self.layers.finish(ran=output is not None)
                 if short is None:
                     return output
@@ -162,15 +162,17 @@ class Calls:
         """What `generate` calls before every forward, outside of what it compiles."""
 
         def prepare(input_ids: Any, **kwargs: Any) -> dict[str, Any]:
-            run, cache = self._run, kwargs.get("past_key_values")
+            # A `generate` that was taken from the model, or began, before the context calls forwards like a loop of
+            # one's own, whatever another thread does meanwhile.
+            generates = self._thread == threading.get_ident()
+            run, cache = self._run if generates else None, kwargs.get("past_key_values")
             past = 0 if cache is None else int(cache.get_seq_length())
             if run is not None:
                 self._follow(run, len(input_ids))
                 if past:
                     kwargs["attention_mask"] = run.fitted_mask(kwargs.get("attention_mask"), past)
             prepared = original(input_ids, **kwargs)
-            # A `generate` that was taken from the model before the context calls forwards like a loop of one's own.
-            if self._generates:
+            if generates:
                 prepared[_PREPARED] = True
             if run is None:
                 return prepared
