@@ -101,9 +101,9 @@ def _ends_in_words(prompt: PrunedPrompt, count: int) -> bool:
 
 
 def unpruned_prompt(plan: Plan, inputs: dict[str, Any], past: int) -> PrunedPrompt:
-    """Of a cache of `past` columns that was filled outside of any context. inputs: of the turn that goes on from it.
+    """Of a cache of `past` columns that words filled, or a call outside of any context.
 
-    Raises Unservable where it is not known which ids it ends with.
+    inputs: of the turn that goes on from it. Raises Unservable where it is not known which id comes next.
     """
     ids, mask = inputs["input_ids"], inputs.get("attention_mask")
     held = torch.ones_like(ids[:, :1]).expand(-1, past) if mask is None else mask[:, :past]
@@ -124,8 +124,8 @@ def _id_after(plan: Plan, inputs: dict[str, Any], held: Tensor) -> Tensor:
             found = plan.family.positions(plan.model.base_model, inputs)[..., :past]
             return found.amax(0).masked_fill(~held, -1).amax(1) + 1
     raise Unservable(
-        "this cache was filled outside of gp.prune, and which ids an image in it ends with is not known: run the "
-        "first turn inside of the context, or give the ids and the grids of all turns"
+        "what this cache holds is not known, and behind an image this model's ids are not columns: give the ids and the "
+        "grids of all turns, or run each turn with an image inside of gp.prune"
     )
 
 
