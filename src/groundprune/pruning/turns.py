@@ -124,8 +124,8 @@ def _id_after(plan: Plan, inputs: dict[str, Any], held: Tensor) -> Tensor:
             found = plan.family.positions(plan.model.base_model, inputs)[..., :past]
             return found.amax(0).masked_fill(~held, -1).amax(1) + 1
     raise Unservable(
-        "what this cache holds is not known, and behind an image this model's ids are not columns: give the ids and the "
-        "grids of all turns, or run each turn with an image inside of gp.prune"
+        "what this cache holds is not known, and behind an image this model's ids are not columns: give the ids and "
+        "the grids of all turns, or run each turn with an image inside of gp.prune"
     )
 
 
