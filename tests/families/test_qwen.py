@@ -86,6 +86,20 @@ def test_positions_are_those_of_the_unpruned_model(model, seconds):
     assert given.equal(plain.expand(3, len(wanted[0]), -1))
 
 
+def test_grids_without_token_types_are_refused(model, inputs):
+    """Stock `generate` counts columns then: ids are preserved, and not those of the model."""
+    lacking = {name: value for name, value in inputs.items() if name != "mm_token_type_ids"}
+    refused = pytest.raises(gp.GroundPruneError, match="no mm_token_type_ids")
+    for prune in (gp.ClsVisual(keep=0.5), gp.ClsVisual(keep=1)):
+        with refused:
+            gp.prune_inputs(model, lacking, prune)
+        with refused, gp.prune(model, prune):
+            model.generate(**lacking, max_new_tokens=1)
+    position = family_of(model.config).positions(model.base_model, inputs)
+    given = gp.prune_inputs(model, {**lacking, "position_ids": position}, gp.ClsVisual(keep=0.5))
+    assert given["position_ids"].equal(gp.prune_inputs(model, inputs, gp.ClsVisual(keep=0.5))["position_ids"])
+
+
 def test_a_plain_forward_equals_the_oracle(model, inputs):
     with torch.no_grad(), gp.prune(model, gp.ClsVisual(keep=0.5)) as run:
         pruned = model(**inputs).logits

@@ -1,5 +1,7 @@
 """The signals that only some methods read, against what the tower itself gives."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from fractions import Fraction
 
 import pytest
@@ -32,6 +34,24 @@ def record(model, pixels, *needs):
     with torch.no_grad():
         pixels = {"pixel_values": pixels}
         return record_of(encode(model.model, family_of(model.config), "image", pixels, recordable(needs)))
+
+
+def test_states_are_those_of_the_thread_that_records(model, pixels, states):
+    """Another one runs the stock tower, on other pixels, before the recorded pass is over."""
+    need, tower = Need("tower_hidden", 1), model.model.vision_tower
+    here, other = threading.get_ident(), pixels.flip(0) * 2
+
+    def interrupt(*_):
+        if threading.get_ident() == here:
+            pool.submit(torch.no_grad()(tower), other).result()
+
+    with ThreadPoolExecutor(1) as pool:
+        hook = tower.encoder.register_forward_hook(interrupt)
+        try:
+            found = record(model, pixels, need).values[need]
+        finally:
+            hook.remove()
+    assert_near(torch.stack(found), states[2][:, 1:])
 
 
 def test_the_joint_cls_row_is_the_softmax_of_all_heads_as_one(model, pixels, states):

@@ -241,6 +241,9 @@ def test_an_undeclared_signal_says_how_to_declare_it():
     [
         (lambda: gp.Merge(torch.eye(2), "Projected"), "'projected', 'tower' or 'hidden'"),
         (lambda: gp.Need("tower_attention", kind="max"), "received"),
+        (lambda: gp.Dart(keep=0.5, image_pivots=0, text_pivots=0), r"one of them above 0 \(got 0 and 0\)"),
+        (lambda: gp.Dart(keep=0.5, text_pivots=-3), "whole numbers"),
+        (lambda: gp.IVCPrune(keep=0.5, coordinates=-1), "coordinates must be from 0 to 1"),
         (lambda: gp.Need("tower_atention"), "did you mean 'tower_attention'"),
         (
             lambda: gp.register(type("Odd", (gp.Pruner,), {"name": "odd", "official_positions": "kept"})),

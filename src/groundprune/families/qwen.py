@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from groundprune.errors import GroundPruneError
 from groundprune.families.base import Family
 from groundprune.families.tiny_parts import IMAGE, MARKS, PATCH, VIDEO, Kinds, TinyVisuals, text_sizes
 from groundprune.tokens.layout import VisualUnit
@@ -40,7 +41,7 @@ class Qwen(Family):
         ids, given = inputs["input_ids"], inputs.get("position_ids")
         if given is None:
             given = _three_axes(base, inputs)
-        if given is None:  # too little is known for three axes: the model counts columns on each
+        if given is None:  # words alone: the model counts columns on each axis
             given = torch.arange(ids.shape[1], device=ids.device)[None]
         # `generate` puts a row of plain text positions before the three.
         axes = given[None] if given.ndim == 2 else given[-3:]
@@ -107,8 +108,13 @@ class Qwen(Family):
 
 def _three_axes(base: Any, inputs: dict[str, Any]) -> Tensor | None:
     """As the model makes them of a first turn; not by `compute_3d_position_ids`, which leaves its offset behind."""
-    grids = [inputs.get(grid) for _, grid in ARGUMENTS.values()]
-    if inputs.get("mm_token_type_ids") is None or all(grid is None for grid in grids):
+    if all(inputs.get(grid) is None for _, grid in ARGUMENTS.values()):
         return None
+    if inputs.get("mm_token_type_ids") is None:
+        # Stock `forward` of most Qwens refuses that too; stock `generate` counts columns, which no model learnt.
+        raise GroundPruneError(
+            "these inputs hold grids of images or videos and no mm_token_type_ids, without which there are no ids of "
+            "three axes: give all that the processor gives, or position_ids"
+        )
     names = inspect.signature(base.get_rope_index).parameters
     return base.get_rope_index(**{name: inputs[name] for name in names if inputs.get(name) is not None})[0]

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import math
+import threading
+from collections.abc import Callable
 from fractions import Fraction
 from typing import Any
 
@@ -26,10 +28,16 @@ def block_at(depth: Fraction, config: Any, need: Need, count: int) -> int:
     return index
 
 
-def keep_output(raw: dict[Need, Tensor], need: Need, packed: bool, module: nn.Module, args: Any, output: Any) -> None:
-    """A hook behind a block: its states, [B, T, C], or of packed images [T, C]."""
-    value = (output[0] if isinstance(output, tuple) else output).detach()
-    raw[need] = value.reshape(-1, value.shape[-1]) if packed else value
+def keep_output(raw: dict[Need, Tensor], need: Need, packed: bool) -> Callable[[nn.Module, Any, Any], None]:
+    """A hook behind a block: its states, [B, T, C], or of packed images [T, C], as this thread computes them."""
+    mine = threading.get_ident()
+
+    def hook(module: nn.Module, args: Any, output: Any) -> None:
+        if threading.get_ident() == mine:
+            value = (output[0] if isinstance(output, tuple) else output).detach()
+            raw[need] = value.reshape(-1, value.shape[-1]) if packed else value
+
+    return hook
 
 
 def fingerprint(pixels: Tensor) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
@@ -104,8 +103,7 @@ def _recorder(base: Any, family: Family, needs: frozenset[Need], raw: dict[Need,
         for need in needs - {FINGERPRINT}:
             block = blocks[block_index(family, base.config, need, len(blocks))]
             if need.signal == "tower_hidden":
-                keep = functools.partial(keep_output, raw, need, kind.packed)
-                stack.callback(block.register_forward_hook(keep).remove)
+                stack.callback(block.register_forward_hook(keep_output(raw, need, kind.packed)).remove)
             else:
                 targets.setdefault(block.get_submodule(kind.attention), {})[need] = reader_of(need, kind)
         found = stack.enter_context(attention.probe(targets)) if targets else {}

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from groundprune.errors import GroundPruneError
 from groundprune.pruners.base import Rule
 from groundprune.pruners.between_layers import BetweenLayers, scaled, text_after
 from groundprune.pruners.ranking import mask_of, ranked, unit
@@ -43,6 +44,15 @@ class Dart(BetweenLayers):
     official_positions = "preserved"
     paper, year, scores_by = "2502.11494", 2025, "distance from pivots"
     needs = frozenset({Need("llm", kind="k"), Need("llm", kind="hidden")})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        pivots = self.image_pivots, self.text_pivots
+        if not all(isinstance(count, int) and count >= 0 for count in pivots) or not any(pivots):
+            raise GroundPruneError(
+                f"image_pivots and text_pivots must be whole numbers, one of them above 0 (got {pivots[0]!r} and "
+                f"{pivots[1]!r})"
+            )
 
     def layers(self, n_layers: int) -> list[int]:
         return scaled([2], n_layers) if self.layer is None else [self.layer]

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from groundprune.errors import GroundPruneError
 from groundprune.pruners.base import Pruner, Rule
 from groundprune.pruners.between_layers import scaled, text_after
 from groundprune.pruners.ranking import mask_of, ranked, top_by_tier
@@ -47,6 +48,13 @@ class IVCPrune(Pruner):
     official_positions = "preserved"
     paper, year, scores_by = "2602.03060", 2026, "RoPE coordinates, value similarity"
     needs = frozenset({Need("llm", kind="v"), Need("llm", kind="frequencies")})
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("coordinates", "seeds"):
+            share = getattr(self, name)
+            if not 0 <= share <= 1:
+                raise GroundPruneError(f"{name} must be from 0 to 1 (got {share!r})")
 
     def for_model(self, config: Any) -> Pruner:
         if self.layer is not None or config.model_type not in _LAYERS:

@@ -44,12 +44,14 @@ class EncodedImages:
             device: where to, by default where the images were encoded.
 
         Returns:
-            A fresh `mm_encoder_outputs`, which `generate` may change freely.
+            A fresh `mm_encoder_outputs`, which `generate` may change freely; empty where none of them has an image.
         """
         device = self._device if device is None else device
         chosen = [self._rows[i] for i in rows]
         record = _moved(TowerRecord.join([record for _, _, record in chosen]), device)
         sizes = [len(unit) for unit in record.units]
+        if not sizes:
+            return {}
         features = list(torch.cat([features for features, _, _ in chosen]).to(device).split(sizes))
         output = self._output_type(pooler_output=torch.stack(features) if self._stacked else features)
         if chosen[0][1]:

@@ -68,12 +68,16 @@ class Encoded:
         index, place, values = torch.cat(kept), torch.cat(places), torch.cat(features)
         for modality, token in self._tokens.items():
             mine = self._said[index] == token
-            # `generate` repeats entries for beams by the rows that they fill.
-            sizes = [n for n in torch.bincount(self._row[index[mine]], minlength=len(rows)).tolist() if n]
+            sizes = self.entries(index[mine])
             rank = (self._said == token).cumsum(0) - 1
             new = list(values[sent(place[mine], values.device)].split(sizes))
             outputs[modality] = rebuilt(self._outputs[modality], new, rank[index[mine]], sizes)
         return outputs
+
+    def entries(self, which: Tensor) -> list[int]:
+        """How many of these tokens each row has that has any. `generate` repeats entries for beams by the rows that
+        they fill. which: indices into the tokens of all rows, or a mask over them."""
+        return [n for n in torch.bincount(self._row[which]).tolist() if n]
 
     def _columns_of(self, modality: str) -> Tensor:
         """Long: which of the visual columns of all rows belong to the modality."""

@@ -30,6 +30,8 @@ def evict(segments: list[Segment], segment: Segment, cache: Any) -> None:
 
 def _shorten(layer: Any, take: Tensor, slots: int) -> None:
     """Keep of a cache layer's `slots` filled ones those of take: Long[B, S]."""
+    if layer.keys.ndim != 4:
+        raise Unservable("evict_earlier cannot drop tokens from a quantised cache: use another cache or pruner")
     if layer.get_seq_length() != layer.keys.shape[2] and not layer.is_compileable:
         raise Unservable("evict_earlier cannot drop tokens from a sliding cache that is full: use a shorter prompt")
     if layer.is_compileable and layer.keys.shape[2] < slots:

@@ -24,6 +24,7 @@ def compiled_passed_over(calls: Calls) -> contextlib.AbstractContextManager[Any]
 
 def before_forward(calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments of the forward, pruned; as they are where there is nothing to prune."""
+    calls.settle()
     inputs = {**calls.signature.bind_partial(*args).arguments, **kwargs}
     state = calls.recall(inputs)
     cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")

@@ -28,7 +28,7 @@ from groundprune.pruning.encoding import has_visual
 from groundprune.pruning.forwards import after_forward, before_forward, compiled_passed_over
 from groundprune.pruning.layers import Layers
 from groundprune.pruning.plan import Plan
-from groundprune.pruning.prefill import Prefill, PrunedInputs, encoded_prefill, shortened
+from groundprune.pruning.prefill import Prefill, PrunedInputs, checked_ids, encoded_prefill, shortened
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn, unpruned_prompt
 from groundprune.pruning.wrapped import refuse_sharded
@@ -71,7 +71,7 @@ class Calls:
         self.last: PrunedPrompt | None = None
         self.unread: set[TowerRecord] = set()  # of images that were encoded elsewhere, and no pruned call read
         self._run: _Generation | None = None
-        self._generates = False
+        self._thread: int | None = None  # that generates
         self._lock = threading.RLock()
         self.signature = inspect.signature(plan.model.forward)
 
@@ -88,6 +88,7 @@ class Calls:
                 original = getattr(model, name)
                 stack.enter_context(replaced(model, name, functools.wraps(original)(make(original))))
             setattr(model.generate, _OWNER, self)
+            stack.enter_context(replaced(model, "__deepcopy__", _refuse_copy))
             for modality in MODALITIES:
                 name = f"get_{modality}_features"
                 if hasattr(base, name):
@@ -103,14 +104,16 @@ class Calls:
         def generate(*args: Any, **kwargs: Any) -> Any:
             given = {**dict(zip(names, args, strict=False)), **kwargs}
             with self._lock:
-                with torch.no_grad():  # as `generate` does all else
-                    short = self._prepared_for_generate(given)
-                output, prompt = None, None
-                self._generates = True
+                self.settle()
+                outer = self._run, self._thread  # a call inside of a call, as of a model that drafts for itself
+                output, prompt, self._run = None, None, None
                 try:
+                    with torch.no_grad():  # as `generate` does all else
+                        short = self._prepared_for_generate(given)
+                    self._thread = threading.get_ident()
                     output: Any = original(**(given if short is None else short))
                 finally:
-                    self._run, self._generates = None, False
+                    self._run, self._thread = outer
                     prompt = self.layers.finish(ran=output is not None)
                 if short is None:
                     return output
@@ -128,11 +131,12 @@ class Calls:
         if given.get("input_ids") is None and given.get("inputs") is not None:
             given["input_ids"] = given.pop("inputs")
         state = self.recall(given)
+        if given.get("inputs_embeds") is not None:
+            checked_ids(given)
         if not has_visual(given) and state is None:
             return None
         refuse_sharded(self.plan.model, "generate with pruning")
-        config = given.get("generation_config") or self.plan.model.generation_config
-        chunk = given.get("prefill_chunk_size", getattr(config, "prefill_chunk_size", None))
+        chunk = self._setting("prefill_chunk_size", given)
         if chunk is not None and (self.layers.hooked or self.plan.family.bidirectional or not CUTS_IMAGES):
             raise Unservable(
                 "this model, pruner or transformers needs prompts in one piece: leave prefill_chunk_size unset"
@@ -142,25 +146,33 @@ class Calls:
             raise Unservable("generate with pruning needs left padding: set tokenizer.padding_side = 'left'")
         short, prefill = self.shorten(given, state)
         for name in ("max_length", "min_length"):  # which count the prompt
-            length = given.get(name) or getattr(given.get("generation_config"), name, None)
-            if length:
+            length = self._setting(name, given)
+            if length and not self._setting(name.replace("length", "new_tokens"), given):
                 short[name] = length - given["input_ids"].shape[1] + short["input_ids"].shape[1]
         self._run = _Generation(short, prefill, short.prompt.compaction.slots)
         return short
+
+    def _setting(self, name: str, given: dict[str, Any]) -> Any:
+        """What `generate` would go by: the argument, else the config given, else the model's own."""
+        configs = given.get("generation_config"), self.plan.model.generation_config
+        values = [given.get(name), *(getattr(config, name, None) for config in configs)]
+        return next((value for value in values if value is not None), None)
 
     def _preparing(self, original: Callable[..., Any]) -> Callable[..., Any]:
         """What `generate` calls before every forward, outside of what it compiles."""
 
         def prepare(input_ids: Any, **kwargs: Any) -> dict[str, Any]:
-            run, cache = self._run, kwargs.get("past_key_values")
+            # A `generate` that was taken from the model, or began, before the context calls forwards like a loop of
+            # one's own, whatever another thread does meanwhile.
+            generates = self._thread == threading.get_ident()
+            run, cache = self._run if generates else None, kwargs.get("past_key_values")
             past = 0 if cache is None else int(cache.get_seq_length())
             if run is not None:
                 self._follow(run, len(input_ids))
                 if past:
                     kwargs["attention_mask"] = run.fitted_mask(kwargs.get("attention_mask"), past)
             prepared = original(input_ids, **kwargs)
-            # A `generate` that was taken from the model before the context calls forwards like a loop of one's own.
-            if self._generates:
+            if generates:
                 prepared[_PREPARED] = True
             if run is None:
                 return prepared
@@ -175,9 +187,18 @@ class Calls:
 
         return prepare
 
+    def settle(self) -> None:
+        """What became of the prompt of a `generate` under way, before anything else runs through the layers.
+
+        What it calls between forwards may call the model: guidance does, and so may any logits processor.
+        """
+        if self._run is not None:
+            short = self._run.short
+            short.prompt = self.layers.finish() or short.prompt
+
     def _follow(self, run: _Generation, rows: int) -> None:
         """What became of the prompt since the last forward, and of its rows, which `generate` repeats for beams."""
-        run.short.prompt = self.layers.finish() or run.short.prompt
+        self.settle()
         if rows > len(run.short.prompt.rows):
             run.short.prompt = repeated(run.short.prompt, rows // len(run.short.prompt.rows))
 
@@ -216,7 +237,7 @@ class Calls:
         if ids is None:
             raise Unservable("pruning reads input_ids to find the visual tokens; inputs_embeds do not tell them")
         if state is None:
-            state = unpruned_prompt(len(ids), past, inputs.get("attention_mask"), ids.device)
+            state = unpruned_prompt(self.plan, inputs, past)
         several = len(state.segments) > 1
         if several and not self.layers.hooked:
             raise Unservable(
@@ -224,7 +245,7 @@ class Calls:
                 "a context of one"
             )
         short = next_turn(self.plan, inputs, state, cache)
-        if has_visual(inputs):
+        if has_visual(short):  # of the images of all turns none may be new
             self.layers.check_later_image(short.prompt.compaction.length, several)
         return short, None
 
@@ -241,7 +262,9 @@ class Calls:
         """Keep what became of a prompt with the cache that holds its keys and values; copies carry it too."""
         if any(len(row.layout) for row in prompt.rows):
             self.last = prompt
-        if prompt.pruned or prompt.earlier is not None or self.plan.policy.changes_whole_rows:
+        # Of three axes stock code goes on by an offset that it finds as it makes the ids, which here were given.
+        given = self.plan.policy.changes_whole_rows or self.plan.family.position_axes > 1
+        if prompt.pruned or prompt.earlier is not None or given:
             for cache in caches:
                 if isinstance(cache, Cache):
                     # The features would stay in memory as long as the cache.
@@ -262,3 +285,8 @@ class Calls:
             return output
 
         return get_features
+
+
+def _refuse_copy(memo: dict[int, Any]) -> Any:
+    """What was put on the model goes on calling the model: a copy would answer with weights that are not its own."""
+    raise GroundPruneError("this model is inside of a gp.prune context: copy it before, or after leaving")

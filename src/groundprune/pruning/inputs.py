@@ -48,7 +48,8 @@ def prune_inputs(
         after: of a later turn, the result of the turn before and the cache that it filled. `inputs` then hold the
             conversation so far, unpruned, or what is new in it alone; and the new images, or all of them.
         window: what sliding windows count. Stock code counts the tokens that are left; "positions" refuses prompts
-            that are longer than a window, where that makes a difference, "tokens" takes them.
+            that are longer than a window, where that makes a difference, "tokens" takes them. Where the answer alone
+            outgrows a window it makes one, too: `gp.prune` is exact there.
 
     Returns:
         PrunedInputs, a dict with `kept`, `layout`, `positions` and `restore`.
@@ -64,12 +65,22 @@ def prune_inputs(
     if window not in WINDOWS:
         raise GroundPruneError(f"window must be one of {', '.join(WINDOWS)} (got {window!r})")
     if after is None:
+        _refuse_filled(inputs.get("past_key_values"))
         short = shortened(plan, encoded_prefill(plan, inputs))
     else:
         short = next_turn(plan, inputs, after[0].prompt, after[1])
     if window == "positions":
         _check_windows(plan, short.prompt)
     return short
+
+
+def _refuse_filled(cache: Any) -> None:
+    held = 0 if cache is None else int(cache.get_seq_length())
+    if held:
+        raise Unservable(
+            f"these inputs go on from a cache of {held} columns: give after=(the result of the turn before, the "
+            "cache), or go on inside of gp.prune"
+        )
 
 
 def _check_windows(plan: Plan, prompt: PrunedPrompt) -> None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,8 @@ from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.selection import Selection
 from groundprune.tokens.sending import sent
 
+_OUTPUTS = "mm_encoder_outputs"
+
 
 class PrunedInputs(dict[str, Any]):
     """What `model(**short)` and `model.generate(**short)` take, and what became of the prompt.
@@ -34,6 +37,14 @@ class PrunedInputs(dict[str, Any]):
     def __init__(self, inputs: dict[str, Any], prompt: PrunedPrompt, positions: str, given: Tensor):
         super().__init__(inputs)
         self.prompt, self.positions, self._given = prompt, positions, given
+
+    def __getitem__(self, name: str) -> Any:
+        value = super().__getitem__(name)
+        # For beams and samples `generate` repeats what it is given in place: each call gets an output of its own.
+        return {of: copy.copy(output) for of, output in value.items()} if name == _OUTPUTS and value else value
+
+    def __iter__(self) -> Iterator[str]:  # of its own, so that `**short` goes through __getitem__
+        return super().__iter__()
 
     @property
     def kept(self) -> list[Tensor]:
@@ -82,14 +93,14 @@ def encoded_prefill(plan: Plan, inputs: dict[str, Any]) -> Prefill:
     ids, valid, *axes = torch.stack([ids, valid, *position]).cpu()
     position, valid = torch.stack(axes), valid.bool()
     inputs = encode_inputs(plan.model.base_model, plan.family, inputs, recordable(plan.pruner.needs))
-    encoded = Encoded(plan.family, plan.model.config, inputs.get("mm_encoder_outputs") or {}, ids, position)
+    encoded = Encoded(plan.family, plan.model.config, inputs.get(_OUTPUTS) or {}, ids, position)
     return Prefill(inputs, encoded, position, valid)
 
 
 def checked_ids(inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None]:
     """input_ids and attention_mask. Raises Unservable for inputs that do not survive pruning."""
     ids, mask = inputs.get("input_ids"), inputs.get("attention_mask")
-    if ids is None:
+    if ids is None or inputs.get("inputs_embeds") is not None:
         raise Unservable("pruning reads input_ids to find the visual tokens; inputs_embeds do not tell them")
     if mask is not None and (not isinstance(mask, Tensor) or mask.ndim != 2):
         raise Unservable("pruning needs the 2-D attention mask [batch, length] on prefill")
@@ -178,7 +189,7 @@ def _compacted(
     """The inputs without the dropped columns. The caller's own objects are never changed."""
     compaction, position = segment.compaction, segment.position
     new = dict(inputs)
-    new["mm_encoder_outputs"] = encoded.pruned(rows, segment.kept)
+    new[_OUTPUTS] = encoded.pruned(rows, segment.kept)
     new["input_ids"] = compaction.gather(inputs["input_ids"])
     new["position_ids"] = position if len(position) > 1 else position[0]
     new["attention_mask"] = compaction.mask.long()

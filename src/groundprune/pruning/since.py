@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,11 +22,20 @@ class Since(Encoded):
         lengths = [len(unit) for unit in whole.record.units]
         self.layouts = [_since(layout, column, lengths) for layout in whole.layouts]
         self._row, self._said, self._features = whole._row[later], whole._said[later], _rows(whole._features, later)
-        self._outputs = {}
+        self._outputs, self._tokens = {}, {}
         for modality, token in whole._tokens.items():
-            index = later[whole._columns_of(modality)].nonzero().squeeze(1)
-            mine = _rows(whole._features, later & (whole._said == token))
-            self._outputs[modality] = rebuilt(whole._outputs[modality], [mine], index, [len(index)])
+            new = later[whole._columns_of(modality)]
+            if bool(new.any()):
+                mine = _rows(whole._features, later & (whole._said == token))
+                sizes = self.entries(self._said == token)
+                values, index = list(mine.split(sizes)), new.nonzero().squeeze(1)
+                self._outputs[modality] = rebuilt(whole._outputs[modality], values, index, sizes)
+                self._tokens[modality] = token
+
+    @property
+    def outputs(self) -> dict[str, Any]:
+        """`mm_encoder_outputs` of what is new, all of it, with no modality that holds nothing."""
+        return self._outputs
 
 
 def _rows(features: Tensor, which: Tensor) -> Tensor:

@@ -56,6 +56,7 @@ def next_turn(plan: Plan, inputs: dict[str, Any], earlier: PrunedPrompt, cache: 
     )
     if every:
         encoded = Since(encoded, ids.shape[1] - new)
+        rest["mm_encoder_outputs"] = encoded.outputs
     for name in ("input_ids", *_BY_COLUMN):
         if rest.get(name) is not None:
             rest[name] = rest[name][:, -new:]
@@ -99,12 +100,33 @@ def _ends_in_words(prompt: PrunedPrompt, count: int) -> bool:
     )
 
 
-def unpruned_prompt(rows: int, past: int, mask: Tensor | None, device: torch.device) -> PrunedPrompt:
-    """Of a cache of `past` columns that nothing was dropped from. mask: [B, past or more] or None."""
-    held = torch.ones(rows, past, dtype=torch.bool, device=device) if mask is None else mask[:, :past].bool()
-    index = torch.arange(past, device=device).expand(rows, -1)
-    shift = torch.zeros(rows, dtype=torch.long, device=device)
-    return PrunedPrompt([], [Segment(0, Compaction(index, held, past), index[None], shift, [])], held.sum(1), None)
+def unpruned_prompt(plan: Plan, inputs: dict[str, Any], past: int) -> PrunedPrompt:
+    """Of a cache of `past` columns that words filled, or a call outside of any context.
+
+    inputs: of the turn that goes on from it. Raises Unservable where it is not known which id comes next.
+    """
+    ids, mask = inputs["input_ids"], inputs.get("attention_mask")
+    held = torch.ones_like(ids[:, :1]).expand(-1, past) if mask is None else mask[:, :past]
+    index = torch.arange(past, device=ids.device).expand(len(ids), -1)
+    segment = Segment(0, Compaction(index, held.bool(), past), index[None], torch.zeros_like(ids[:, 0]), [])
+    return PrunedPrompt([], [segment], _id_after(plan, inputs, held.bool()), None)
+
+
+def _id_after(plan: Plan, inputs: dict[str, Any], held: Tensor) -> Tensor:
+    """Long[B]: the id that follows the first columns of a conversation. held: Bool[B, past], the mask over them."""
+    ids, mask, past = inputs["input_ids"], inputs.get("attention_mask"), held.shape[1]
+    if plan.family.position_axes == 1 or inputs.get("position_ids") is not None:
+        return held.sum(1)
+    if ids.shape[1] > past and (mask is None or mask.shape == ids.shape):
+        if not _visual(plan, ids[:, :past]):
+            return held.sum(1)
+        if plan.family.grid_columns(plan.model.config, inputs) == _visual(plan, ids):
+            found = plan.family.positions(plan.model.base_model, inputs)[..., :past]
+            return found.amax(0).masked_fill(~held, -1).amax(1) + 1
+    raise Unservable(
+        "what this cache holds is not known, and behind an image this model's ids are not columns: give the ids and "
+        "the grids of all turns, or run each turn with an image inside of gp.prune"
+    )
 
 
 def _new_columns(ids: Tensor, mask: Tensor | None, known: int, said: Tensor | None) -> tuple[int, Tensor | None]:
