@@ -97,7 +97,8 @@ def batch_table(found: Mapping[str, Any]) -> str:
 def official_table(found: Mapping[str, Any]) -> str:
     """The authors' code over ours."""
     rows = []
-    for key, cell in found["cells"].items():
+    cells = sorted(found["cells"].items(), key=lambda cell: int(cell[0].split()[1]))  # by tokens, else as measured
+    for key, cell in cells:
         method, tokens, _, size = key.split()
         if "error" in cell:
             rows.append([method, f"{int(tokens):,}", size, "did not run here", "", "", ""])

@@ -56,9 +56,9 @@ class Run:
     @property
     def prompt(self) -> PrunedPrompt:
         """All that became of the prefill."""
-        if self._calls.last is None:
+        if self._calls.prompts.last is None:
             raise GroundPruneError("nothing was pruned yet: call the model with an image inside of the context")
-        return self._calls.last
+        return self._calls.prompts.last
 
 
 @contextlib.contextmanager
@@ -102,10 +102,10 @@ def prune(
     calls = Calls(plan, Layers(plan, exact_windows=window == "positions"))
     with calls.active(), _uncompiled(model):
         yield Run(calls)
-    if calls.unread:
+    if calls.prompts.unread:
         warnings.warn(
-            f"{pruner.label} did not prune every image: in {len(calls.unread)} call(s) inside of the gp.prune "
-            "context images were encoded that no pruned call read; call the model that was given to gp.prune",
+            f"{pruner.label} did not prune every image: in {len(calls.prompts.unread)} call(s) inside of the gp.prune"
+            " context images were encoded that no pruned call read; call the model that was given to gp.prune",
             stacklevel=3,
         )
 

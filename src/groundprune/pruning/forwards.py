@@ -26,7 +26,7 @@ def before_forward(calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     """The arguments of the forward, pruned; as they are where there is nothing to prune."""
     calls.settle()
     inputs = {**calls.signature.bind_partial(*args).arguments, **kwargs}
-    state = calls.recall(inputs)
+    state = calls.prompts.recall(inputs)
     cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
     past = 0 if cache is None else int(cache.get_seq_length())
     if not past:
@@ -59,4 +59,4 @@ def after_forward(calls: Calls, short: dict[str, Any], output: Any) -> None:
     prompt = calls.layers.finish(ran=output is not None)
     if isinstance(short, PrunedInputs) and output is not None:
         found = output if isinstance(output, tuple) else [getattr(output, "past_key_values", None)]
-        calls.remember(prompt or short.prompt, found)
+        calls.prompts.remember(prompt or short.prompt, found)

@@ -1,7 +1,7 @@
 """`generate` and `forward` of a model inside of a `gp.prune` context: callers go on as if nothing was pruned.
 
 A call's inputs are pruned as `prune_inputs` does it, stock code runs on what is left, and the caller gets back
-sequences with the unpruned prompt. What became of a prompt stays with the cache that it filled, for later calls.
+sequences with the unpruned prompt.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ import functools
 import inspect
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Cache
 from transformers.generation import utils as generation_utils
 from transformers.utils import ModelOutput
 
 from groundprune.errors import GroundPruneError, Unservable
 from groundprune.probes.patching import overlaid, replaced
-from groundprune.probes.tower import MODALITIES, RECORD_ATTRIBUTE, encode, is_encoding, record_of, recordable
+from groundprune.probes.tower import MODALITIES
 from groundprune.pruning.beams import repeated
+from groundprune.pruning.between_calls import Prompts
 from groundprune.pruning.encoding import has_visual
 from groundprune.pruning.forwards import after_forward, before_forward, compiled_passed_over
 from groundprune.pruning.layers import Layers
@@ -32,12 +32,10 @@ from groundprune.pruning.prefill import Prefill, PrunedInputs, checked_ids, enco
 from groundprune.pruning.prompt import PrunedPrompt
 from groundprune.pruning.turns import next_turn, unpruned_prompt
 from groundprune.pruning.wrapped import refuse_sharded
-from groundprune.signals import TowerRecord
 
 # Whether `generate` cuts what was encoded along with a prompt: 5.23 does, 5.19 does not.
 CUTS_IMAGES = hasattr(generation_utils, "_slice_mm_encoder_output")
 _OWNER = "groundprune_owner"
-_STATE = "groundprune_prompt"  # of a cache: the PrunedPrompt that filled it
 _PREPARED = "groundprune_prepared"  # marks the inputs of a forward that `generate` calls
 
 
@@ -61,15 +59,13 @@ class _Generation:
 
 
 class Calls:
-    """The calls of one context. last: of the latest prefill with an image, None before the first.
+    """The calls of one context.
 
     One thread at a time: what is under way, and what hooks see, is one call's.
     """
 
     def __init__(self, plan: Plan, layers: Layers):
-        self.plan, self.layers = plan, layers
-        self.last: PrunedPrompt | None = None
-        self.unread: set[TowerRecord] = set()  # of images that were encoded elsewhere, and no pruned call read
+        self.plan, self.layers, self.prompts = plan, layers, Prompts(plan)
         self._run: _Generation | None = None
         self._thread: int | None = None  # that generates
         self._lock = threading.RLock()
@@ -93,8 +89,7 @@ class Calls:
                 name = f"get_{modality}_features"
                 if hasattr(base, name):
                     encoder = getattr(base, name)
-                    watched = functools.wraps(encoder)(self._watching(encoder, modality))
-                    stack.enter_context(replaced(base, name, watched))
+                    stack.enter_context(replaced(base, name, self.prompts.watched(encoder, modality)))
             stack.enter_context(self.layers.active())
             yield
 
@@ -118,7 +113,7 @@ class Calls:
                 if short is None:
                     return output
                 caches = [given.get("past_key_values"), getattr(output, "past_key_values", None)]
-                self.remember(prompt or short.prompt, caches)
+                self.prompts.remember(prompt or short.prompt, caches)
                 if not isinstance(output, ModelOutput):
                     return short.restore(output)
                 output["sequences"] = short.restore(output["sequences"])
@@ -130,7 +125,7 @@ class Calls:
         """The pruned arguments of `generate`; None where there is nothing to prune."""
         if given.get("input_ids") is None and given.get("inputs") is not None:
             given["input_ids"] = given.pop("inputs")
-        state = self.recall(given)
+        state = self.prompts.recall(given)
         if given.get("inputs_embeds") is not None:
             checked_ids(given)
         if not has_visual(given) and state is None:
@@ -230,7 +225,7 @@ class Calls:
         """The inputs, pruned; of a first turn also what it was, for stages between layers."""
         cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
         past = 0 if cache is None else int(cache.get_seq_length())
-        self.unread -= {getattr(x, RECORD_ATTRIBUTE, None) for x in (inputs.get("mm_encoder_outputs") or {}).values()}
+        self.prompts.read(inputs)
         if not past:
             prefill = encoded_prefill(self.plan, inputs)
             return shortened(self.plan, prefill), prefill
@@ -248,43 +243,6 @@ class Calls:
         if has_visual(short):  # of the images of all turns none may be new
             self.layers.check_later_image(short.prompt.compaction.length, several)
         return short, None
-
-    def recall(self, inputs: dict[str, Any]) -> PrunedPrompt | None:
-        """What became of the prompt that filled the cache among the inputs; None where nothing was pruned."""
-        cache = inputs.get("past_key_values")
-        state: PrunedPrompt | None = getattr(cache, _STATE, None)
-        if cache is not None and state is not None and int(cache.get_seq_length()) == 0:
-            delattr(cache, _STATE)  # the cache was reset: what it knew belongs to another conversation
-            return None
-        return state
-
-    def remember(self, prompt: PrunedPrompt, caches: Any) -> None:
-        """Keep what became of a prompt with the cache that holds its keys and values; copies carry it too."""
-        if any(len(row.layout) for row in prompt.rows):
-            self.last = prompt
-        # Of three axes stock code goes on by an offset that it finds as it makes the ids, which here were given.
-        given = self.plan.policy.changes_whole_rows or self.plan.family.position_axes > 1
-        if prompt.pruned or prompt.earlier is not None or given:
-            for cache in caches:
-                if isinstance(cache, Cache):
-                    # The features would stay in memory as long as the cache.
-                    rows = [replace(row, features=row.features[:0]) for row in prompt.rows]
-                    setattr(cache, _STATE, replace(prompt, rows=rows))
-
-    def _watching(self, encoder: Callable[..., Any], modality: str) -> Callable[..., Any]:
-        """Images that a caller encodes may be given to the model as `mm_encoder_outputs`, and are pruned then."""
-        plan, signature = self.plan, inspect.signature(encoder)
-
-        def get_features(*args: Any, **kwargs: Any) -> Any:
-            if is_encoding() or kwargs.get("return_dict") is False:
-                return encoder(*args, **kwargs)
-            arguments = signature.bind_partial(*args, **kwargs).arguments
-            given = {**arguments, **arguments.pop("kwargs", {})}
-            output = encode(plan.model.base_model, plan.family, modality, given, recordable(plan.pruner.needs))
-            self.unread.add(record_of(output))
-            return output
-
-        return get_features
 
 
 def _refuse_copy(memo: dict[int, Any]) -> Any:
