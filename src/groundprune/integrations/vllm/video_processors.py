@@ -14,7 +14,6 @@ from functools import cached_property
 from typing import Any
 
 from groundprune.errors import GroundPruneError
-from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor
 from groundprune.integrations.vllm.settings import KEY
 from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, room_of, without_last
@@ -80,22 +79,15 @@ class PrunedVideoProcessor(PrunedProcessor):
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
         return [
-            self._pruned_video(update, out_mm_kwargs, hf_processor_mm_kwargs[KEY])
-            if update.modality == "video"
-            else update
-            for update in updates
+            self._pruned_video(update, out_mm_kwargs) if update.modality == "video" else update for update in updates
         ]
 
-    def _pruned_video(self, update: Any, items: Any, asked: ImagePruning) -> Any:
+    def _pruned_video(self, update: Any, items: Any) -> Any:
         whole: Callable[[int], Any] = update.replacement
         info, pruning = self.info, self.info.pruning
         token = info.get_hf_config().video_token_id
 
         def replacement(index: int) -> list[int]:
-            if asked is not pruning:
-                raise GroundPruneError(
-                    f"mm_processor_kwargs, {KEY}: a video is pruned by the server's own settings alone"
-                )
             video, content = items["video"][index], whole(index)
             tokens = content if isinstance(content, list) else content.full
             (unit,) = pruning.units(pruning.arguments_of(as_image(video)))
@@ -108,8 +100,13 @@ class PrunedVideoProcessor(PrunedProcessor):
         return replace(update, replacement=replacement)
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
-        hashes = super()._get_mm_hashes(inputs)
-        ours = self.info.pruning.settings.identity
+        hashes, own = super()._get_mm_hashes(inputs), self.info.pruning
+        # Here, where every video comes by: of one that is cached nothing else is asked.
+        if hashes.get("video") and inputs.hf_processor_mm_kwargs[KEY] is not own:
+            raise GroundPruneError(
+                f"mm_processor_kwargs, {KEY}: a video is pruned by the server's own settings alone"
+            )
+        ours = own.settings.identity
         return {kind: [f"{h}-{ours}" for h in of] if kind == "video" else of for kind, of in hashes.items()}
 
 
