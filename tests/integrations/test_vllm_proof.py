@@ -174,6 +174,7 @@ def test_a_server_of_the_other_model_runner_is_proven_anew(untested, monkeypatch
 
 
 FAILED = Outcome("llava", "cls-visual", "one image", 5e-4, 0.25, True, verdict="FAILED", installation=HERE)
+STOPPED = Outcome("llava", "cls-visual", "engine", 5e-4, reason="it did not start", verdict="FAILED")
 OPEN = Outcome("llava", "cls-visual", "repeated prompt", 5e-4, 0, True, "no", "inconclusive", HERE)
 
 
@@ -199,8 +200,10 @@ def test_verify_prints_a_table_rows_and_exit_codes(untested, capsys, monkeypatch
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["verdict"], row["installation"]["vllm"]) == ("inconclusive", HERE.vllm)
     assert not HERE.proven("llava")  # what was stored is no longer true
-    monkeypatch.setattr(proof, "prove", lambda *_: [OPEN, FAILED])
+    HERE.remember("llava")
+    monkeypatch.setattr(proof, "prove", lambda *_: [OPEN, FAILED, STOPPED])
     assert main(words) == 1
+    assert not HERE.proven("llava")
     assert "FAILED: llava, cls-visual, one image: log-prob" in capsys.readouterr().out
 
 
