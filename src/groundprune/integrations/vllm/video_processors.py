@@ -6,15 +6,13 @@ alone. So the slots of the text, too, are filled behind it, with what the LLM's 
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from groundprune.errors import GroundPruneError
-from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor
+from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor, measuring
 from groundprune.integrations.vllm.settings import KEY
 from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, room_of, without_last
 
@@ -71,11 +69,6 @@ class PrunedVideoInfo(PrunedInfo):
 class PrunedVideoProcessor(PrunedProcessor):
     """Mixin before a MultiModalProcessor of vLLM whose info is a PrunedVideoInfo."""
 
-    def get_dummy_mm_inputs(self, *args: Any, **options: Any) -> Any:
-        own: Any = super()
-        with _measuring():
-            return own.get_dummy_mm_inputs(*args, **options)
-
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
         return [
@@ -92,7 +85,7 @@ class PrunedVideoProcessor(PrunedProcessor):
             tokens = content if isinstance(content, list) else content.full
             (unit,) = pruning.units(pruning.arguments_of(as_image(video)))
             left = without_last(tokens, token, len(unit) - pruning.count(unit))
-            if not getattr(_state, "measuring", False):
+            if not measuring():
                 pruning.check(unit)
                 pruning.check_moved(info.moved(video, tokens), len(left), info.room)
             return left
@@ -108,16 +101,3 @@ class PrunedVideoProcessor(PrunedProcessor):
             )
         ours = own.settings.identity
         return {kind: [f"{h}-{ours}" for h in of] if kind == "video" else of for kind, of in hashes.items()}
-
-
-_state = threading.local()  # a request may come while another thread warms up
-
-
-@contextlib.contextmanager
-def _measuring() -> Iterator[None]:
-    """While vLLM makes what it measures its memory with: it is given to no LLM, and may be what none can prune."""
-    _state.measuring = True
-    try:
-        yield
-    finally:
-        _state.measuring = False
