@@ -29,7 +29,8 @@ WORDS = {None: None, "half": {"keep": 0.5}, "quarter": {"keep": 0.25}}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("serve"), "--keep", "1", "--pruner", "cls-visual") as started:
+    options = ["--keep", "1", "--pruner", "cls-visual", "--root-path", "/behind"]
+    with serving(tmp_path_factory.mktemp("serve"), *options) as started:
         yield started
 
 
@@ -123,6 +124,7 @@ def test_page_and_metrics_tell_what_was_kept_and_dropped(server, scenes):
         ("kept", "cls-visual"): 88, ("kept", "divprune"): 14,
         ("dropped", "cls-visual"): 200, ("dropped", "divprune"): 130,
     }  # fmt: skip
+    assert page(f"{address}/behind") == after
     about = {name: after[name] for name in ("version", "vllm", "model", "pruner", "keep", "tokens", "positions")}
     assert about == {
         "version": gp.__version__, "vllm": "0.32.0", "model": "pocket", "pruner": "cls-visual", "keep": "1",
