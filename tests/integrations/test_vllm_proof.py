@@ -98,6 +98,15 @@ def test_an_engine_that_does_not_renumber_proves_nothing():
     assert (control.case, control.verdict) == ("renumbered", "inconclusive")
 
 
+def test_a_family_without_images_for_a_pruner_is_one_of_the_outcomes():
+    """One of 36 tokens stays, too few for a prompt to end a block inside of it; what else is proven goes on."""
+    found = list(prove(Stock(), ["llava", "qwen2_5_vl"], ["cls-visual:keep=0.02"], short=True))
+    assert [(o.family, o.case, o.verdict) for o in found] == [
+        (family, "images", "inconclusive") for family in ("llava", "qwen2_5_vl")
+    ]
+    assert "no two images" in found[0].said
+
+
 def test_runs_are_compared_up_to_where_they_part():
     logprobs = torch.full((3, 4), -2.0)
     one, other = Said([1, 2, 3], logprobs, 9), Said([1, 2, 0], logprobs.clone(), 9)
