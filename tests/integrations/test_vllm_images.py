@@ -1,5 +1,6 @@
 """What the plugin keeps of an image, where it stood, and how long a prompt may be; no vLLM is needed."""
 
+import itertools
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -19,6 +20,7 @@ from groundprune.integrations.vllm.limits import (
     encoder_share,
     largest_length,
     most_dropped,
+    most_slots,
     most_tokens,
     rotary_length,
 )
@@ -256,6 +258,22 @@ def test_no_grid_of_tiles_has_more_patches_than_is_thought():
     assert most_dropped(pruning) == 9 * 17 - 20  # the image and 4 x 4 tiles of 3 x 3 tokens
     pruning = ImagePruning(configured("mistral3", gp.ClsVisual(keep=0.5)))
     assert most_dropped(pruning) == 8 * 8 // 2
+
+
+def test_no_image_of_tiles_takes_more_slots_than_is_thought():
+    """Of few tokens that stay a tall image, whose newlines are many, takes the most."""
+    for family, options in (("llava_next", {}), ("llava_onevision", {"tiles": 9})):
+        config = families()[family].tiny_config(**options)
+        crop = config.vision_config.image_size
+        config.image_grid_pinpoints = [[rows * crop, cols * crop] for rows in (1, 2, 3) for cols in (1, 2, 3)]
+        for budget in ({"tokens": 5}, {"keep": 0.04}, {"keep": 0.5}, {"keep": 1}):
+            config.groundprune = vars(Settings.of(gp.Spatial(**budget)))
+            pruning, pixels = ImagePruning(config), torch.empty(1, 10, 0, 0, 0)
+            found = {}
+            for size in itertools.product(range(4, 100, 8), repeat=2):
+                (unit,) = pruning.units({"pixel_values": pixels, "image_sizes": torch.tensor([size])})
+                found[size] = pruning.count(unit)
+            assert 0.8 * most_slots(pruning) < max(found.values()) <= most_slots(pruning)
 
 
 def test_an_image_whose_features_do_not_fill_its_placeholders_is_refused():

@@ -98,6 +98,15 @@ def test_an_engine_that_does_not_renumber_proves_nothing():
     assert (control.case, control.verdict) == ("renumbered", "inconclusive")
 
 
+def test_a_family_without_images_for_a_pruner_is_one_of_the_outcomes():
+    """One of 36 tokens stays, too few for a prompt to end a block inside of it; what else is proven goes on."""
+    found = list(prove(Stock(), ["llava", "qwen2_5_vl"], ["cls-visual:keep=0.02"], short=True))
+    assert [(o.family, o.case, o.verdict) for o in found] == [
+        (family, "images", "inconclusive") for family in ("llava", "qwen2_5_vl")
+    ]
+    assert "no two images" in found[0].said
+
+
 def test_runs_are_compared_up_to_where_they_part():
     logprobs = torch.full((3, 4), -2.0)
     one, other = Said([1, 2, 3], logprobs, 9), Said([1, 2, 0], logprobs.clone(), 9)
@@ -174,6 +183,7 @@ def test_a_server_of_the_other_model_runner_is_proven_anew(untested, monkeypatch
 
 
 FAILED = Outcome("llava", "cls-visual", "one image", 5e-4, 0.25, True, verdict="FAILED", installation=HERE)
+STOPPED = Outcome("llava", "cls-visual", "engine", 5e-4, reason="it did not start", verdict="FAILED")
 OPEN = Outcome("llava", "cls-visual", "repeated prompt", 5e-4, 0, True, "no", "inconclusive", HERE)
 
 
@@ -199,8 +209,10 @@ def test_verify_prints_a_table_rows_and_exit_codes(untested, capsys, monkeypatch
     (row,) = json.loads(capsys.readouterr().out)
     assert (row["verdict"], row["installation"]["vllm"]) == ("inconclusive", HERE.vllm)
     assert not HERE.proven("llava")  # what was stored is no longer true
-    monkeypatch.setattr(proof, "prove", lambda *_: [OPEN, FAILED])
+    HERE.remember("llava")
+    monkeypatch.setattr(proof, "prove", lambda *_: [OPEN, FAILED, STOPPED])
     assert main(words) == 1
+    assert not HERE.proven("llava")
     assert "FAILED: llava, cls-visual, one image: log-prob" in capsys.readouterr().out
 
 

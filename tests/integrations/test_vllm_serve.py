@@ -56,6 +56,9 @@ def test_a_served_model_may_hold_one_image_and_is_as_long_as_that_allows():
         "pocket", gp.ClsVisual(keep=0.5), extra=["--limit-mm-per-prompt", '{"image": {"count": 2}}']
     )
     assert option(counted, "--max-model-len") == str(1024 - 2 * 72)
+    of_a_size = ["--limit-mm-per-prompt", '{"image": {"width": 9}}']
+    sized = serve_arguments("pocket", gp.ClsVisual(keep=0.5), extra=of_a_size)
+    assert json.loads(option(sized, "--limit-mm-per-prompt")) == {"image": {"count": 1, "width": 9}}  # not vLLM's 999
     others = serve_arguments("pocket", gp.ClsVisual(keep=0.5), extra=['--limit-mm-per-prompt={"video": 0}'])
     assert json.loads(option(others, "--limit-mm-per-prompt")) == {"image": 1, "video": 0}
     assert "--max-model-len" not in serve_arguments("pocket", gp.ClsVisual(keep=1))
@@ -107,6 +110,9 @@ def test_chat_prompts_begin_with_the_token_that_the_tokenizer_puts_first():
         (["--hf-overrides", "{}", "--hf_overrides={}"], "there twice"),
         (["--limit_mm_per_prompt.image", "2"], "--limit-mm-per-prompt as one JSON object"),
         (["--config", "serve.yaml"], "on the command line"),
+        (["--max-model", "500"], "--max-model: write --max-model-len in full"),  # vLLM takes it, and then ours
+        (["--limit-mm-per-prompt", '{"image": "2"}'], "a whole number of at least 0"),
+        (["--limit-mm-per-prompt", '{"image": {"count": null}}'], "a whole number of at least 0"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(extra, message):

@@ -90,6 +90,7 @@ def test_overrides_name_the_class_and_for_one_axis_a_table():
         ("llava", gp.TextVisual(keep=0.5), "'clip_patches' is not read"),
         ("qwen2_5_vl", gp.FasterVLM(keep=0.5), "needs a tower with a CLS token"),
         ("llava_onevision", gp.FasterVLM(keep=0.5), "needs a tower with a CLS token"),
+        ("llava_onevision", gp.EVS(keep=0.5), "videos, and inside of vLLM those of llava_onevision lose nothing"),
         ("minigpt-v2", gp.Spatial(keep=0.5), "minigpt-v2 is not served"),
         ("paligemma", gp.Spatial(keep=0.5), "paligemma reads images in both directions; "),
         ("gemma3", gp.Spatial(keep=0.5), "gemma3 reads images in both directions and through sliding windows"),

@@ -29,7 +29,8 @@ WORDS = {None: None, "half": {"keep": 0.5}, "quarter": {"keep": 0.25}}
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory):
-    with serving(tmp_path_factory.mktemp("serve"), "--keep", "1", "--pruner", "cls-visual") as started:
+    options = ["--keep", "1", "--pruner", "cls-visual", "--root-path", "/behind"]
+    with serving(tmp_path_factory.mktemp("serve"), *options) as started:
         yield started
 
 
@@ -84,6 +85,21 @@ def test_a_bad_value_is_the_clients_error_in_one_line(server, scenes, words, mes
     assert is_there(server[1])
 
 
+def test_a_prompt_past_the_models_positions_is_the_clients_error_and_harms_no_other(server):
+    """The next request with its image comes without pixels, where the server takes the engine to have them."""
+    images = [Image.effect_noise((96, 96), 20 + i).convert("RGB") for i in range(8)]
+    ours, long = WORDS["quarter"], "the red circle " * 300
+    asked = [body(image, text, ours) for image in images for text in (long, TEXT)]
+    found = together([(post, server[1], given) for given in asked])
+    assert [status for status, _ in found] == [400, 200] * 8
+    assert all("those of the model end at 1023" in said["error"]["message"] for _, said in found[::2])
+    # How much it wants to say is known later, when others may have asked about its image.
+    other = Image.effect_noise((96, 96), 30).convert("RGB")
+    status, said = post(server[1], body(other, long[:-300], ours, min_tokens=90, max_tokens=100))
+    assert (status, "min_tokens is at most" in said["error"]["message"]) == (400, True)
+    assert post(server[1], body(other, TEXT, ours))[0] == 200
+
+
 def test_other_options_of_the_processor_are_for_trusted_clients_as_ever(server, scenes):
     given = body(scenes[0], TEXT, {"keep": 0.5})
     given["mm_processor_kwargs"]["size"] = {"height": 9999, "width": 9999}
@@ -108,6 +124,7 @@ def test_page_and_metrics_tell_what_was_kept_and_dropped(server, scenes):
         ("kept", "cls-visual"): 88, ("kept", "divprune"): 14,
         ("dropped", "cls-visual"): 200, ("dropped", "divprune"): 130,
     }  # fmt: skip
+    assert page(f"{address}/behind") == after
     about = {name: after[name] for name in ("version", "vllm", "model", "pruner", "keep", "tokens", "positions")}
     assert about == {
         "version": gp.__version__, "vllm": "0.32.0", "model": "pocket", "pruner": "cls-visual", "keep": "1",

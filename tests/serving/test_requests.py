@@ -31,6 +31,7 @@ ASKED = [
     ({"keep": 0.5}, gp.ClsVisual(keep=0.5), "preserved"),
     ({"keep": "1/4"}, gp.ClsVisual(keep=0.25), "preserved"),
     ({"keep": 0.25, "positions": "reassigned"}, gp.ClsVisual(keep=0.25), "reassigned"),
+    ({"positions": "reassigned"}, gp.ClsVisual(keep=1), "reassigned"),
     ({"pruner": "random", "options": {"seed": 3}, "keep": 0.5}, gp.Random(keep=0.5, seed=3), "preserved"),
     ({"pruner": "spatial", "keep": 0.5}, gp.Spatial(keep=0.5), "preserved"),
     ({"pruner": "divprune", "tokens": 2}, gp.DivPrune(tokens=2), "preserved"),

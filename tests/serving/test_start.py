@@ -11,7 +11,17 @@ from groundprune.families import families
 from groundprune.integrations.vllm import versions
 from groundprune.integrations.vllm.running import why_ended
 from groundprune.integrations.vllm.stored_proofs import SWITCH, UNPROVEN, installation
-from support.engines import TOLERANCE, by_transformers, by_vllm, difference, engine, photo, prompt, save_checkpoint
+from support.engines import (
+    TOLERANCE,
+    asked,
+    by_transformers,
+    by_vllm,
+    difference,
+    engine,
+    photo,
+    prompt,
+    save_checkpoint,
+)
 
 SPECULATIVE = {"method": "ngram", "num_speculative_tokens": 2, "prompt_lookup_max": 2}
 REFUSED = [
@@ -103,6 +113,24 @@ def test_the_tower_gets_no_more_images_at_a_time_than_unpruned(checkpoint):
         for keep in (1, 0.5, 0.25)
     ]
     assert budgets == [budgets[0], budgets[0] // 2, budgets[0] // 4]
+
+
+def test_a_tall_image_of_few_tokens_and_many_newlines_is_encoded(tmp_path):
+    """vLLM measures the image of the most tokens, of 2 x 2 tiles; what takes more slots than that never runs."""
+    from vllm import SamplingParams
+
+    config = families()["llava_next"].tiny_config()
+    crop = config.vision_config.image_size
+    config.image_grid_pinpoints = [[2 * crop, 2 * crop], [3 * crop, crop]]
+    folder = save_checkpoint("llava_next", tmp_path / "tall", config)
+    model, processor = gp.load(folder)
+    pruner, given = gp.ClsVisual(tokens=12), (prompt(processor, 1, "the red circle"), [photo(0, crop, 3 * crop)])
+    small = {"max_num_batched_tokens": 64, "max_num_seqs": 2, "enable_chunked_prefill": True}
+    with engine(folder, pruner, **small) as llm:
+        llm.llm_engine.add_request("tall", asked(*given), SamplingParams(max_tokens=1))
+        said = [output for _ in range(10) for output in llm.llm_engine.step()]  # a request that waits ends no loop
+        assert said
+        assert difference(by_vllm(llm, [given]), by_transformers(model, processor, [given], pruner)) < TOLERANCE
 
 
 def test_the_longest_prompt_that_is_let_through_stays_on_the_table(checkpoint):

@@ -105,7 +105,8 @@ def _run(families: Sequence[str], pruners: Sequence[str], short: bool, dtype: st
             progress(f"{outcome.family}, {outcome.pruner}, {outcome.case}: {outcome.verdict}")
     for family in dict.fromkeys(outcome.family for outcome in outcomes):
         mine = [outcome for outcome in outcomes if outcome.family == family]
-        place, passed = mine[-1].installation, all(outcome.verdict == "ok" for outcome in mine)
+        places = [outcome.installation for outcome in mine if outcome.installation is not None]
+        place, passed = places[-1] if places else None, all(outcome.verdict == "ok" for outcome in mine)
         if place is None or (passed and (dtype != "float32" or PRUNERS[-1] not in pruners)):
             continue
         try:

@@ -7,10 +7,11 @@ the name of an image that is cached. So the processor leaves word with the place
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from vllm.exceptions import VLLMClientError
 from vllm.multimodal.processing import PromptUpdateDetails
 
 from groundprune.errors import GroundPruneError
@@ -19,6 +20,10 @@ from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.settings import KEY
 from groundprune.integrations.vllm.tiled import TiledImage, units_of
 from groundprune.tokens.layout import VisualUnit
+
+
+class Refused(GroundPruneError, VLLMClientError):
+    """Of a request, behind its rendering: vLLM's server answers its own errors alone with their line, and a 400."""
 
 
 class SeenImage(NamedTuple):
@@ -56,39 +61,59 @@ def guard() -> None:
     if hasattr(stock, "__wrapped__"):  # a plugin may be loaded again
         return
 
-    @functools.wraps(stock)
-    def process_inputs(self: Any, request_id: str, prompt: Any, *args: Any, **options: Any) -> Any:
-        request = stock(self, request_id, prompt, *args, **options)
-        given: Mapping[str, Any] = prompt if isinstance(prompt, Mapping) else {}
+    def admitted(self: Any, given: Mapping[str, Any], request: Any) -> Any:
         if "type" not in given and KEY in (given.get("mm_processor_kwargs") or {}):
             # vLLM renders it on the way, and keeps that to itself.
-            raise GroundPruneError(f"{KEY} of a prompt that was not rendered: use LLM.generate or vLLM's renderer")
+            raise Refused(f"{KEY} of a prompt that was not rendered: use LLM.generate or vLLM's renderer")
         images: Sequence[SeenImage] = getattr(given.get("mm_kwargs"), "seen", ())
         if images:
             limits = self.renderer.mm_processor.info.requests.limits
-            keep_on_table(request, sum(image.shift for image in images), limits.reach)
+            keep_on_table(request, images, limits.reach)
             for image in images:
                 count(image.pruner, image.kept, image.dropped)
         return request
 
+    @functools.wraps(stock)
+    def process_inputs(self: Any, request_id: str, prompt: Any, *args: Any, **options: Any) -> Any:
+        given: Mapping[str, Any] = prompt if isinstance(prompt, Mapping) else {}
+        try:
+            return admitted(self, given, stock(self, request_id, prompt, *args, **options))
+        except Exception:
+            forget(self.renderer.mm_processor_cache, given)
+            raise
+
     InputProcessor.process_inputs = process_inputs
 
 
-def keep_on_table(request: Any, shift: int, reach: int) -> None:
-    """Shorten a request's answer to the positions that there are.
+def forget(cache: Any, prompt: Mapping[str, Any]) -> None:
+    """Of a prompt that is refused: its images did not reach the engine, which vLLM's frontend takes to hold them.
 
-    shift: by how much the positions behind its images exceed their slots. reach: how many positions there are. Raises
-    GroundPruneError where the prompt alone takes them all.
+    The next request with one of them would come without its pixels, and fail.
     """
-    taken = len(request.prompt_token_ids) + shift
-    room = reach - taken
-    if room < 1:
+    if cache is not None:
+        for hashes in (prompt.get("mm_hashes") or {}).values():
+            for each in hashes:
+                cache.invalidate(each)
+
+
+def check_reach(slots: int, images: Iterable[SeenImage], reach: int) -> None:
+    """Raises GroundPruneError where a prompt alone takes all positions. reach: how many there are."""
+    taken = slots + sum(image.shift for image in images)
+    if taken >= reach:
         raise GroundPruneError(
             f"the prompt's original positions reach {taken - 1}, and those of the model end at {reach - 1}: "
             "shorten the prompt, or drop an image"
         )
+
+
+def keep_on_table(request: Any, images: Iterable[SeenImage], reach: int) -> None:
+    """Shorten a request's answer to the positions that there are, see `check_reach`.
+
+    Raises Refused where fewer are left than it asks for at least.
+    """
+    room = reach - len(request.prompt_token_ids) - sum(image.shift for image in images)
     sampling = request.sampling_params
     if sampling is not None and sampling.max_tokens > room:
         if sampling.min_tokens > room:
-            raise GroundPruneError(f"min_tokens is at most {room} here, where the model's positions end")
+            raise Refused(f"min_tokens is at most {room} here, where the model's positions end")
         sampling.max_tokens = room

@@ -8,7 +8,13 @@ from vllm.model_executor.models.config import VerifyAndUpdateConfig
 
 from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm.image_pruning import ImagePruning
-from groundprune.integrations.vllm.limits import check_positions, encoder_share, largest_length, rotary_length
+from groundprune.integrations.vllm.limits import (
+    check_positions,
+    encoder_share,
+    largest_length,
+    most_slots,
+    rotary_length,
+)
 from groundprune.integrations.vllm.requests import EngineLimits
 from groundprune.integrations.vllm.settings import KEY, check_servable
 from groundprune.integrations.vllm.stored_proofs import check_proven
@@ -33,9 +39,9 @@ class PrunedConfig(VerifyAndUpdateConfig):
         # The tower sees all of an image, vLLM counts what is left of it.
         scheduler = vllm_config.scheduler_config
         encoded = scheduler.max_num_encoder_input_tokens
-        scheduler.max_num_encoder_input_tokens = max(
-            1, int(scheduler.max_num_encoder_input_tokens * encoder_share(pruning))
-        )
+        slots = most_slots(pruning)  # an image that is given less waits for ever
+        scheduler.max_num_encoder_input_tokens = max(slots, int(encoded * encoder_share(pruning)))
+        scheduler.encoder_cache_size = max(slots, scheduler.encoder_cache_size)
         # What compares frames is given videos alone.
         images = 0 if VIDEO in pruning.pruner.needs else model.multimodal_config.get_limit_per_prompt("image")
         check_positions(pruning, model.max_model_len, images)

@@ -28,10 +28,15 @@ class Front:
         _let_ours_through()
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http" and scope["method"] == "GET" and scope["path"].rstrip("/") == PATH:
+        if scope["type"] == "http" and scope["method"] == "GET" and _path(scope) == PATH:
             await JSONResponse(page(scope["app"].state.vllm_config.model_config))(scope, receive, send)
         else:
             await self.app(scope, receive, send)
+
+
+def _path(scope: Mapping[str, Any]) -> str:
+    """Behind --root-path, which not every proxy takes off."""
+    return scope["path"].removeprefix(scope.get("root_path", "")).rstrip("/")
 
 
 def page(model_config: Any) -> dict[str, Any]:

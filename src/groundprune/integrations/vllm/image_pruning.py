@@ -52,7 +52,8 @@ class ImagePruning:
 
     @property
     def renumbered(self) -> bool:
-        return self.settings.positions == "reassigned"
+        """Whether tokens are numbered anew, which they are not where all stay."""
+        return self.settings.positions == "reassigned" and self.stage.budget.share != 1
 
     @property
     def placed_early(self) -> bool:

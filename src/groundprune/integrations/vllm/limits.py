@@ -84,6 +84,20 @@ def encoder_share(pruning: ImagePruning) -> float:
     return pruning.stage.budget.count(tokens) / tokens
 
 
+def most_slots(pruning: ImagePruning) -> int:
+    """That an image of a grid of tiles can take, newlines included; of any other 1, for vLLM measures those itself.
+
+    It measures the image of the most tokens. Of few that stay, a taller one with more newlines takes more.
+    """
+    config: Any = pruning.config
+    pinpoints = getattr(config, "image_grid_pinpoints", None)
+    if not pinpoints:
+        return 1
+    vision = config.vision_config
+    rows = max(height for height, _ in pinpoints) // vision.image_size * (vision.image_size // vision.patch_size)
+    return pruning.stage.budget.count(most_tokens(config)) + rows
+
+
 def most_tokens(config: Any) -> int:
     """That an image can have, of a tower that sees square crops, or as many patches as a square of its size has."""
     patches = _patches(config)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -9,7 +10,8 @@ from typing import Any
 
 from vllm.multimodal.inputs import MultiModalFieldElem, MultiModalSharedField
 
-from groundprune.integrations.vllm.admission import SeenImage, TellingUpdate
+from groundprune.errors import GroundPruneError
+from groundprune.integrations.vllm.admission import SeenImage, TellingUpdate, check_reach, forget
 from groundprune.integrations.vllm.image_pruning import ImagePruning
 from groundprune.integrations.vllm.requests import Requests
 from groundprune.integrations.vllm.settings import KEY
@@ -51,7 +53,24 @@ class PrunedProcessor:
         own: Any = super()
         given = dict(inputs.hf_processor_mm_kwargs)
         given[KEY] = self.info.requests.of(given.get(KEY))
-        return own.apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)
+        found = own.apply(replace(inputs, hf_processor_mm_kwargs=given), timing_ctx)
+        images = found["mm_kwargs"].seen
+        if images and not measuring():
+            try:
+                check_reach(len(found["prompt_token_ids"]), images, self.info.requests.limits.reach)
+            except GroundPruneError:
+                forget(inputs.cache, found)  # here, where no other request is rendered meanwhile
+                raise
+        return found
+
+    def get_dummy_mm_inputs(self, *args: Any, **options: Any) -> Any:
+        """While vLLM makes what it measures its memory with: it is given to no LLM, and may be what none can read."""
+        own: Any = super()
+        _state.measuring = True
+        try:
+            return own.get_dummy_mm_inputs(*args, **options)
+        finally:
+            _state.measuring = False
 
     def _apply_hf_processor_main(self, mm_items: Any, hf_kwargs: Mapping[str, Any]) -> Any:
         own: Any = super()
@@ -109,6 +128,14 @@ class PrunedProcessor:
         hashes = own._get_mm_hashes(replace(inputs, hf_processor_mm_kwargs=_without_ours(given)))
         ours = given[KEY].settings.identity
         return {kind: [f"{h}-{ours}" for h in of] if kind == "image" else of for kind, of in hashes.items()}
+
+
+_state = threading.local()  # a request may come while another thread warms up
+
+
+def measuring() -> bool:
+    """See `PrunedProcessor.get_dummy_mm_inputs`."""
+    return getattr(_state, "measuring", False)
 
 
 def _without_ours(options: Mapping[str, Any]) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from typing import Any
 import torch
 
 from groundprune.checkpoints.load import load
-from groundprune.errors import GroundPruneError, Unservable, unknown
+from groundprune.errors import GroundPruneError, Unproven, Unservable, unknown
 from groundprune.exactness.arithmetic import relative_difference
 from groundprune.exactness.folders import prompt, save_checkpoint
 from groundprune.exactness.layouts import LAYOUTS
@@ -54,8 +54,8 @@ class Outcome:
     Attributes:
         family: of the tiny model.
         pruner: its name.
-        case: which prompt; or "masked oracle", of the transformers path, "renumbered", the control, and "engine",
-            which did not start.
+        case: which prompt; or "masked oracle", of the transformers path, "renumbered", the control; "images", of
+            which none do, and "engine", which did not start.
         tolerance: the largest difference that counts as exact; of the control the smallest that does.
         difference: of vLLM from transformers, of log-probabilities relative to the largest; None where none was
             measured.
@@ -154,7 +154,12 @@ class _Proof:
         if not pruners:
             return
         pruners = dict(list(pruners.items())[-1:]) if short else pruners
-        images = choose_images(self.model, self.processor, list(pruners.values()))
+        try:
+            images = choose_images(self.model, self.processor, list(pruners.values()))
+        except (Unproven, Unservable) as error:  # of this family; others may be proven
+            name = list(pruners)[-1]
+            yield Outcome(self.family, name, "images", self.tolerance, reason=str(error), verdict="inconclusive")
+            return
         for (name, pruner), dropped in zip(pruners.items(), images.dropped, strict=True):
             yield self._oracle(name, pruner, images)
             asked = cases(self.model.config, self.processor, images, dropped)

@@ -23,6 +23,7 @@ from groundprune.version import __version__
 
 OVERRIDES, LENGTH, LIMIT = "--hf-overrides", "--max-model-len", "--limit-mm-per-prompt"
 NAME, TEMPLATE = "--served-model-name", "--chat-template"
+SEEN = (OVERRIDES, LENGTH, LIMIT, NAME, TEMPLATE)  # the options that are looked at here
 FRONT = ["--middleware", "groundprune.integrations.vllm.front.Front"]  # beside the user's own
 
 
@@ -109,15 +110,14 @@ def serve_arguments(
     """
     words = _split(extra)
     ours = vllm_overrides(model, pruner, positions, name=name)
-    theirs, limit = _json(words, OVERRIDES), _json(words, LIMIT)
+    theirs = _json(words, OVERRIDES)
+    limit, images = _one_image(_json(words, LIMIT))
     if theirs.keys() & ours.keys():
         raise GroundPruneError(f"{OVERRIDES} may not set {sorted(theirs.keys() & ours.keys())}, which pruning does")
     arguments = ["serve", engine_folder(model), *words, OVERRIDES, json.dumps(theirs | ours)]
     if source_of(model) != model and not _given(words, NAME):
         arguments += [NAME, model]
-    arguments += [LIMIT, json.dumps({"image": 1, **limit}), *FRONT]
-    images = limit.get("image", 1)
-    images = images.get("count", 1) if isinstance(images, dict) else images
+    arguments += [LIMIT, json.dumps(limit), *FRONT]
     if not _given(words, LENGTH):
         length = fitting_length(model, ours, images)
         arguments += [] if length is None else [LENGTH, str(length)]
@@ -127,6 +127,19 @@ def serve_arguments(
         option = f"--{key.replace('_', '-')}"
         arguments += [] if _given(words, option) or _given(words, f"--{key}") else [option, value]
     return arguments
+
+
+def _one_image(limit: dict[str, Any]) -> tuple[dict[str, Any], int]:
+    """The limits with one image where they do not say how many, and how many.
+
+    Raises GroundPruneError for what is no number of images.
+    """
+    image = limit.get("image", 1)
+    image = {"count": 1, **image} if isinstance(image, dict) else image
+    count = image["count"] if isinstance(image, dict) else image
+    if type(count) is not int or count < 0:  # JSON's true is an int, too
+        raise GroundPruneError(f"{LIMIT}: image is a whole number of at least 0 (got {json.dumps(count)})")
+    return {**limit, "image": image}, count
 
 
 def _split(extra: Sequence[str]) -> list[str]:
@@ -142,8 +155,10 @@ def _split(extra: Sequence[str]) -> list[str]:
             raise GroundPruneError(f"{option}: give {known.partition('.')[0]} as one JSON object")
         if known == "--config":
             raise GroundPruneError("--config: give the options of the file on the command line, where they are seen")
-        if known in (OVERRIDES, LENGTH, LIMIT, NAME, TEMPLATE):
+        if known in SEEN:
             words += [known, value] if equals else [known]
+        elif len(known) > 2 and (meant := [name for name in SEEN if name.startswith(known)]):
+            raise GroundPruneError(f"{option}: write {' or '.join(meant)} in full, so that it is seen here")
         else:
             words.append(word)
     return words

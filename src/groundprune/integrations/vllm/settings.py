@@ -132,6 +132,8 @@ def _why_not(config: Any, pruner: Pruner) -> str | None:
             return str(error)
         if need not in SERVED_NEEDS:
             return f"the signal '{need}' is not read inside of vLLM"
+    if VIDEO in pruner.needs and family.position_axes == 1:
+        return f"it compares the frames of videos, and inside of vLLM those of {family.name} lose nothing"
     if family.position_axes == 1 and family.name != "mistral3" and family.tower_kind(config).packed:
         kind = config.vision_config.model_type
         return f"its tower, {kind!r}, packs images of any shape, with which {family.name} is not served in vLLM"

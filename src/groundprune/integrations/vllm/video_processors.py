@@ -6,16 +6,13 @@ alone. So the slots of the text, too, are filled behind it, with what the LLM's 
 
 from __future__ import annotations
 
-import contextlib
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from groundprune.errors import GroundPruneError
-from groundprune.integrations.vllm.image_pruning import ImagePruning
-from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor
+from groundprune.integrations.vllm.processors import PrunedInfo, PrunedProcessor, measuring
 from groundprune.integrations.vllm.settings import KEY
 from groundprune.integrations.vllm.video_pruning import VideoPruning, as_image, room_of, without_last
 
@@ -72,35 +69,23 @@ class PrunedVideoInfo(PrunedInfo):
 class PrunedVideoProcessor(PrunedProcessor):
     """Mixin before a MultiModalProcessor of vLLM whose info is a PrunedVideoInfo."""
 
-    def get_dummy_mm_inputs(self, *args: Any, **options: Any) -> Any:
-        own: Any = super()
-        with _measuring():
-            return own.get_dummy_mm_inputs(*args, **options)
-
     def _get_prompt_updates(self, mm_items: Any, hf_processor_mm_kwargs: Any, out_mm_kwargs: Any) -> Sequence[Any]:
         updates = super()._get_prompt_updates(mm_items, hf_processor_mm_kwargs, out_mm_kwargs)
         return [
-            self._pruned_video(update, out_mm_kwargs, hf_processor_mm_kwargs[KEY])
-            if update.modality == "video"
-            else update
-            for update in updates
+            self._pruned_video(update, out_mm_kwargs) if update.modality == "video" else update for update in updates
         ]
 
-    def _pruned_video(self, update: Any, items: Any, asked: ImagePruning) -> Any:
+    def _pruned_video(self, update: Any, items: Any) -> Any:
         whole: Callable[[int], Any] = update.replacement
         info, pruning = self.info, self.info.pruning
         token = info.get_hf_config().video_token_id
 
         def replacement(index: int) -> list[int]:
-            if asked is not pruning:
-                raise GroundPruneError(
-                    f"mm_processor_kwargs, {KEY}: a video is pruned by the server's own settings alone"
-                )
             video, content = items["video"][index], whole(index)
             tokens = content if isinstance(content, list) else content.full
             (unit,) = pruning.units(pruning.arguments_of(as_image(video)))
             left = without_last(tokens, token, len(unit) - pruning.count(unit))
-            if not getattr(_state, "measuring", False):
+            if not measuring():
                 pruning.check(unit)
                 pruning.check_moved(info.moved(video, tokens), len(left), info.room)
             return left
@@ -108,19 +93,11 @@ class PrunedVideoProcessor(PrunedProcessor):
         return replace(update, replacement=replacement)
 
     def _get_mm_hashes(self, inputs: Any) -> dict[str, list[str]]:
-        hashes = super()._get_mm_hashes(inputs)
-        ours = self.info.pruning.settings.identity
+        hashes, own = super()._get_mm_hashes(inputs), self.info.pruning
+        # Here, where every video comes by: of one that is cached nothing else is asked.
+        if hashes.get("video") and inputs.hf_processor_mm_kwargs[KEY] is not own:
+            raise GroundPruneError(
+                f"mm_processor_kwargs, {KEY}: a video is pruned by the server's own settings alone"
+            )
+        ours = own.settings.identity
         return {kind: [f"{h}-{ours}" for h in of] if kind == "video" else of for kind, of in hashes.items()}
-
-
-_state = threading.local()  # a request may come while another thread warms up
-
-
-@contextlib.contextmanager
-def _measuring() -> Iterator[None]:
-    """While vLLM makes what it measures its memory with: it is given to no LLM, and may be what none can prune."""
-    _state.measuring = True
-    try:
-        yield
-    finally:
-        _state.measuring = False
