@@ -39,6 +39,12 @@ def test_a_pruner_file_that_changes_makes_another_identity(tmp_path):
     assert names[0] == names[2] != names[1]
 
 
+def test_where_a_pruner_file_lies_is_told_to_nobody(tmp_path):
+    settings = Settings(f"{tmp_path}/mine.py:Mine", keep="0.5")
+    assert settings.public == {**settings.to_dict(), "pruner": "mine.py:Mine"}
+    assert Settings("cls-visual", keep="0.5").public["pruner"] == "cls-visual"
+
+
 def test_settings_that_differ_have_other_identities():
     each = [
         Settings.of(gp.ClsVisual(keep=0.5)),

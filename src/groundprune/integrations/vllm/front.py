@@ -46,7 +46,7 @@ def page(model_config: Any) -> dict[str, Any]:
         "version": __version__,
         "vllm": check_version(),
         "model": model_config.served_model_name,
-        **Settings.read(config).to_dict(),
+        **Settings.read(config).public,
         "max_model_len": model_config.max_model_len,
         "max_positions": EngineLimits.read(config).reach,
         "visual_tokens": counted(),

@@ -64,6 +64,11 @@ class Settings(Spec):
         except GroundPruneError as error:
             raise GroundPruneError(f"the config's {KEY!r} is not what vllm_overrides makes: {given!r}") from error
 
+    @property
+    def public(self) -> dict[str, Any]:
+        """For all who may ask: the file of a pruner of one's own without its folder."""
+        return {**self.to_dict(), "pruner": Path(self.pruner).name}
+
     @cached_property  # a pruner's file may change under a running engine, which goes on with what it loaded
     def identity(self) -> str:
         """16 hex digits: what of us a cached image depends on."""
