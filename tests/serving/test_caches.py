@@ -6,7 +6,7 @@ import pytest
 
 import groundprune as gp
 from support.engines import TOLERANCE, asked, by_transformers, by_vllm, difference, engine, image_token, photo, prompt
-from support.sparing import sparing
+from support.sparing import PLACED_ALIKE, sparing
 
 BLOCK = 32
 PRUNER = gp.ClsVisual(keep=0.5)
@@ -16,11 +16,9 @@ FAMILIES = {
     "internvl": (48, 48), "idefics3": (64, 64), "mistral3": (64, 64), "llava_next": (32, 32), "qwen2_vl": (64, 64),
     "smolvlm": (64, 64),
 }  # fmt: skip
-# The same code places their positions as those of one of the others.
-LIKE_ANOTHER = ["llava_next", "llava_onevision", "internvl", "mistral3", "qwen2_vl", "smolvlm"]
 # Of tiny configs: LLaVA with a tower of 16 x 16 patches, LLaVA-OneVision with tiles that are not interpolated.
 LARGE = {"llava": {"side": 16}, "llava_onevision": {"tiles": 9}}
-every_family = pytest.mark.parametrize("family", sparing(FAMILIES, LIKE_ANOTHER))
+every_family = pytest.mark.parametrize("family", sparing(FAMILIES, PLACED_ALIKE))
 
 
 @pytest.fixture

@@ -7,21 +7,19 @@ import torch
 
 import groundprune as gp
 from support.engines import TOLERANCE, asked, by_transformers, by_vllm, difference, engine, photo, prompt
-from support.sparing import sparing
+from support.sparing import PLACED_ALIKE, sparing
 
 SIZES = {
     "llava": (48, 48), "llava_next": (40, 24), "qwen2_5_vl": (64, 48), "qwen3_vl": (96, 96), "qwen2_vl": (64, 48),
     "llava_onevision": (40, 24), "internvl": (64, 32), "idefics3": (64, 32), "mistral3": (64, 48),
     "smolvlm": (64, 32),
 }  # fmt: skip
-# The same code places their positions as those of one of the others.
-LIKE_ANOTHER = ["llava_next", "llava_onevision", "internvl", "mistral3", "qwen2_vl", "smolvlm"]
 PRUNERS = [gp.ClsVisual(keep=0.5), gp.Spatial(keep=0.5), gp.Random(keep=1)]  # the last two are settled early
 WORDS = "the red circle " * 25  # so that the block in which a prompt ends holds no image
 STEPS = 4
 
 
-@pytest.fixture(scope="module", params=sparing(SIZES, LIKE_ANOTHER))
+@pytest.fixture(scope="module", params=sparing(SIZES, PLACED_ALIKE))
 def family(request):
     return request.param
 
