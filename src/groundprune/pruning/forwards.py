@@ -11,6 +11,7 @@ import torch
 from groundprune.errors import Unservable
 from groundprune.pruning.encoding import has_visual
 from groundprune.pruning.prefill import PrunedInputs, checked_ids
+from groundprune.pruning.prompt import columns_in
 from groundprune.tokens.sending import sent
 
 if TYPE_CHECKING:
@@ -28,7 +29,7 @@ def before_forward(calls: Calls, args: tuple[Any, ...], kwargs: dict[str, Any]) 
     inputs = {**calls.signature.bind_partial(*args).arguments, **kwargs}
     state = calls.prompts.recall(inputs)
     cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
-    past = 0 if cache is None else int(cache.get_seq_length())
+    past = columns_in(cache)
     if not past:
         checked_ids(inputs)
     if not has_visual(inputs) and state is None:

@@ -29,7 +29,7 @@ from groundprune.pruning.forwards import after_forward, before_forward, compiled
 from groundprune.pruning.layers import Layers
 from groundprune.pruning.plan import Plan
 from groundprune.pruning.prefill import Prefill, PrunedInputs, checked_ids, encoded_prefill, shortened
-from groundprune.pruning.prompt import PrunedPrompt
+from groundprune.pruning.prompt import PrunedPrompt, columns_in
 from groundprune.pruning.turns import next_turn, unpruned_prompt
 from groundprune.pruning.wrapped import refuse_sharded
 
@@ -161,7 +161,7 @@ class Calls:
             # one's own, whatever another thread does meanwhile.
             generates = self._thread == threading.get_ident()
             run, cache = self._run if generates else None, kwargs.get("past_key_values")
-            past = 0 if cache is None else int(cache.get_seq_length())
+            past = columns_in(cache)
             if run is not None:
                 self._follow(run, len(input_ids))
                 if past:
@@ -224,7 +224,7 @@ class Calls:
     def shorten(self, inputs: dict[str, Any], state: PrunedPrompt | None) -> tuple[PrunedInputs, Prefill | None]:
         """The inputs, pruned; of a first turn also what it was, for stages between layers."""
         cache, ids = inputs.get("past_key_values"), inputs.get("input_ids")
-        past = 0 if cache is None else int(cache.get_seq_length())
+        past = columns_in(cache)
         self.prompts.read(inputs)
         if not past:
             prefill = encoded_prefill(self.plan, inputs)

@@ -12,7 +12,7 @@ from groundprune.errors import GroundPruneError, Unservable
 from groundprune.pruners.base import Pruner
 from groundprune.pruning.plan import WINDOWS, Plan, Text, TextTower
 from groundprune.pruning.prefill import PrunedInputs, encoded_prefill, shortened
-from groundprune.pruning.prompt import PrunedPrompt
+from groundprune.pruning.prompt import PrunedPrompt, columns_in
 from groundprune.pruning.turns import next_turn
 from groundprune.pruning.wrapped import refuse_sharded
 from groundprune.tokens.compaction import Policy
@@ -75,7 +75,7 @@ def prune_inputs(
 
 
 def _refuse_filled(cache: Any) -> None:
-    held = 0 if cache is None else int(cache.get_seq_length())
+    held = columns_in(cache)
     if held:
         raise Unservable(
             f"these inputs go on from a cache of {held} columns: give after=(the result of the turn before, the "

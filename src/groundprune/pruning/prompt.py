@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -107,3 +108,8 @@ class PrunedPrompt:
     def held_by(self, past: int) -> PrunedPrompt:
         """What a cache of `past` columns holds of it: all, or the turns before."""
         return self.earlier.held_by(past) if self.earlier and past < self.compaction.slots else self
+
+
+def columns_in(cache: Any) -> int:
+    """That a cache of transformers holds; none, where there is no cache."""
+    return 0 if cache is None else int(cache.get_seq_length())
