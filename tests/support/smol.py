@@ -13,8 +13,10 @@ from tools.smol.tower import Seer, TowerPlan
 from tools.smol.words import Words
 
 TEST_SEED = 1_002_000_000
-TOWER = TowerPlan(steps=4, batch=2, width=64, layers=1, warmup=1)
-LANGUAGE = LanguagePlan(steps=4, batch=2, rec=3, vqa=3, length=256, warmup=1, checked=2)
+TOWER = TowerPlan(steps=4, batch=2, width=64, layers=1, warmup=1, compile=False)
+LANGUAGE = LanguagePlan(
+    steps=4, batch=2, early=2, rec=3, vqa=3, parts=2, length=128, warmup=1, checked=2, compile=False
+)
 
 
 def made_pictures():

@@ -193,10 +193,10 @@ def test_a_turn_reads_as_the_chat_template_says_it(words, pictures):
 
 
 def test_rows_predict_what_stands_next(words, pictures):
-    batch = Batches(Rows(0, 3, 4, 4, 256), words, pictures)(1)
+    batch = Batches(Rows(0, 3, 4, 4, 2, 128), words, pictures)(1)
     row, column, token = batch["predicts"]
     ends = token == words.end
-    assert batch["tokens"][row[~ends], column[~ends] + 1].equal(token[~ends])
+    assert batch["tokens"].flatten(1)[row[~ends], column[~ends] + 1].equal(token[~ends])
     assert ends.sum() == len(batch["vqa"]) == batch["evidence"].shape[0]
     assert (batch["first"] + batch["count"])[:-1].equal(batch["first"][1:])
     assert batch["prefix"][:, -1].unique().tolist() == words.ids("\n")

@@ -1,6 +1,7 @@
 """Training behind SmolLM2: packed rows against the stock model, a run that is killed, and what is exported."""
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -20,13 +21,23 @@ from tools.pocket_training.runtime import load_state
 from tools.pocket_training.tower import to_pixels
 from tools.smol.assembly import assemble
 from tools.smol.export import TEST_SIZES, draw_tests, save_model, save_tests
-from tools.smol.language import TEXT, Lesson, load_learner, train_language
+from tools.smol.language import (
+    EDGE_WEIGHT,
+    END_WEIGHT,
+    SPREAD,
+    TEXT,
+    WORD_WEIGHT,
+    AnswerLoss,
+    Lesson,
+    load_learner,
+    train_language,
+)
 from tools.smol.names import HELD_OUT_NAMES, plural
 from tools.smol.pack import pack, unpack
 from tools.smol.packing import Batches, Rows
 from tools.smol.scenes import GRID, IMAGE_SIZE, make_scene
 from tools.smol.tower import Seer, load_seer, train_tower
-from tools.smol.words import IMAGE
+from tools.smol.words import BINS, IMAGE
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +64,7 @@ def test_packed_questions_get_the_logits_of_the_stock_model(words, pictures):
     """Each question of a row, alone behind its prefix and image in a stock LLaVA that was put together."""
     torch.manual_seed(0)
     learner = learner_of(words)
-    batch = Batches(Rows(0, 1, 2, 2, 256), words, pictures)(0)
+    batch = Batches(Rows(0, 1, 2, 2, 2, 128), words, pictures)(0)
     batch["gap"][:] = 0
     row, column, _ = batch["predicts"]
     with torch.no_grad():
@@ -64,27 +75,48 @@ def test_packed_questions_get_the_logits_of_the_stock_model(words, pictures):
     for number in batch["block"][0].unique().tolist():
         if number < 0:
             continue
-        mine = batch["block"][0] == number
-        ids = torch.cat([prefix, torch.full((GRID * GRID,), words.image), batch["tokens"][0][mine]])[None]
+        mine = batch["block"][0].flatten() == number
+        ids = torch.cat([prefix, torch.full((GRID * GRID,), words.image), batch["tokens"][0].flatten()[mine]])[None]
         with torch.no_grad():
             logits = model(input_ids=ids, pixel_values=to_pixels(batch["images"])).logits[0]
         here = mine[column].nonzero()[:, 0]
-        place = len(prefix) + GRID * GRID + batch["offset"][0][column[here]]
+        place = len(prefix) + GRID * GRID + batch["offset"][0].flatten()[column[here]]
         assert_near(packed[here], logits[place], 1e-4)
         assert_apart(packed[here], logits[place - 1], 1e-2)
+
+
+def test_the_loss_is_soft_at_box_edges_within_their_form_and_hard_at_words(words):
+    edges = [words.first_bins[0] + 30, words.first_bins[1], words.first_bins[2] + BINS - 1]
+    token = torch.tensor([*edges, words.end, words.ids("yes")[0]])
+    logits = torch.randn(len(token), len(words), generator=torch.Generator().manual_seed(0))
+    chances, expected = logits.log_softmax(-1), []
+    for row, edge in enumerate(token.tolist()):
+        if row < 3:
+            start = words.first_bins[row]
+            near = torch.tensor([math.exp(-0.5 * ((edge - start - i) / SPREAD) ** 2) for i in range(BINS)])
+            expected.append(EDGE_WEIGHT * -(near / near.sum() * chances[row, start : start + BINS]).sum())
+        else:
+            expected.append((END_WEIGHT if edge == words.end else WORD_WEIGHT) * -chances[row, edge])
+    total = 3 * EDGE_WEIGHT + END_WEIGHT + WORD_WEIGHT
+    loss, numbers = AnswerLoss(words, "cpu")(logits, token)
+    assert_near(loss, sum(expected) / total, 1e-5)
+    perfect = torch.nn.functional.one_hot(token, len(words)).float() * 50
+    numbers = AnswerLoss(words, "cpu")(perfect, token)[1]
+    assert numbers["words"] == 1
+    assert numbers["bins off"] == 0
 
 
 def test_greedy_answers_are_those_of_generate(words, pictures):
     torch.manual_seed(0)
     learner = learner_of(words)
-    batch = Batches(Rows(0, 1, 1, 1, 256), words, pictures)(0)
+    batch = Batches(Rows(0, 1, 1, 1, 2, 128), words, pictures)(0)
     batch["gap"][:] = 0
     found = Lesson(learner, words, 0.5, "cpu").answers(batch)
     model: Any = assemble(learner, words)
     prefix = batch["prefix"][0, int(batch["prefix_pad"][0]) :]
     for number, (said, (_, column)) in enumerate(zip(found, batch["asked"].T.tolist(), strict=True)):
-        start = int((batch["block"][0] == number).nonzero()[0])
-        asked = batch["tokens"][0, start : column + 1]
+        start = int((batch["block"][0].flatten() == number).nonzero()[0])
+        asked = batch["tokens"][0].flatten()[start : column + 1]
         ids = torch.cat([prefix, torch.full((GRID * GRID,), words.image), asked])[None]
         out = model.generate(
             input_ids=ids, pixel_values=to_pixels(batch["images"]), attention_mask=torch.ones_like(ids),
@@ -141,7 +173,7 @@ def test_a_packed_model_is_the_trained_one(words, pictures, tmp_path):
                 weight.copy_(base[name] + 0.02 * torch.randn_like(weight))
     pack(learner, base, tmp_path / "smol.safetensors")
     read = unpack(tmp_path / "smol.safetensors", words, decoder(words), Seer(TOWER, config(words)))
-    batch = Batches(Rows(0, 1, 2, 2, 256), words, pictures)(0)
+    batch = Batches(Rows(0, 1, 2, 2, 2, 128), words, pictures)(0)
     row, column, _ = batch["predicts"]
     text = {name: batch[name] for name in TEXT}
     with torch.no_grad():

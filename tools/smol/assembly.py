@@ -14,7 +14,7 @@ from .words import Words
 def assemble(learner: Learner, words: Words) -> LlavaForConditionalGeneration:
     """A model of its own, in float32; the learner stays as it is."""
     text = copy.deepcopy(learner.decoder.config)
-    text.vocab_size = len(words)
+    text.vocab_size, text._attn_implementation = len(words), None
     model: Any = LlavaForConditionalGeneration(llava_config(learner.seer.tower.config, text, words.image))
     grown = learner.decoder.embed_tokens
     weights = {k: v for k, v in learner.decoder.state_dict().items() if not k.startswith("embed_tokens.")}

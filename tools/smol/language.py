@@ -13,7 +13,7 @@ from tools.pocket_training.runtime import autocast, load_state
 from tools.pocket_training.tower import to_pixels
 
 from .learner import Learner, make_optimizer
-from .packing import Batches, Rows
+from .packing import EARLY_SHARES, Batches, Rows
 from .pictures import Pictures
 from .running import Batch, Numbers, train
 from .tower import Seer
@@ -23,7 +23,7 @@ END_WEIGHT, WORD_WEIGHT, EDGE_WEIGHT = 0.2, 1.5, 1.0  # of the loss at ends of a
 SPREAD = 1.6  # bins: a box edge one bin off is nearly right, and the loss says so
 TEXT = ("prefix", "prefix_pad", "gap", "tokens", "block", "offset")
 RIGHT = 0.5  # IoU
-MEASURE_EVERY = 420  # steps
+MEASURE_EVERY = 300  # steps
 
 
 @dataclass(frozen=True)
@@ -31,38 +31,51 @@ class LanguagePlan:
     """What fixes a run of this stage, but for its tower."""
 
     seed: int = 0
-    steps: int = 8400
+    steps: int = 3000
+    early: int = 1200  # steps that mostly ask for boxes by names, of twice as many scenes
     batch: int = 4  # scenes
-    rec: int = 13  # questions a scene, less those drawn twice
-    vqa: int = 11
-    length: int = 304  # tokens of text a scene
-    rate: float = 5e-4
+    rec: int = 15  # questions a scene
+    vqa: int = 9
+    parts: int = 4  # of a scene's text
+    length: int = 76  # tokens of a part
+    rate: float = 8e-4
     new_rate: float = 1e-3
     warmup: int = 100
-    hold: float = 0.5
+    hold: float = 0.6
     hints: float = 0.5  # weight
     checked: int = 32  # validation scenes
+    compile: bool = True
+
+    @property
+    def rows(self) -> Rows:
+        """Behind the early steps, and of validation."""
+        return Rows(self.seed, self.batch, self.rec, self.vqa, self.parts, self.length)
+
+    @property
+    def early_rows(self) -> Rows:
+        """A scene has few names to be found by: so more scenes, and less to ask of each."""
+        batch, parts = 2 * self.batch, max(1, self.parts // 2)
+        return Rows(self.seed, batch, 11, 2, parts, self.length, EARLY_SHARES, gaps=0)
 
 
 class AnswerLoss:
     """Weighted cross entropy at the answers, soft at box edges, and how good they are meanwhile."""
 
     def __init__(self, words: Words, device: str):
-        bins = torch.arange(BINS, device=device).float()
-        near = torch.exp(-0.5 * ((bins[:, None] - bins) / SPREAD) ** 2)
+        self.bins = torch.arange(BINS, device=device)
+        near = torch.exp(-0.5 * ((self.bins[:, None] - self.bins) / SPREAD) ** 2)
         self.near = near / near.sum(1, keepdim=True)
-        self.starts, self.end = words.first_bins, words.end
+        self.whole = (self.bins == 0).float()
+        self.first_edge, self.end = words.first_bins[0], words.end  # the forms follow each other
 
     def __call__(self, logits: Tensor, token: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         """logits [answers, V], token [answers]"""
-        chances = logits.float().log_softmax(-1)
-        loss = -chances.gather(1, token[:, None])[:, 0]
-        is_edge = token >= self.starts[0]
-        for start in self.starts:
-            place = token - start
-            mine = ((place >= 0) & (place < BINS)).nonzero()[:, 0]
-            soft = -(self.near[place[mine]] * chances[mine, start : start + BINS]).sum(-1)
-            loss = loss.index_copy(0, mine, soft)
+        logits = logits.float()
+        is_edge, place = token >= self.first_edge, (token - self.first_edge) % BINS
+        # A word is its own one column; of a box edge all bins of its form are columns.
+        column = torch.where(is_edge[:, None], (token - place)[:, None] + self.bins, token[:, None])
+        share = torch.where(is_edge[:, None], self.near[place], self.whole)
+        loss = logits.logsumexp(-1) - (logits.gather(1, column) * share).sum(-1)
         weight = torch.where(is_edge, EDGE_WEIGHT, torch.where(token == self.end, END_WEIGHT, WORD_WEIGHT))
         with torch.no_grad():
             edge, word = is_edge.float(), (weight == WORD_WEIGHT).float()
@@ -100,6 +113,7 @@ class Lesson:
         row, column, token = batch["predicts"]
         first, count = batch["first"], batch["count"]
         batch = {**batch, "tokens": batch["tokens"].clone()}
+        tokens = batch["tokens"].flatten(1)
         said = torch.zeros_like(token)
         for turn in range(int(count.max())):
             here = (first + turn)[turn < count]
@@ -108,7 +122,7 @@ class Lesson:
             said[here] = logits.argmax(-1)
             # What was said is read by the next turn; behind the last token of an answer stands another question.
             on = here[(turn + 1 < count)[turn < count]]
-            batch["tokens"][row[on], column[on] + 1] = said[on]
+            tokens[row[on], column[on] + 1] = said[on]
         spans = [(a, a + n) for a, n in zip(first.tolist(), count.tolist(), strict=True)]
         return [
             (vqa, said[a:b].tolist(), token[a:b].tolist())
@@ -145,12 +159,14 @@ def train_language(
     with autocast(device):
         narrow = torch.is_autocast_enabled(torch.device(device).type)
     learner = Learner(seer, decoder, words.grown(decoder.embed_tokens.weight.detach()), narrow).to(device)
+    if plan.compile:
+        learner.compile_layers()
     lesson = Lesson(learner, words, plan.hints, device)
-    rows = Rows(plan.seed, plan.batch, plan.rec, plan.vqa, plan.length)
-    checked = Batches(rows, words, pictures, "validation")
+    checked = Batches(plan.rows, words, pictures, "validation")
+    early, late = (Batches(rows, words, pictures) for rows in (plan.early_rows, plan.rows))
     train(
-        learner, make_optimizer(learner, plan.rate, plan.new_rate), plan, Batches(rows, words, pictures), lesson,
-        path,
+        learner, make_optimizer(learner, plan.rate, plan.new_rate), plan,
+        lambda step: (early if step < plan.early else late)(step), lesson, path,
         told={"stage": "language", **asdict(plan)},
         measure=lambda: lesson.measure(checked, plan.checked // plan.batch), measure_every=MEASURE_EVERY,
         device=device, loaders=loaders, stop_after=stop_after,

@@ -17,7 +17,8 @@ LARGER = 1.5  # how many times as many pixels of box the largest thing has
 
 REC_SHARES = {"name": 0.45, "extreme": 0.25, "relation": 0.30}
 VQA_SHARES = {"existence": 0.2, "count": 0.2, "spatial": 0.2, "side": 0.15, "which": 0.25}
-SHARES = {"rec": REC_SHARES, "vqa": VQA_SHARES}
+Shares = dict[str, dict[str, float]]  # of the types, by kind of question
+SHARES: Shares = {"rec": REC_SHARES, "vqa": VQA_SHARES}
 SIDES = {"on the left or on the right": ("left", "right"), "at the top or at the bottom": ("top", "bottom")}
 
 
@@ -29,15 +30,16 @@ class Question(pocket.Question):
 
 
 def draw_question(
-    rng, objects: Sequence[SceneObject], kind: str, type: str | None = None, focus: int | None = None
-) -> Question | None:
+    rng, objects: Sequence[SceneObject], kind: str, type: str | None = None, focus: int | None = None,
+    shares: Shares = SHARES,
+) -> Question | None:  # fmt: skip
     """Draw a question of a kind (and type, else by the shares); None if the scene does not yield one.
 
     focus: the object that it must be about, also where its name is held out.
     """
-    shares = SHARES[kind]
+    types = shares[kind]
     for _ in range(6):
-        chosen = type or str(rng.choice(list(shares), p=list(shares.values())))
+        chosen = type or str(rng.choice(list(types), p=list(types.values())))
         for _ in range(10):
             target = int(rng.integers(len(objects))) if focus is None else focus
             question = _DRAW[chosen](rng, objects, target)

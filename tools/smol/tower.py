@@ -38,7 +38,7 @@ class TowerPlan:
     """What fixes a run of this stage."""
 
     seed: int = 0
-    steps: int = 4500
+    steps: int = 2800
     batch: int = 48
     width: int = 256
     layers: int = 6
@@ -46,6 +46,7 @@ class TowerPlan:
     warmup: int = 100
     hold: float = 0.4
     edges: float = 1.0  # weight
+    compile: bool = True
 
 
 class Seer(nn.Module):
@@ -139,9 +140,11 @@ def train_tower(
     optimizers = make_optimizers(loss_of, "muon", plan.peak_rate, weight_decay=0.05, betas=(0.9, 0.98))
     validation = {split: TowerBatches(plan, pictures, split) for split in ("validation", "novel-picture")}
 
+    run = torch.compile(loss_of, dynamic=False) if plan.compile else loss_of
+
     def loss(batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
         with autocast(device):
-            return loss_of(to_pixels(batch["images"]), batch["name"], batch["edge"])
+            return run(to_pixels(batch["images"]), batch["name"], batch["edge"])
 
     def measure() -> Numbers:
         found: Numbers = {}
