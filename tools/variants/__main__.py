@@ -8,10 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from groundprune.caches import cache_folder
 from groundprune.errors import GroundPruneError
 from groundprune.studies.running import PAGE, Asked, run_study
 from groundprune.studies.study import study_of
-from tools.command_line import Parser, answered, cache_folder
+from tools.command_line import Parser, answered
 
 from .catalogue import SEEDS, STUDIES, wanted
 from .loading import load_variant

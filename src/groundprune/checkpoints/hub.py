@@ -7,19 +7,23 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from groundprune import pocket, smol
 from groundprune.errors import GroundPruneError
-from groundprune.pocket import checkpoint_path
 from groundprune.probes.patching import replaced
 
 POCKET = "pocket"
 CONFIGS = ("config.json", "adapter_config.json")  # one of which every checkpoint has
 PROBE = 5.0  # seconds until a Hub that does not answer counts as out of reach
-_POCKET_FOLDERS = {POCKET: checkpoint_path()}
+OURS = {POCKET: pocket.checkpoint_path, smol.NAME: smol.checkpoint_path}
 
 
 def source_of(source: str | Path) -> str | Path:
-    """What `from_pretrained` takes: the folder of an embedded model for its name, anything else as it is."""
-    return _POCKET_FOLDERS.get(str(source), source)
+    """What `from_pretrained` takes: the folder of a model of ours for its name, anything else as it is.
+
+    Raises GroundPruneError for "smol" where it was not put together.
+    """
+    folder = OURS.get(str(source))
+    return source if folder is None else folder()
 
 
 @contextlib.contextmanager

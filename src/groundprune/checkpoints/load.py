@@ -110,7 +110,7 @@ def load(
     """Load a checkpoint with stock classes.
 
     Args:
-        source: a local folder, a Hub id, or "pocket", the embedded model.
+        source: a local folder, a Hub id, "pocket", the embedded model, or "smol", which `make smol` puts together.
         device: by default the GPU where there is one, else the CPU.
         dtype: a torch.dtype or one of DTYPES; "auto" is the checkpoint's own, and fp32 on a CPU: faster there.
         **options: those of OPTIONS, as in `from_pretrained`: `quantization_config`, `attn_implementation`,

@@ -89,7 +89,9 @@ def _of_function(script: Path, name: str, model: str, device: str | None) -> Aud
 
 
 def _subject(model: str, device: str | None) -> tuple[Any, dict[str, Any]]:
-    if not Path(model).exists() and "/" not in model and model != "pocket":
+    from groundprune.checkpoints.hub import OURS
+
+    if not Path(model).exists() and "/" not in model and model not in OURS:
         progress("building a tiny model")
         from groundprune.families import families
 
@@ -97,7 +99,7 @@ def _subject(model: str, device: str | None) -> tuple[Any, dict[str, Any]]:
             return subjects("", model, device)[0][1:]
         from groundprune.errors import unknown
 
-        raise unknown("model", model, [*families(), "pocket", "a folder", "a Hub name"])
+        raise unknown("model", model, [*families(), *OURS, "a folder", "a Hub name"])
     announce(model)
     return subjects(model, None, device)[0][1:]
 

@@ -25,7 +25,12 @@ def compare(
     model: ModelOption = "pocket",
     scenes: Annotated[int, typer.Option("--scenes", "-n", help="Expressions, and as many questions.")] = 500,
     seed: Annotated[int, typer.Option("--seed", min=0, help="Which scenes.")] = 0,
-    split: Annotated[str, typer.Option("--split", help="held-out, novel-pair, novel-template.")] = "held-out",
+    split: Annotated[
+        str,
+        typer.Option(
+            "--split", help="held-out, novel-pair, novel-template; of smol held-out, novel-picture, novel-name."
+        ),
+    ] = "held-out",
     pruner: Annotated[
         str | None,
         typer.Option(

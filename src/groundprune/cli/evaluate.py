@@ -32,15 +32,15 @@ def evaluate(
     context: typer.Context,
     model: ModelOption = "pocket",
     data: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--data",
             "-d",
-            help="scenes, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, "
-            "screenspot:v1, screenspot:v2, screenspot:pro, FILE.jsonl, FILE.parquet:SPLIT, FOLDER:SPLIT or "
-            "hub:OWNER/NAME:SPLIT.",
+            help="scenes, smol:held-out, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, "
+            "gqa:testdev-spatial, screenspot:v1, screenspot:v2, screenspot:pro, FILE.jsonl, FILE.parquet:SPLIT, "
+            "FOLDER:SPLIT or hub:OWNER/NAME:SPLIT (default: the model's scenes).",
         ),
-    ] = "scenes",
+    ] = None,
     data_root: Annotated[
         Path | None,
         typer.Option("--data-root", help="Folder of the benchmarks (default: data), or of a file's images."),
@@ -109,6 +109,9 @@ def evaluate(
         with ranks.agreed() if ranks else contextlib.nullcontext():
             announce(model)
             quieten()
+            from groundprune.data.sources import scenes_of
+
+            data = data or scenes_of(model)
             chosen: dict[str, Any] = {
                 "limit": limit, "data_root": data_root, "batch_size": batch_size,
                 "seed": seed, "task": task, **grid_of(pruner, keep, tokens, positions),

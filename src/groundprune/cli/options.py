@@ -28,7 +28,11 @@ class Engine(StrEnum):
 
 ModelOption = Annotated[
     str,
-    typer.Option("--model", "-m", help="pocket (part of the package), or a checkpoint: a folder or a Hub name."),
+    typer.Option(
+        "--model",
+        "-m",
+        help="pocket (part of the package), smol (of `make smol`), or a checkpoint: a folder or a Hub name.",
+    ),
 ]
 PrunerOption = Annotated[
     str | None,

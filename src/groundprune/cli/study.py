@@ -23,7 +23,8 @@ def study(
         str | None, typer.Option("--model", "-m", help="As in evaluate (default: pocket); of table1 names, or all.")
     ] = None,
     data: Annotated[
-        str | None, typer.Option("--data", "-d", help="As in evaluate (default: scenes); of table1 names, or all.")
+        str | None,
+        typer.Option("--data", "-d", help="As in evaluate (default: the model's scenes); of table1 names, or all."),
     ] = None,
     data_root: Annotated[Path | None, typer.Option("--data-root", help="As in evaluate.")] = None,
     quick: Annotated[bool, typer.Option("--quick", help="Fewer samples and settings: a first look.")] = False,
@@ -78,14 +79,16 @@ def study(
             f"the study {name} is of models that are trained for it, and takes no --{given[0]}: "
             f"`python -m tools.variants {name}` trains them and asks them"
         )
-    model, data = model or "pocket", data or "scenes"
+    model = model or "pocket"
     announce(model)
     quieten()
+    from groundprune.data.sources import scenes_of
     from groundprune.studies.running import PAGE, Asked, models_of, redraw, run_study
 
     models = models_of(model)
     if not as_json and model == "pocket" and len(models) == 1 and not all(each.trained for each in chosen):
         typer.echo("the pocket's second training is not here (it lies in a checkout): one model is run", err=True)
+    data = data or scenes_of(model)
     wanted = Asked(models, data, data_root, limit, quick, seed, device, dtype, batch_size, text_tower)
     found: dict[str, Findings] = {}
     failed: dict[str, str] = {}

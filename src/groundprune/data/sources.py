@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from groundprune import smol
 from groundprune.data.columns import table_samples
 from groundprune.data.gqa import SOURCE as GQA_SOURCE
 from groundprune.data.gqa import gqa_samples
@@ -18,11 +19,13 @@ from groundprune.data.screenspot import open_screenspot
 from groundprune.errors import GroundPruneError, unknown
 
 HUB = "hub:"
+SCENES = "scenes"
 FORMS = (
-    "scenes, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, screenspot:v1, "
-    "screenspot:v2, screenspot:pro, FILE.jsonl, FILE.parquet:SPLIT, FOLDER:SPLIT, hub:OWNER/NAME:SPLIT"
+    "scenes, smol:held-out, refcoco:val, refcoco+:testA, refcocog:val, gqa:testdev, gqa:testdev-spatial, "
+    "screenspot:v1, screenspot:v2, screenspot:pro, FILE.jsonl, FILE.parquet:SPLIT, FOLDER:SPLIT, hub:OWNER/NAME:SPLIT"
 )
 DEFAULT_ROOT = Path("data")
+DRAWN = (SCENES, smol.NAME)  # what is as large as one asks for
 TASKS = ("rec", "seg", "point")  # how referring expressions are answered: by a box, by an outline, by a point
 
 
@@ -75,6 +78,16 @@ def as_task(data: DataSet, task: str) -> DataSet:
     return replace(data, samples=found)
 
 
+def scenes_of(model: str | Path) -> str:
+    """The scenes that a model was trained for: those of smol for it, the pocket's for any other."""
+    return smol.NAME if str(model) == smol.NAME else SCENES
+
+
+def is_drawn(spec: str) -> bool:
+    """Whether it names scenes, of which there are as many expressions and questions as one asks for."""
+    return spec.partition(":")[0] in DRAWN
+
+
 def open_data(
     spec: str, root: str | Path | None = None, limit: int | None = None, scenes: int = 500, seed: int = 0
 ) -> DataSet:
@@ -85,7 +98,7 @@ def open_data(
         root: folder of the benchmarks (see docs/evaluation.md), by default `data`; for files of one's own the folder
             of their images.
         limit: the first so many samples; of scenes, expressions and as many questions.
-        scenes: how many of the pocket's expressions, and as many questions.
+        scenes: how many expressions of the pocket or of smol, and as many questions.
         seed: which of the pocket's scenes.
 
     Returns:
@@ -96,10 +109,14 @@ def open_data(
     """
     if limit is not None and limit < 1:
         raise GroundPruneError(f"limit must be a whole number of at least 1 (got {limit})")
-    if spec.partition(":")[0] == "scenes":
-        split = spec.partition(":")[2] or "held-out"
-        count = scenes if limit is None else min(limit, scenes)
-        return DataSet("scenes", split, f"drawn scenes, seed {seed}", list(scene_samples(count, seed, split)))
+    if is_drawn(spec):
+        name, _, split = spec.partition(":")
+        split, count = split or "held-out", scenes if limit is None else min(limit, scenes)
+        if name == SCENES:
+            return DataSet(name, split, f"drawn scenes, seed {seed}", list(scene_samples(count, seed, split)))
+        every = line_samples(smol.tests_path(split))
+        kinds = [[sample for sample in every if sample.kind == kind][:count] for kind in ("rec", "vqa")]
+        return DataSet(name, split, "scenes of named pictures", [sample for kind in kinds for sample in kind])
     found = _open(spec, None if root is None else Path(root))
     if not found.samples:
         raise GroundPruneError(f"{spec} holds no samples")
@@ -129,4 +146,4 @@ def _open(spec: str, given: Path | None) -> DataSet:
         return DataSet(place, split, about, table_samples(place, split, folder if given is None else given))
     if "/" in spec:
         raise GroundPruneError(f"no data at {spec!r} (allowed: {FORMS})")
-    raise unknown("data", spec, ["scenes", "gqa", SCREENSPOT_NAME, *REFCOCO])
+    raise unknown("data", spec, [*DRAWN, "gqa", SCREENSPOT_NAME, *REFCOCO])

@@ -8,6 +8,7 @@ from itertools import chain
 from typing import Any
 
 from groundprune.data import DataSet, Sample
+from groundprune.data.sources import DRAWN
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.identity import samples_fingerprint
 from groundprune.families.grounding import Grounding
@@ -30,7 +31,7 @@ def asked(data: DataSet, protocol: str, seed: int, limit: int | None) -> dict[st
     counts = Counter(sample.kind for sample in data.samples)
     if len(counts) == 1 and set(counts) <= {"seg", "point"}:
         about["task"] = next(iter(counts))
-    if data.name == "scenes":
+    if data.name in DRAWN:
         equal = len(set(counts.values())) == 1
         about |= {"scenes": next(iter(counts.values()))} if equal else {"asked": dict(counts)}
     return about

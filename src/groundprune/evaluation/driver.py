@@ -13,7 +13,7 @@ from rich.console import Console
 from groundprune.checkpoints.hub import POCKET
 from groundprune.checkpoints.load import load
 from groundprune.data import DataSet, open_data
-from groundprune.data.sources import as_task
+from groundprune.data.sources import as_task, scenes_of
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.asking import asked, how_asked, refuse_repeated, windows
 from groundprune.evaluation.devices import check_placing, input_device
@@ -216,7 +216,8 @@ def compare(
         text_tower: see `evaluate`.
         console: see `evaluate`.
         tokens: see `evaluate`.
-        split: which scenes: "held-out", "novel-pair" or "novel-template".
+        split: which scenes: "held-out", "novel-pair" or "novel-template"; of smol "held-out", "novel-picture" or
+            "novel-name".
         device: see `gp.load`.
         dtype: see `gp.load`.
 
@@ -227,8 +228,9 @@ def compare(
         GroundPruneError: as of `evaluate`.
     """
     compare_settings(pruners, keeps, positions, tokens)  # mistakes are named before scenes are drawn
+    data = open_data(f"{scenes_of(model_source)}:{split}", scenes=scenes, seed=seed)
     return evaluate(
-        model_source, open_data(f"scenes:{split}", scenes=scenes, seed=seed), pruners, keeps, positions, out=out,
+        model_source, data, pruners, keeps, positions, out=out,
         batch_size=batch_size, progress=progress, text_tower=text_tower, console=console, tokens=tokens,
         device=device, dtype=dtype, seed=seed,
     )  # fmt: skip

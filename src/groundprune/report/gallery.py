@@ -13,8 +13,8 @@ from typing import Any
 from PIL import Image
 
 from groundprune.boxes import Box
-from groundprune.data import DataSet, Sample, scene_samples
-from groundprune.data.sources import as_task
+from groundprune.data import Sample, open_data
+from groundprune.data.sources import DRAWN, as_task
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.identity import samples_fingerprint
 from groundprune.report.headline import Shown
@@ -105,12 +105,11 @@ def samples_of(run: Mapping[str, Any], ids: Container[str] | None = None) -> dic
 
     Raises GroundPruneError where they cannot be had, or would be others than those that were answered.
     """
-    if run.get("data") != "scenes":
+    if run.get("data") not in DRAWN:
         raise GroundPruneError(f"samples of {run.get('data')!r} cannot be had again")
     try:
-        split = str(run["split"])
-        samples = list(scene_samples(int(run["scenes"]), int(run["seed"]), split))
-        drawn = as_task(DataSet("scenes", split, "", samples), run.get("task", "rec")).samples
+        found = open_data(f"{run['data']}:{run['split']}", scenes=int(run["scenes"]), seed=int(run["seed"]))
+        drawn = as_task(found, run.get("task", "rec")).samples
     except KeyError as error:
         raise GroundPruneError(f"the results do not say which scenes they are about ({error} is missing)") from error
     wanted: dict[str, Sample] = {}

@@ -17,6 +17,7 @@ from groundprune import version
 from groundprune.checkpoints.hub import POCKET
 from groundprune.checkpoints.load import load
 from groundprune.data import DataSet, open_data
+from groundprune.data.sources import is_drawn
 from groundprune.errors import GroundPruneError
 from groundprune.evaluation.asking import asked
 from groundprune.evaluation.disk import alone, replace, writing
@@ -172,7 +173,7 @@ def read_run(folder: Path) -> Run:
 
 def _data(study: Study, wanted: Asked) -> DataSet:
     count = wanted.limit or study.samples[wanted.quick]
-    if wanted.data.partition(":")[0] == "scenes":
+    if is_drawn(wanted.data):
         found = open_data(wanted.data, scenes=count, seed=wanted.seed)
     else:
         found = open_data(wanted.data, wanted.data_root, count)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from groundprune.checkpoints.hub import source_of
+from groundprune.caches import cache_folder
+from groundprune.checkpoints.hub import POCKET, source_of
 from groundprune.checkpoints.load import read_config
 from groundprune.checkpoints.processor import load_processor
 from groundprune.checkpoints.prompts import chat_prompt
@@ -28,12 +28,12 @@ FRONT = ["--middleware", "groundprune.integrations.vllm.front.Front"]  # beside 
 
 
 def engine_folder(model: str | Path) -> str:
-    """What vLLM loads for `model`. An embedded model has heads that vLLM's kernels for CPUs lack: its wider copy.
+    """What vLLM loads for `model`. The embedded one has heads that vLLM's kernels for CPUs lack: its wider copy.
 
     The copy is written to $XDG_CACHE_HOME/groundprune (by default ~/.cache/groundprune).
     """
     source = source_of(model)
-    if source == model:
+    if str(model) != POCKET:
         return str(source)
     weights = (Path(source) / "model.safetensors").read_bytes()
     target = cache_folder() / f"{model}-wide-{__version__}-{_digest(weights)}"
@@ -63,11 +63,6 @@ def chat_template(model: str | Path) -> str | None:
     return str(file)
 
 
-def cache_folder() -> Path:
-    """$XDG_CACHE_HOME/groundprune, or ~/.cache/groundprune."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "groundprune"
-
-
 def _digest(content: bytes) -> str:
     return hashlib.blake2b(content, digest_size=6).hexdigest()
 
@@ -75,10 +70,10 @@ def _digest(content: bytes) -> str:
 def engine_defaults(model: str | Path) -> dict[str, Any]:
     """Arguments of an engine that the user may change.
 
-    vLLM would narrow the embedded models' weights to bfloat16. Of a folder with Mistral's own files beside those of
+    vLLM would narrow the embedded model's weights to bfloat16. Of a folder with Mistral's own files beside those of
     transformers it would take the former, which know nothing of our settings.
     """
-    if source_of(model) != model:
+    if str(model) == POCKET:
         return {"dtype": "float32"}
     if read_config(model).model_type == "mistral3":
         return dict.fromkeys(("config_format", "load_format", "tokenizer_mode"), "hf")

@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from groundprune.caches import cache_folder
 from groundprune.errors import GroundPruneError
 from groundprune.integrations.vllm.running import why_ended
-from groundprune.integrations.vllm.server import cache_folder
 from groundprune.integrations.vllm.versions import SUPPORTED, check_version, is_tested
 from groundprune.report.writing import replacing
 from groundprune.version import __version__

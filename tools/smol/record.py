@@ -1,0 +1,38 @@
+"""What is kept of a training: its plans, time, machine and versions in training.json, and the logs beside it."""
+
+import json
+import platform
+import re
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tools.pocket_training.card import versions
+from tools.pocket_training.runtime import load_state
+
+FILE = "training.json"
+
+
+def save_record(stages: list[Path], device: str, folder: Path) -> None:
+    """stages: the checkpoints of both. Their logs are copied."""
+    folder.mkdir(parents=True, exist_ok=True)
+    record = {
+        "command": "python -m tools.smol", "versions": versions(), "machine": f"{_processor()}, {device}",
+        **{path.stem: _told(load_state(path)) for path in stages},
+    }  # fmt: skip
+    (folder / FILE).write_text(json.dumps(record, indent=2) + "\n")
+    for path in stages:
+        shutil.copy(path.with_suffix(".jsonl"), folder)
+
+
+def _told(state: dict[str, Any]) -> dict[str, Any]:
+    """seconds: of the run; processor: likewise, of all its threads, but not of those that draw scenes."""
+    times = {name: round(state[name]) for name in ("seconds", "processor")}
+    return {"plan": state["plan"], "trained": sum(p.numel() for p in state["model"].values()), **times}
+
+
+def _processor() -> str:
+    """As Linux knows it."""
+    told = Path("/proc/cpuinfo")
+    found = re.search(r"^model name\s*: (.+)$", told.read_text(), re.MULTILINE) if told.is_file() else None
+    return found[1] if found else platform.machine()
