@@ -107,11 +107,14 @@ def selection(
 
 
 @app.command()
-def coverage(out: Out = None) -> None:
+def coverage(
+    out: Out = None, model: Annotated[str, typer.Option("--model", "-m", help="pocket or smol.")] = "pocket"
+) -> None:
     """Tune the pruner `coverage`, and set it against all others."""
     from benchmarks.coverage import main
 
-    main(out or Path("results") / "coverage" / "summary.json")
+    file = "summary" if model == "pocket" else model
+    main(out or Path("results") / "coverage" / f"{file}.json", model)
 
 
 @app.command()

@@ -14,20 +14,24 @@ def coverage_table(found: Mapping[str, Any]) -> str:
     """`coverage` against every other pruner before the LLM, on scenes that it was not tuned on."""
     keeps, report = found["keeps"], found["report"]
     ours = {entry["text"]: entry for entry in report["coverage"]}
-    header = ["pruner", "reads text", "mean", *keeps, "coverage minus it", "coverage with text minus it"]
+    header = ["pruner", "reads text", "mean", *keeps, *(f"coverage{' with text' * text} minus it" for text in ours)]
     rows = [
-        ["**coverage**" + (", text" if t else ""), _yes(t), *_accuracies(entry), "", ""] for t, entry in ours.items()
+        ["**coverage**" + (", text" if t else ""), _yes(t), *_accuracies(entry), *("" for _ in ours)]
+        for t, entry in ours.items()
     ]
     rows += [
-        [o["pruner"], _yes(o["text"]), *_accuracies(o), _gain(o["against text=False"]), _gain(o["against text=True"])]
+        [o["pruner"], _yes(o["text"]), *_accuracies(o), *(_gain(o[f"against text={text}"]) for text in ours)]
         for o in report["others"]
     ]
-    tuning = found["tuning"]
+    tuning = found.get("tuning")
+    if tuning:
+        chosen = f"the default spread ({tuning['spread']}) was chosen on the split {tuning['split']}"
+    else:
+        chosen = "coverage as it is by default, on which nothing here was tuned"
     said = [
         f"{found['metric']} in percent, {found['positions']} positions, {found['samples']} expressions, seed "
-        f"{found['seed']}, split {report['split']}; the default spread ({tuning['spread']}) was chosen on the split "
-        f"{tuning['split']}. Differences of the means, with paired 95% intervals.",
-        *(_verdict(text, report["others"]) for text in (False, True)),
+        f"{found['seed']}, split {report['split']}; {chosen}. Differences of the means, with paired 95% intervals.",
+        *(_verdict(text, report["others"]) for text in ours),
     ]
     return _table(header, rows, left=2) + "\n" + " ".join(said) + "\n"
 

@@ -12,10 +12,12 @@ from matplotlib.figure import Figure
 
 from groundprune.evaluation.specs import Setting
 from groundprune.evaluation.summary import Summary
-from groundprune.report.story import ORDER, sentences
+from groundprune.report.cells import accuracy
+from groundprune.report.story import ORDER
 from groundprune.report.style import UNPRUNED_LOOK, look_of
 from groundprune.report.tables import DETAILED
 
+HALF = "0.5"
 STAGES = ("tower", "language")
 _SPLITS = {"validation": "new scenes", "novel-picture": "pictures never shown"}
 _KINDS = {"REC": "boxes, IoU at least 0.5", "VQA": "words"}
@@ -41,19 +43,44 @@ def training_text(record: Mapping[str, Any]) -> str:
     return f"\n{table}\n`{record['command']}`, {record['machine']}; {versions}.\n\n"
 
 
+def novel_table(summaries: Sequence[Summary]) -> str:
+    """A row per split: whole images, and half of the tokens under both policies."""
+    kinds = {"rec": "REC", "vqa": "VQA"}
+    header = ["split", "asked of each kind", *(f"{said} {name}" for said in kinds.values() for name in ORDER)]
+    rows = [header, [":--", *("--:" for _ in header[1:])]]
+    for summary in summaries:
+        cells = [accuracy([summary], setting, kind) for kind in kinds for setting in _settings().values()]
+        rows.append([f"`{summary.run['split']}`", str(summary.run["scenes"]), *cells])
+    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+
+
+def _settings() -> dict[str, Setting]:
+    return {name: Setting() if name == "unpruned" else Setting.of(*DETAILED, positions=name) for name in ORDER}
+
+
 def front_sentence(summary: Summary) -> str:
-    """What half of the tokens are worth, as a report says it."""
-    settings = {name: Setting.of(*DETAILED, positions=name) for name in ORDER[1:]} | {ORDER[0]: Setting()}
-    results = {name: summary.result(settings[name].id) for name in ORDER}
-    found = {
-        kind: {name: getattr(result, kind).total.accuracy for name, result in results.items() if result is not None}
-        for kind in ("rec", "vqa")
-    }
-    about = (
-        "The same of [smol](docs/smol.md), a language model that was pretrained on text (SmolLM2-135M-Instruct) and "
-        "then taught to see pictures of real things."
+    """What half of the tokens are worth, by each pruner that was run."""
+    pruners = list(dict.fromkeys(difference.pruner for difference in summary.differences))
+    renumbered, kept = (
+        [f"{_right(summary, Setting.of(pruner, HALF, positions=name))} ({pruner})" for pruner in pruners]
+        for name in ORDER[1:]
     )
-    return "\n".join(textwrap.wrap(" ".join([about, *sentences(found, *DETAILED)]), 118)) + "\n"
+    told = (
+        "[smol](docs/smol.md) is a language model that was pretrained on text, SmolLM2-135M-Instruct, and then taught "
+        f"to see pictures of real things. It finds {_right(summary, Setting())} of the boxes; with half of its visual "
+        f"tokens, renumbered, {_listed(renumbered)}; with their ids preserved, {_listed(kept)}."
+    )
+    return "\n".join(textwrap.wrap(told, 118, break_on_hyphens=False)) + "\n"
+
+
+def _listed(words: Sequence[str]) -> str:
+    return f"{', '.join(words[:-1])} and {words[-1]}"
+
+
+def _right(summary: Summary, setting: Setting) -> str:
+    found = summary.result(setting.id)
+    assert found is not None
+    return f"{100 * found.rec.total.accuracy:.1f}%"
 
 
 def training_figure(folder: Path) -> Figure:
