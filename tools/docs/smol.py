@@ -67,8 +67,8 @@ def front_sentence(summary: Summary) -> str:
     )
     told = (
         "[smol](docs/smol.md) is a language model that was pretrained on text, SmolLM2-135M-Instruct, and then "
-        f"taught to see pictures of real things. It finds {_right(summary, Setting())} of the boxes; with half of its visual "
-        f"tokens, renumbered, {_listed(renumbered)}; with their ids preserved, {_listed(kept)}."
+        f"taught to see pictures of real things. It finds {_right(summary, Setting())} of the boxes; with half of "
+        f"its visual tokens, renumbered, {_listed(renumbered)}; with their ids preserved, {_listed(kept)}."
     )
     return "\n".join(textwrap.wrap(told, 118, break_on_hyphens=False)) + "\n"
 
