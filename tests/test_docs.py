@@ -22,6 +22,7 @@ from PIL import Image
 import groundprune as gp
 from groundprune.cli import main
 from groundprune.pruners import pruner_class
+from support.smol_home import put_together
 from tools.finetuning.__main__ import main as finetune
 from tools.pocket_training.__main__ import main as train_pocket
 
@@ -45,6 +46,7 @@ NOT_RUN = {
     "groundprune app": "it serves until it is interrupted; tests/app does",
     "groundprune evaluate --processes 2": "it starts processes; tests/evaluation/test_processes.py does",
     "groundprune study all": "an hour of work; each study has tests of its own",
+    "python -m tools.smol": "hours of training; tests/tools/test_smol_training.py trains a tiny one",
     "python -m benchmarks": "hours of measuring; tests/benchmarks tries each, tiny",
     "python -m tools.linear_attention": "one table; tests/families/test_qwen3_5.py measures two of its models",
     "python -m tools.docs.studies": "its run is not there; tests/studies packs one",
@@ -150,6 +152,8 @@ def reader(tmp_path, monkeypatch):
     Image.new("RGB", (64, 48), "teal").save("photo.jpg")
     Path("results").mkdir()
     Path("results", "pocket-seed0").symlink_to(ROOT / "results" / "pocket-seed0")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    put_together()
     return Reader(tmp_path, monkeypatch)
 
 

@@ -1,13 +1,9 @@
 """The name smol: a model that is put together on one's own machine, and the scenes that go with it."""
 
-import json
-import shutil
-
 import pytest
-from PIL import Image
 
 import groundprune as gp
-from groundprune import pocket, smol
+from groundprune import smol
 from groundprune.cli import main
 from groundprune.data import open_data
 from groundprune.errors import GroundPruneError
@@ -15,6 +11,7 @@ from groundprune.evaluation import compare
 from groundprune.report.gallery import samples_of
 from groundprune.studies.running import Asked, run_study
 from groundprune.studies.study import study_of
+from support.smol_home import put_together
 
 
 @pytest.fixture
@@ -25,17 +22,7 @@ def home(tmp_path, monkeypatch):
 
 @pytest.fixture
 def made(home):
-    """The pocket under that name, and three expressions and two questions about one grey picture."""
-    shutil.copytree(pocket.checkpoint_path(), home / "checkpoint")
-    tests = home / "tests"
-    tests.mkdir()
-    Image.new("RGB", (144, 144), "grey").save(tests / "a.png")
-    rows = [
-        {"id": f"thing-{i}", "image": "a.png", "expression": f"thing {i}", "bbox": [0, 0, 9, 9]} for i in range(3)
-    ]
-    rows += [{"image": "a.png", "question": f"which {i}?", "answer": "one"} for i in range(2)]
-    (tests / "held-out.jsonl").write_text("".join(json.dumps({"image": "a.png", **row}) + "\n" for row in rows))
-    return home
+    return put_together()
 
 
 @pytest.mark.parametrize("ask", [gp.load, lambda name: open_data(name), lambda name: compare(name, 1)])
