@@ -288,16 +288,33 @@ def test_killed_interrupted_and_resumed_by_each_launcher(tmp_path):
     stored = read_rows(out / "samples.jsonl")
     assert all(stored[key] == row for part in parts for key, row in part.items())
 
-    resumed = run("torch.distributed.run", "--nproc-per-node", "2", "-m", "groundprune", *words)
-    assert resumed.returncode == 0
+    resumed = run("torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "groundprune", *words)
+    assert resumed.returncode == 0, resumed.stderr
     assert resumed.stdout.count("results  ") == 1
     assert lines(out) == lines(tmp_path / "one")
     assert found(out) == found(tmp_path / "one")
     assert len(read_summary(out).about["resumed"]) >= 1
 
-    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "-m", "groundprune"]
-    again = run(*launcher, *words, "--json")
-    assert again.returncode == 0
+    launcher = ["accelerate.commands.launch", "--multi_gpu", "--num_processes", "2", "--main_process_port", "0"]
+    again = run(*launcher, "-m", "groundprune", *words, "--json")
+    assert again.returncode == 0, again.stderr
     assert json.loads(again.stdout)["complete"]
     assert lines(out) == lines(tmp_path / "one")
     assert Path(out / "report.html").is_file()
+
+
+def test_processes_leave_their_group_before_python_ends(tmp_path):
+    """Else some of them end by SIGABRT, and the launcher calls a run failed that has answered everything."""
+    (tmp_path / "script.py").write_text(
+        "import atexit, os, pathlib\n"
+        "from torch import distributed\n"
+        "from groundprune.evaluation.processes import Ranks\n"
+        "said = pathlib.Path(os.environ['RANK'])\n"
+        "atexit.register(lambda: said.write_text(f'{joined} {distributed.is_initialized()}'))\n"
+        "joined = Ranks.launched('cpu').gather(distributed.is_initialized())\n"
+    )
+    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    run = subprocess.run(line, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert [(tmp_path / rank).read_text() for rank in "01"] == ["[True, True] False"] * 2

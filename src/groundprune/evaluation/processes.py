@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import os
 from collections.abc import Iterator
@@ -59,6 +60,9 @@ class Ranks:
         # Only Python objects are exchanged, which gloo carries without a copy of them on the GPU.
         on_cpu = str(device) == "cpu" or not torch.cuda.is_available()
         state = PartialState(cpu=on_cpu, backend="gloo", timeout=_PATIENCE)
+        # Python's end tears gloo's threads down in no order, and every 25th process or so would end by SIGABRT. Not
+        # sooner than at the exit: the others end once this one has left, and the first is to have said why.
+        atexit.register(state.destroy_process_group)
         ranks = Ranks(state.process_index, state.num_processes, state.device)
         with ranks.agreed():
             check_placing(device, None, ranks.count)
