@@ -190,7 +190,9 @@ def test_a_packed_model_is_the_trained_one(words, pictures, tmp_path):
 def test_what_is_exported_is_asked_as_it_was_trained(words, pictures, tmp_path):
     torch.manual_seed(0)
     learner = learner_of(words)
+    learner.decoder.config.name_or_path = "/home/someone"
     save_model(assemble(learner, words), words, tmp_path / "model")
+    assert "someone" not in (tmp_path / "model" / "config.json").read_text()
     model, processor = gp.load(tmp_path / "model", dtype="float32")
     scene, question = next(iter(draw_tests(pictures, "held-out", 1)))
     asked, answered = words.turn(question)

@@ -15,6 +15,7 @@ def assemble(learner: Learner, words: Words) -> LlavaForConditionalGeneration:
     """A model of its own, in float32; the learner stays as it is."""
     text = copy.deepcopy(learner.decoder.config)
     text.vocab_size, text._attn_implementation = len(words), None
+    text.name_or_path = ""  # a folder of this machine
     model: Any = LlavaForConditionalGeneration(llava_config(learner.seer.tower.config, text, words.image))
     grown = learner.decoder.embed_tokens
     weights = {k: v for k, v in learner.decoder.state_dict().items() if not k.startswith("embed_tokens.")}
