@@ -1,6 +1,7 @@
 """Which tokens stay when a study decides it with the truth in hand."""
 
 import functools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -110,6 +111,22 @@ def test_as_many_tokens_of_every_region_are_dropped(tmp_path):
             gone = ~found[name][sample.id]
             assert gone.sum() == count
             assert regions[name][gone].all()
+
+
+def test_where_the_data_does_not_say_where_other_things_are_what_needs_them_is_skipped(tmp_path):
+    """Else nothing would be dropped, and a study say that dropping it changes nothing."""
+    unsaid = replace(asked(), samples=[replace(sample, others=None) for sample in asked().samples])
+    changes = {
+        "distractors": dropping("distractors", like=("background",)), "background": dropping("background"),
+        "any": dropping("any", like=("background",)), "kept": forced(keep="distractors"),
+        "target": forced(keep="target"),
+    }  # fmt: skip
+    settings = {name: Setting("random", "0.5", intervention=name) for name in changes}
+    summary = answer_settings(
+        *model(), unsaid, list(settings.values()), {}, out=tmp_path, progress=False, interventions=changes
+    )
+    assert set(summary.skipped) == {settings[name].id for name in changes if name != "target"}
+    assert all("does not say where else things are" in why for why in summary.skipped.values())
 
 
 def test_a_pruner_without_scores_is_skipped(tmp_path):

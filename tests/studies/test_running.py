@@ -13,7 +13,7 @@ from groundprune.studies import running
 from groundprune.studies.parts.effects import Effect, negative, no_difference, positive
 from groundprune.studies.running import Asked, conclude, models_of, read_run, run_study
 from groundprune.studies.study import FAILS, HOLDS, UNTOLD, Bench, studies, study_of
-from tools.docs.studies import pack
+from tools.docs.studies import keep, kept
 
 STUDY = study_of("misalignment")
 POCKET = {"pocket": "pocket"}
@@ -67,10 +67,13 @@ def test_a_run_of_another_kind_is_refused(ran, other):
 
 def test_what_the_repository_keeps_says_the_same(ran, tmp_path):
     out, findings = ran
-    pack(STUDY, out / "misalignment" / "pocket", tmp_path / "misalignment" / "pocket")
+    assert keep(out, tmp_path) == [STUDY]
+    assert kept(tmp_path)[STUDY]["answer"] == findings.answer
     assert conclude(STUDY, tmp_path / "misalignment") == findings
     packed = (tmp_path / "misalignment" / "pocket" / "rows.jsonl.xz").stat().st_size
     assert packed < (out / "misalignment" / "pocket" / "samples.jsonl").stat().st_size / 4
+    with pytest.raises(GroundPruneError, match="no study that was run to its end"):
+        keep(tmp_path / "nothing", tmp_path)
 
 
 def test_outside_of_a_checkout_one_training_is_run(tmp_path, monkeypatch):

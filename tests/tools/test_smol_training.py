@@ -35,6 +35,7 @@ from tools.smol.language import (
 from tools.smol.names import HELD_OUT_NAMES, plural
 from tools.smol.pack import pack, unpack
 from tools.smol.packing import Batches, Rows
+from tools.smol.record import save_record
 from tools.smol.scenes import GRID, IMAGE_SIZE, make_scene
 from tools.smol.tower import Seer, load_seer, train_tower
 from tools.smol.words import BINS, IMAGE
@@ -139,7 +140,8 @@ def test_a_training_that_was_killed_goes_on_to_the_bit(words, pictures, tmp_path
     assert {"REC", "VQA"} <= lines[-1].keys()
     assert not any(name.startswith("seer.tower") for name in one["model"])
     seer = load_seer(tmp_path / "whole" / "tower.pt", TOWER, config(words))
-    loaded = dict(load_learner(tmp_path / "whole" / "language.pt", words, decoder(words), seer).named_parameters())
+    learner = load_learner(tmp_path / "whole" / "language.pt", LANGUAGE, words, decoder(words), seer)
+    loaded = dict(learner.named_parameters())
     assert all(weight.equal(loaded[name]) for name, weight in one["model"].items())
 
 
@@ -162,6 +164,25 @@ def test_a_checkpoint_of_another_plan_is_refused(words, pictures, tmp_path):
         train_tower(replace(TOWER, edges=2.0), pictures, words, embeddings, config(words), tmp_path / "tower.pt")
     with pytest.raises(GroundPruneError, match="run the stage tower first"):
         load_seer(tmp_path / "tower.pt", TOWER, config(words))
+
+
+def test_a_half_trained_language_model_is_not_exported(words, pictures, tmp_path):
+    path, seer = tmp_path / "language.pt", Seer(TOWER, config(words))
+    train_language(LANGUAGE, pictures, words, decoder(words), seer, path, stop_after=1)
+    with pytest.raises(GroundPruneError, match="run the stage language"):
+        load_learner(path, LANGUAGE, words, decoder(words), seer)
+
+
+def test_the_record_is_of_the_machine_that_trained(words, pictures, tmp_path, monkeypatch):
+    monkeypatch.setattr("tools.smol.record._processor", lambda: "the training's")
+    train_both(tmp_path, pictures, words)
+    monkeypatch.setattr("tools.smol.record._processor", lambda: "another")
+    save_record([tmp_path / "tower.pt", tmp_path / "language.pt"], tmp_path / "record")
+    record = json.loads((tmp_path / "record" / "training.json").read_text())
+    assert record["machine"] == "the training's, cpu"
+    assert record["versions"]["torch"] == torch.__version__
+    assert [record[stage]["plan"]["seed"] for stage in ("tower", "language")] == [0, 0]
+    assert (tmp_path / "record" / "language.jsonl").read_bytes() == (tmp_path / "language.jsonl").read_bytes()
 
 
 def test_a_packed_model_is_the_trained_one(words, pictures, tmp_path):
@@ -213,6 +234,7 @@ def test_exported_tests_are_read_and_pruned(words, pictures, tmp_path):
         samples = open_data(str(tmp_path / "data" / f"{split}.jsonl")).samples
         assert [sample.kind for sample in samples] == ["rec"] * 4 + ["vqa"] * 4
         assert all(sample.image.size == (IMAGE_SIZE, IMAGE_SIZE) for sample in samples)
+        assert all(sample.box not in (sample.others or [sample.box]) for sample in samples if sample.kind == "rec")
         for said in (f"{sample.text} {sample.answer}" for sample in samples):
             named = any(name in said or plural(name) in said for name in HELD_OUT_NAMES)
             assert named == (split == "novel-name")

@@ -16,6 +16,9 @@ from groundprune.report.cells import accuracy
 from groundprune.report.story import ORDER
 from groundprune.report.style import UNPRUNED_LOOK, look_of
 from groundprune.report.tables import DETAILED
+from groundprune.studies.index import LINES
+from groundprune.studies.page import markdown
+from groundprune.studies.study import Findings, Study
 
 HALF = "0.5"
 STAGES = ("tower", "language")
@@ -51,11 +54,25 @@ def novel_table(summaries: Sequence[Summary]) -> str:
     for summary in summaries:
         cells = [accuracy([summary], setting, kind) for kind in kinds for setting in _settings().values()]
         rows.append([f"`{summary.run['split']}`", str(summary.run["scenes"]), *cells])
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    pruner, keep = DETAILED
+    table = "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    return f"{table}\nPercent, with 95% intervals; pruned: `{pruner}` at {keep}.\n"
 
 
 def _settings() -> dict[str, Setting]:
     return {name: Setting() if name == "unpruned" else Setting.of(*DETAILED, positions=name) for name in ORDER}
+
+
+def studies_table(pocket: Mapping[Study, Mapping[str, Any]], smol: Mapping[Study, Mapping[str, Any]]) -> str:
+    """What the index of the studies asks, of both models. Each: findings.json by study."""
+    rows = []
+    for study, found in smol.items():
+        for line in LINES:
+            if line.study == study.name:
+                there, here = (line.answer(Findings.from_json(data)) for data in (pocket[study], found))
+                name = f"[{study.name}](studies/{study.name}.md)"
+                rows.append([line.text, name, here.text, there.verdict, here.measured, f"**{here.verdict}**"])
+    return f"\n{markdown(['claim or question', 'study', 'asked here', 'pocket', 'smol', 'verdict'], rows)}\n\n"
 
 
 def front_sentence(summary: Summary) -> str:

@@ -1,7 +1,8 @@
-"""The studies as the repository keeps them: `python -m tools.docs.studies RUNS`, in the root of a checkout.
+"""The studies as the repository keeps them: `python -m tools.docs.studies RUNS [HOME]`, in the root of a checkout.
 
-RUNS is the --out folder of `groundprune study all`. Of every run results/studies keeps summary and measurements as
-they are and the columns of the rows that findings need, compressed; docs/studies gets the pages and figures.
+RUNS is the --out folder of `groundprune study all`. Of every run HOME, by default results/studies, keeps summary and
+measurements as they are and the columns of the rows that findings need, compressed. docs/studies gets the pages and
+figures of results/studies; what results/smol/studies holds is a table of docs/smol.md.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import json
 import lzma
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -41,39 +42,44 @@ def pack(study: Study, source: Path, target: Path) -> None:
             file.writelines(f"{line}\n" for line in lines)
 
 
-def store(runs: Path, root: Path) -> None:
-    """Every study's run that is in `runs`. Raises GroundPruneError where there is none."""
+def keep(runs: Path, home: Path) -> list[Study]:
+    """Every study's run that is in `runs`, below `home`. Raises GroundPruneError where there is none."""
     found = [study for study in studies().values() if (runs / study.name / FINDINGS).is_file()]
     if not found:
         raise GroundPruneError(f"{runs} holds no study that was run to its end")
     for study in found:
-        home = root / RESULTS / study.name
+        folder = home / study.name
         for name in models_in(runs / study.name):
-            pack(study, runs / study.name / name, home / name)
-        runs_of = runs_in(home)
-        text = json.dumps(conclusion(study, home, runs_of), indent=1, ensure_ascii=False, allow_nan=False)
-        (home / FINDINGS).write_text(text + "\n", encoding="utf-8")
+            pack(study, runs / study.name / name, folder / name)
+        text = json.dumps(conclusion(study, folder), indent=1, ensure_ascii=False, allow_nan=False)
+        (folder / FINDINGS).write_text(text + "\n", encoding="utf-8")
+    return found
+
+
+def store(runs: Path, root: Path) -> None:
+    """`keep` in results/studies, and figures and pages in docs/studies. Raises GroundPruneError likewise."""
+    for study in keep(runs, root / RESULTS):
         (root / PAGES).mkdir(parents=True, exist_ok=True)
-        save_figure(drawn(study, runs_of), root / PAGES / f"{study.name}.svg")
+        save_figure(drawn(study, runs_in(root / RESULTS / study.name)), root / PAGES / f"{study.name}.svg")
     for file, text in study_pages(root).items():
         file.write_text(text, encoding="utf-8")
 
 
 def study_pages(root: Path) -> dict[Path, str]:
     """What the pages of docs/studies should hold, made of results/studies; none where it holds none."""
-    stored = dict(_stored(root))
+    stored = kept(root / RESULTS)
     found = {root / PAGES / f"{s.name}.md": page(s, data, f"{s.name}.svg") for s, data in stored.items()}
     if stored:
         found[root / PAGES / "index.md"] = index_page(stored)
     return found
 
 
-def _stored(root: Path) -> Iterator[tuple[Study, Mapping[str, Any]]]:
-    for study in studies().values():
-        file = root / RESULTS / study.name / FINDINGS
-        if file.is_file():
-            yield study, json.loads(file.read_text(encoding="utf-8"))
+def kept(home: Path) -> dict[Study, Mapping[str, Any]]:
+    """findings.json of each study that `home` holds."""
+    files = {study: home / study.name / FINDINGS for study in studies().values()}
+    return {study: json.loads(file.read_text("utf-8")) for study, file in files.items() if file.is_file()}
 
 
 if __name__ == "__main__":
-    store(Path(sys.argv[1]), Path())
+    runs, *home = map(Path, sys.argv[1:])
+    keep(runs, *home) if home else store(runs, Path())

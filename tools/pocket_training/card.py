@@ -37,7 +37,11 @@ def _entry(share: Share) -> dict:
 
 def versions() -> dict[str, str]:
     """Of what the numbers may depend on."""
-    return {"python": platform.python_version(), "torch": torch.__version__, "transformers": transformers.__version__}
+    return {
+        "python": platform.python_version(),
+        "torch": str(torch.__version__),
+        "transformers": transformers.__version__,
+    }
 
 
 def card_text(card: dict) -> str:

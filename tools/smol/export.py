@@ -75,7 +75,9 @@ def save_tests(pictures: Pictures, folder: Path, sizes: dict[str, int] | None = 
                 name = f"{split}/{index:05d}.png"
                 (draft / split).mkdir(exist_ok=True)
                 Image.fromarray(scene.image).save(draft / name)
-                rows.append({"id": f"{split}-{index:05d}", "image": name, "type": question.type, **_told(question)})
+                others = [each.box for i, each in enumerate(scene.objects) if i not in question.about]
+                about = {"id": f"{split}-{index:05d}", "image": name, "type": question.type, "others": others}
+                rows.append({**about, **_told(question)})
             (draft / f"{split}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 

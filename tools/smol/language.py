@@ -173,11 +173,11 @@ def train_language(
     )  # fmt: skip
 
 
-def load_learner(path: Path, words: Words, decoder: Any, seer: Seer) -> Learner:
+def load_learner(path: Path, plan: LanguagePlan, words: Words, decoder: Any, seer: Seer) -> Learner:
     """What a checkpoint of this stage holds, in float32. Raises GroundPruneError where there is none."""
     state = load_state(path)
-    if not state:
-        raise GroundPruneError(f"{path} holds no language model: run the stage language first")
+    if state.get("step", 0) < plan.steps:
+        raise GroundPruneError(f"{path} holds no language model that was trained to the end: run the stage language")
     learner = Learner(seer, decoder, words.grown(decoder.embed_tokens.weight.detach()), narrow=False)
     learner.load_state_dict(state["model"], strict=False)  # only what learns is kept
     return learner

@@ -5,8 +5,11 @@ Fetch and unpack them once (see `PICTURES.md`); what scenes need is then kept in
 
 import json
 import subprocess
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 from PIL import Image
@@ -21,6 +24,10 @@ BACKGROUND_HEIGHT = 300  # pixels, as kept
 NPM = ("@lobehub/fluent-emoji-3d@1.1.0", "emoji-datasource-twitter@16.0.0", "emoji-datasource-google@16.0.0")
 DEBIAN = ("tuxpaint-stamps-default", "mate-backgrounds", "ukui-wallpapers")
 HELD_OUT_SET = "noto"  # the pictures of this set are never shown in training
+# What training had of each set and package.
+COUNTS = {
+    "fluent": 231, "twemoji": 231, HELD_OUT_SET: 231, "tuxpaint": 152, "mate-backgrounds": 30, "ukui-wallpapers": 12,
+}  # fmt: skip
 _PHOTOGRAPHS = {"mate-backgrounds": "usr/share/backgrounds/mate/*/*", "ukui-wallpapers": "usr/share/backgrounds/*"}
 _STAMPS = "tuxpaint-stamps-default/usr/share/tuxpaint/stamps"
 
@@ -53,19 +60,31 @@ def load_pictures(work: Path) -> Pictures:
         for package in DEBIAN:
             _fetch_debian(packages, package)
         arrays = {**_sprites(packages), **_backgrounds(packages)}
+        _refuse_others(arrays)
         draft = kept.with_name("pictures.draft.npz")
         np.savez_compressed(draft, allow_pickle=False, **arrays)
         draft.replace(kept)
     sprites: dict[str, dict[str, list[np.ndarray]]] = {}
     backgrounds = []
-    with np.load(kept) as arrays:
-        for key in arrays.files:
-            kind, name, of, _ = key.split("|")
-            if kind == "sprite":
-                sprites.setdefault(name, {}).setdefault(of, []).append(arrays[key])
-            else:
-                backgrounds.append(arrays[key])
+    try:
+        with np.load(kept, allow_pickle=False) as arrays:
+            for key in arrays.files:
+                kind, name, of, _ = key.split("|")
+                if kind == "sprite":
+                    sprites.setdefault(name, {}).setdefault(of, []).append(arrays[key])
+                else:
+                    backgrounds.append(arrays[key])
+    except (OSError, ValueError, BadZipFile) as error:
+        raise GroundPruneError(f"{kept} cannot be read: remove it, and it is made anew") from error
     return Pictures(sprites, backgrounds)
+
+
+def _refuse_others(arrays: Mapping[str, np.ndarray]) -> None:
+    """Scenes are functions of these pictures, and which photographs are held out goes by their order."""
+    found = Counter(key.split("|")[2] for key in arrays)
+    if found != COUNTS:
+        told = ", ".join(f"{of} {found[of]} of {count}" for of, count in COUNTS.items() if found[of] != count)
+        raise GroundPruneError(f"the packages hold other pictures than training had, scenes would differ: {told}")
 
 
 def _fetch_npm(packages: Path, package: str) -> None:
@@ -96,7 +115,9 @@ def _run(command: list, folder: Path) -> str:
     try:
         return subprocess.run(command, cwd=folder, check=True, capture_output=True, text=True).stdout
     except (OSError, subprocess.CalledProcessError) as error:
-        raise GroundPruneError(f"the pictures need {' '.join(map(str, command))}, which failed: {error}") from None
+        said = (getattr(error, "stderr", None) or str(error)).strip().splitlines()[-1]
+        by_hand = "(tools/smol/PICTURES.md says how to do it by hand)"
+        raise GroundPruneError(f"the pictures need `{' '.join(map(str, command))}`: {said} {by_hand}") from None
 
 
 def _sprites(packages: Path) -> dict[str, np.ndarray]:

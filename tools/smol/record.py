@@ -13,13 +13,17 @@ from tools.pocket_training.runtime import load_state
 FILE = "training.json"
 
 
-def save_record(stages: list[Path], device: str, folder: Path) -> None:
+def trained_on(device: str) -> dict[str, Any]:
+    """What a checkpoint says of the machine that trains it."""
+    return {"command": "python -m tools.smol", "versions": versions(), "machine": f"{_processor()}, {device}"}
+
+
+def save_record(stages: list[Path], folder: Path) -> None:
     """stages: the checkpoints of both. Their logs are copied."""
     folder.mkdir(parents=True, exist_ok=True)
-    record = {
-        "command": "python -m tools.smol", "versions": versions(), "machine": f"{_processor()}, {device}",
-        **{path.stem: _told(load_state(path)) for path in stages},
-    }  # fmt: skip
+    states = {path.stem: load_state(path) for path in stages}
+    *_, last = states.values()
+    record = {**last["made"], **{stage: _told(state) for stage, state in states.items()}}
     (folder / FILE).write_text(json.dumps(record, indent=2) + "\n")
     for path in stages:
         shutil.copy(path.with_suffix(".jsonl"), folder)

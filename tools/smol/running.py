@@ -14,6 +14,8 @@ from groundprune.errors import GroundPruneError
 from tools.pocket_training.optimizers import descend, set_rate
 from tools.pocket_training.runtime import Steps, Workers, learning_rate, load_state, save_atomically
 
+from .record import trained_on
+
 CHECKPOINT_SECONDS = 600.0  # the most work that an interruption can cost
 LOG_EVERY = 20  # steps
 
@@ -125,7 +127,7 @@ def train(
             state = {
                 "model": {name: p.detach() for name, p in trained.items()},
                 "optimizers": [optimizer.state_dict() for optimizer in optimizers],
-                "step": done, **clock.told(), "plan": told,
+                "step": done, **clock.told(), "plan": told, "made": trained_on(device),
             }  # fmt: skip
             save_atomically(state, path)
 

@@ -15,6 +15,7 @@ from PIL import Image
 from groundprune.answers import Answer, answer, inputs_for
 from groundprune.app.pictures import Picture, open_picture
 from groundprune.boxes import Box, iou
+from groundprune.data.sources import scenes_of
 from groundprune.errors import GroundPruneError, unknown
 from groundprune.evaluation.protocols import IOU_THRESHOLD
 from groundprune.evaluation.scoring import same_words
@@ -76,22 +77,23 @@ class Bench:
     Args:
         model: what `gp.load` gives.
         processor: likewise.
-        name: what the page calls it.
+        name: what the page calls it; of smol its scenes are offered, of any other model the pocket's.
     """
 
     def __init__(self, model: Any, processor: Any, name: str):
         self.model, self.processor, self.name = model, processor, name
+        self._scenes = scenes_of(name)
         self._lock = threading.RLock()
         self._pictures: OrderedDict[str, Picture] = OrderedDict()
         self.pruners = self._servable()
 
     def picture(self, source: str) -> Picture:
-        """Of a scene's seed, "scene:7", or of a file's path.
+        """Of the number of a scene of the model's, "scene:7", or of a file's path.
 
         Raises GroundPruneError as `open_picture` does.
         """
         with self._lock:
-            found = self._pictures.pop(source, None) or open_picture(source)
+            found = self._pictures.pop(source, None) or open_picture(source, self._scenes)
             self._pictures[source] = found
             while len(self._pictures) > PICTURES:
                 self._pictures.popitem(last=False)

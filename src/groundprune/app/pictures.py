@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,10 +10,13 @@ from pathlib import Path
 
 from PIL import Image
 
+from groundprune import smol
 from groundprune.answers import Answer
 from groundprune.boxes import Box
 from groundprune.boxes.images import load_image
+from groundprune.data import open_data
 from groundprune.data.scenes import scene
+from groundprune.data.sources import SCENES
 from groundprune.errors import GroundPruneError
 from groundprune.pruning.encode_once import EncodedImages
 
@@ -37,13 +41,15 @@ class Picture:
         return self.requests.get(kind, {}).get(text.strip())
 
 
-def open_picture(source: str) -> Picture:
-    """Of a scene's seed, "scene:7", or of a file's path.
+def open_picture(source: str, scenes: str = SCENES) -> Picture:
+    """Of a scene's number, "scene:7", or of a file's path. scenes: whose, see `groundprune.data.sources.scenes_of`.
 
     Raises GroundPruneError where there is no such scene, or the file is no image that a page can show; the message
     names the file without its folder.
     """
     kind, _, seed = source.partition(":")
+    if kind == "scene" and scenes == smol.NAME:
+        return _of_smol(int(seed))
     if kind == "scene":
         drawn = scene(int(seed))
         return Picture(drawn.image, {"rec": drawn.expressions, "vqa": drawn.questions})
@@ -60,3 +66,12 @@ def open_picture(source: str) -> Picture:
         )
     image.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     return Picture(image, {})
+
+
+def _of_smol(number: int) -> Picture:
+    every = [sample for sample in open_data(smol.NAME, scenes=sys.maxsize).samples if sample.box is not None]
+    if not 0 <= number < len(every):
+        raise GroundPruneError(f"{smol.NAME} has scenes 0 to {len(every) - 1} (got {number})")
+    sample = every[number]
+    assert sample.box is not None
+    return Picture(sample.image, {"rec": {sample.text: sample.box}, "vqa": {}})

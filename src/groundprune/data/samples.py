@@ -32,7 +32,7 @@ class Sample:
         answer: of a "vqa".
         split: of the data set.
         mask: of a "seg": the object's pixels as their source gives them, see `groundprune.data.masks`.
-        others: boxes of what else is in the image, where the source says it.
+        others: boxes of what else is in the image and is not asked about; None where the source does not say it.
 
     Raises:
         GroundPruneError: the answer that the kind calls for is missing, or a box holds what is no number.
@@ -47,7 +47,7 @@ class Sample:
     answer: str | None
     split: str
     mask: Any = None
-    others: tuple[Box, ...] = ()
+    others: tuple[Box, ...] | None = None
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -55,8 +55,9 @@ class Sample:
         needed = {"rec": "box", "vqa": "answer", "seg": "mask", "point": "box"}[self.kind]
         if getattr(self, needed) is None:
             raise GroundPruneError(f"sample {self.id} has no {needed}")
-        if any(isinstance(edge, bool) or not isinstance(edge, Real) for edge in self.box or ()):
-            raise GroundPruneError(f"sample {self.id}: a box is four numbers (got {list(self.box or ())})")
+        for box in (self.box or (), *(self.others or ())):
+            if any(isinstance(edge, bool) or not isinstance(edge, Real) for edge in box):
+                raise GroundPruneError(f"sample {self.id}: a box is four numbers (got {list(box)})")
 
     def impossible(self, width: float = math.inf, height: float = math.inf) -> str | None:
         """Why the sample's box, or its mask, cannot be right: any answer to it would count as wrong.

@@ -80,7 +80,7 @@ def as_task(data: DataSet, task: str) -> DataSet:
 
 def scenes_of(model: str | Path) -> str:
     """The scenes that a model was trained for: those of smol for it, the pocket's for any other."""
-    return smol.NAME if str(model) == smol.NAME else SCENES
+    return smol.NAME if smol.is_smol(model) else SCENES
 
 
 def is_drawn(spec: str) -> bool:
@@ -98,7 +98,8 @@ def open_data(
         root: folder of the benchmarks (see docs/evaluation.md), by default `data`; for files of one's own the folder
             of their images.
         limit: the first so many samples; of scenes, expressions and as many questions.
-        scenes: how many expressions of the pocket or of smol, and as many questions.
+        scenes: how many expressions of the pocket or of smol, and as many questions; of smol at most what its split
+            holds.
         seed: which of the pocket's scenes.
 
     Returns:
@@ -114,13 +115,21 @@ def open_data(
         split, count = split or "held-out", scenes if limit is None else min(limit, scenes)
         if name == SCENES:
             return DataSet(name, split, f"drawn scenes, seed {seed}", list(scene_samples(count, seed, split)))
+        if count < 1:
+            raise GroundPruneError(f"scenes must be a whole number of at least 1 (got {count})")
+        if seed:
+            raise GroundPruneError(f"seed must be 0 for {name}, whose scenes are the same for all (got {seed})")
         every = line_samples(smol.tests_path(split))
         kinds = [[sample for sample in every if sample.kind == kind][:count] for kind in ("rec", "vqa")]
-        return DataSet(name, split, "scenes of named pictures", [sample for kind in kinds for sample in kind])
-    found = _open(spec, None if root is None else Path(root))
+        return _some(spec, DataSet(name, split, "scenes of named pictures", [*kinds[0], *kinds[1]]))
+    found = _some(spec, _open(spec, None if root is None else Path(root)))
+    return found if limit is None else DataSet(found.name, found.split, found.source, found.samples[:limit])
+
+
+def _some(spec: str, found: DataSet) -> DataSet:
     if not found.samples:
         raise GroundPruneError(f"{spec} holds no samples")
-    return found if limit is None else DataSet(found.name, found.split, found.source, found.samples[:limit])
+    return found
 
 
 def _open(spec: str, given: Path | None) -> DataSet:

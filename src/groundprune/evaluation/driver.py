@@ -36,7 +36,7 @@ SMALL = 50_000_000  # parameters
 
 def evaluate(
     model_source: str | Path = POCKET,
-    data: str | DataSet = "scenes",
+    data: str | DataSet | None = None,
     pruners: Sequence[str] = PRUNERS,
     keeps: Sequence[float | str] = KEEPS,
     positions: Sequence[str] | None = None,
@@ -66,7 +66,8 @@ def evaluate(
 
     Args:
         model_source: the embedded model, a Hub id or a folder.
-        data: what it is asked, see `groundprune.data.open_data`; or a data set that is open.
+        data: what it is asked, see `groundprune.data.open_data`; or a data set that is open; None = scenes of
+            the kind that the model was trained on, see `groundprune.data.sources.scenes_of`.
         pruners: in text, with options or without: `random`, `hired:alpha=0.3`, `file.py:Class`.
         keeps: budgets as shares of the visual tokens.
         positions: position policies; by default those of `compare_settings`.
@@ -97,6 +98,7 @@ def evaluate(
             first, or where another process has ended.
     """
     with ranks.agreed():
+        data = scenes_of(model_source) if data is None else data
         settings, found = check(
             data, pruners, keeps, positions, limit, data_root, batch_size, tokens=tokens, device=device,
             seed=seed, window=window, task=task, protocol=protocol, device_map=device_map, processes=ranks.count,

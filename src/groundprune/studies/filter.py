@@ -123,7 +123,7 @@ class Filter(Study):
                 ),
             ]  # fmt: skip
         notes = [
-            "Scenes have noise over them, which makes the unpruned model right in: "
+            "The pocket's scenes have noise over them, other data has none; the unpruned model is right in: "
             f"{' / '.join(told_share(run.share(UNPRUNED, 'rec')) for run in runs)} percent.",
             "Equal counts: of each sample as many tokens go as the smaller of distractors and background has; "
             f"{tokens_dropped(runs)}. A token that shows a part of the target is neither; at random any may go.",

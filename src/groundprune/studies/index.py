@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from groundprune.studies.page import markdown
-from groundprune.studies.study import UNTOLD, Findings, Study
+from groundprune.studies.study import UNTOLD, Claim, Findings, Study
 
 LIMITS = (
     "Figures are of the pocket model, in both of its trainings: 2 million parameters, drawn scenes of coloured "
@@ -28,6 +28,10 @@ class Line:
     source: str
     study: str
     claim: str
+
+    def answer(self, findings: Findings) -> Claim:
+        """The claim among those of its study."""
+        return next(claim for claim in findings.claims if claim.text.startswith(self.claim))
 
 
 # The paper's claims first, then what its readers ask, then what others' work says of it.
@@ -168,7 +172,7 @@ def index_page(stored: Mapping[Study, Mapping[str, Any]]) -> str:
 def _answered(line: Line, findings: Mapping[str, Findings]) -> list[str]:
     if line.study not in findings:
         return [line.text, line.source, "-", "-", "needs models that are trained apart", f"**{UNTOLD}**"]
-    claim = next(claim for claim in findings[line.study].claims if claim.text.startswith(line.claim))
+    claim = line.answer(findings[line.study])
     return [
         line.text, line.source, f"[{line.study}]({line.study}.md)", claim.text, claim.measured,
         f"**{claim.verdict}**",

@@ -23,6 +23,7 @@ from groundprune.tokens.positions import Policy
 from groundprune.tokens.selection import Selection, Stage
 
 REGIONS = ("any", "target", "border", "centre", "outline", "distractors", "background")
+OF_OTHERS = ("distractors", "background")  # what the boxes of everything else tell
 TOUCHED = 0.01  # share of a patch's area: less of a box than this shows nothing of what is in it
 
 
@@ -58,7 +59,7 @@ def regions_of(truths: Truths, layout: VisualLayout) -> dict[str, Tensor]:
     if sample.box is None:
         raise Unservable("without a box nothing says which tokens are the target's")
     target = truths.covered(layout, sample.box)
-    boxes = [truths.covered(layout, box) for box in sample.others]
+    boxes = [truths.covered(layout, box) for box in sample.others or ()]
     other = torch.stack(boxes).amax(0) if boxes else torch.zeros_like(target)
     return regions(target, other, layout.row, layout.col, layout.is_patch)
 
@@ -135,7 +136,8 @@ def forced(keep: str | None = None, drop: str | None = None) -> Intervention:
         drop: likewise; where both hold a token, it is dropped.
 
     Returns:
-        Intervention; at run time Unservable for pruners without scores, and for images of several grids.
+        Intervention; at run time Unservable for pruners without scores, for images of several grids, and where a
+        region is what other things show, or what nothing shows, and samples do not say where those are.
 
     Raises:
         GroundPruneError: no such region.
@@ -144,7 +146,7 @@ def forced(keep: str | None = None, drop: str | None = None) -> Intervention:
 
     def change(pruner: Pruner, policy: Policy, truths: Truths) -> tuple[Pruner, Policy]:
         def tier(layout: VisualLayout) -> Tensor:
-            found = regions_of(truths, layout)
+            found = _told(truths, layout, *filter(None, (keep, drop)))
             nowhere = torch.zeros_like(layout.is_patch)
             first, last = found.get(keep or "", nowhere), found.get(drop or "", nowhere)
             return torch.where(last, -1, first.int())
@@ -176,15 +178,22 @@ def dropping(region: str, like: Sequence[str] = (), share: float = 1.0) -> Inter
 
     def change(pruner: Pruner, policy: Policy, truths: Truths) -> tuple[Pruner, Policy]:
         def tier(layout: VisualLayout) -> Tensor:
-            return -regions_of(truths, layout)[region].int()
+            return -_told(truths, layout, region)[region].int()
 
         def count(layout: VisualLayout) -> int:
-            found = regions_of(truths, layout)
+            found = _told(truths, layout, region, *like)
             return int(share * min(int(found[name].sum()) for name in (region, *like)))
 
         return Forced.of(pruner, tier, count), policy
 
     return change
+
+
+def _told(truths: Truths, layout: VisualLayout, *names: str) -> dict[str, Tensor]:
+    """`regions_of`. Raises Unservable also where one of `names` needs boxes that the sample does not come with."""
+    if truths.sample(layout).others is None and not set(OF_OTHERS).isdisjoint(names):
+        raise Unservable("the data does not say where else things are: distractors are not told from the background")
+    return regions_of(truths, layout)
 
 
 def _known(*names: str) -> None:
