@@ -175,6 +175,15 @@ def test_one_pruner_above_the_unpruned_model_is_enough():
     assert verdicts(run({}), run({}))[claim] == FAILS
 
 
+def test_a_pruner_that_the_model_cannot_run_is_not_asked_for():
+    lacking = run({})
+    rows = [row for row in lacking.rows if not row["setting"].startswith(f"{PRUNERS[-1]}/")]
+    claim = "a pruner is above the unpruned model where 75 or 90% are dropped"
+    found = {each.text: each for each in Filter().findings([replace(lacking, rows=rows)]).claims}[claim]
+    assert found.verdict == FAILS
+    assert found.measured.startswith(f"the best of {len(PRUNERS[:-1]) * len(KEEPS)}, ")
+
+
 def looked(target):
     """Attention as measured: 30% on the target before, 50% if spread over the others, then so much."""
     noise = np.random.default_rng(0).normal(0, 0.02, 50)

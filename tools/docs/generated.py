@@ -25,7 +25,7 @@ from tools.docs.deviations import deviations_list
 from tools.docs.finetuning import finetuning_figure, finetuning_table
 from tools.docs.front import FIGURES, front_picture, front_svg, front_table
 from tools.docs.pictures import PICTURES, drawing_svg, picture_svg
-from tools.docs.smol import front_sentence, novel_table, training_figure, training_text
+from tools.docs.smol import front_sentence, novel_table, studies_table, training_figure, training_text
 from tools.docs.speed import (
     batch_table,
     decode_table,
@@ -35,7 +35,8 @@ from tools.docs.speed import (
     ttft_figure,
     ttft_table,
 )
-from tools.docs.studies import study_pages
+from tools.docs.studies import RESULTS as STUDIES
+from tools.docs.studies import kept, study_pages
 
 RESULTS = Path("results") / "compare"
 ALL_PRUNERS = Path("results") / "compare-all"
@@ -90,6 +91,7 @@ BLOCKS: dict[str, Callable[[Path], str]] = {
     "smol": lambda root: markdown_table([read_summary(root / SMOL / "compare")]),
     "smol_front": lambda root: front_sentence(read_summary(root / SMOL / "compare")),
     "smol_novel": lambda root: novel_table([read_summary(root / SMOL / name) for name in SMOL_SPLITS]),
+    "smol_studies": lambda root: studies_table(kept(root / STUDIES), kept(root / SMOL / "studies")),
     "smol_coverage": lambda root: coverage_table(_read(root / COVERAGE.with_name("smol.json"))),
     "smol_training": lambda root: training_text(_read(root / SMOL / "training" / "training.json")),
     "pruners": lambda _: pruners_table(),

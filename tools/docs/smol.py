@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import textwrap
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -67,12 +68,19 @@ def studies_table(pocket: Mapping[Study, Mapping[str, Any]], smol: Mapping[Study
     """What the index of the studies asks, of both models. Each: findings.json by study."""
     rows = []
     for study, found in smol.items():
-        for line in LINES:
-            if line.study == study.name:
-                there, here = (line.answer(Findings.from_json(data)) for data in (pocket[study], found))
-                name = f"[{study.name}](studies/{study.name}.md)"
-                rows.append([line.text, name, here.text, there.verdict, here.measured, f"**{here.verdict}**"])
-    return f"\n{markdown(['claim or question', 'study', 'asked here', 'pocket', 'smol', 'verdict'], rows)}\n\n"
+        for line in (line for line in LINES if line.study == study.name):
+            there, here = (line.answer(Findings.from_json(data)) for data in (pocket[study], found))
+            name, measured = f"[{study.name}](studies/{study.name}.md)", _of_smol(here.measured)
+            rows.append([line.text, name, here.text, there.verdict, measured, f"**{here.verdict}**"])
+    claims = markdown(["claim or question", "study", "asked here", "pocket", "smol", "verdict"], rows)
+    answers = markdown(["study", "answer"], [[study.name, found["answer"]] for study, found in smol.items()])
+    return f"\n{claims}\n\n{answers}\n\n"
+
+
+def _of_smol(measured: str) -> str:
+    """Without what the study measured of other models beside it."""
+    effects = re.split(r"(?<=\)), ", measured)
+    return ", ".join(effect for effect in effects if "(smol," in effect) or measured
 
 
 def front_sentence(summary: Summary) -> str:

@@ -82,8 +82,9 @@ class Filter(Study):
         most = differences(runs, much("background", 1.0), UNPRUNED, "rec")
         beside = differences(runs, much("background", 1.0), much("any", 1.0), "rec")
         high = {(p, k): differences(runs, Setting.of(p, k), UNPRUNED, "rec") for p in PRUNERS for k in KEEPS}
+        high = {key: effects for key, effects in high.items() if all(e.n for e in effects)} or high  # what could be run
         verdicts = {key: positive(effects) for key, effects in high.items()}
-        best = max(high, key=lambda key: sum(e.value if e.n else -1 for e in high[key]))
+        best = max(high, key=lambda key: sum(e.value for e in high[key]))
         types = types_of(runs)
         by_type = {(r, t): differences(runs, equal(r), UNPRUNED, "rec", [t]) for r in EQUAL for t in types}
         gains = [key for key, effects in by_type.items() if positive(effects) == HOLDS]
