@@ -82,7 +82,8 @@ class Filter(Study):
         most = differences(runs, much("background", 1.0), UNPRUNED, "rec")
         beside = differences(runs, much("background", 1.0), much("any", 1.0), "rec")
         high = {(p, k): differences(runs, Setting.of(p, k), UNPRUNED, "rec") for p in PRUNERS for k in KEEPS}
-        high = {key: effects for key, effects in high.items() if all(e.n for e in effects)} or high  # what could be run
+        could = {key: effects for key, effects in high.items() if all(e.n for e in effects)}
+        high = could or high  # a pruner that the models cannot run says nothing
         verdicts = {key: positive(effects) for key, effects in high.items()}
         best = max(high, key=lambda key: sum(e.value for e in high[key]))
         types = types_of(runs)
