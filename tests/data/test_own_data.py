@@ -25,8 +25,8 @@ def test_jsonl(tmp_path):
     spec = write(
         tmp_path / "mine.jsonl",
         {"image": image, "expression": "the mug", "bbox_xywh": [1, 2, 3, 4], "mask": [[1, 2, 3]]},
-        {"image": image, "expression": "the mug", "bbox": [1, 2, 3, 4], "id": "x", "type": "left"},
-        {"image": image, "question": "colour?", "answer": "red"},
+        {"image": image, "expression": "the mug", "bbox": [1, 2, 3, 4], "id": "x", "type": "left", "others": []},
+        {"image": image, "question": "colour?", "answer": "red", "others": [[5, 6, 7, 8]]},
     )
     data = open_data(spec)
     assert [(s.id, s.kind, s.type, s.text) for s in data.samples] == [
@@ -34,6 +34,7 @@ def test_jsonl(tmp_path):
     ]  # fmt: skip
     assert [s.box for s in data.samples] == [Box(1, 2, 4, 6), Box(1, 2, 3, 4), None]
     assert data.samples[0].mask == [[1, 2, 3]]
+    assert [s.others for s in data.samples] == [None, (), (Box(5, 6, 7, 8),)]
     assert data.samples[0].image.size == SIZES[1]
     assert len({s.image_key for s in data.samples}) == 1
     elsewhere = open_data(spec, tmp_path / "kitchen").samples[0].picture
@@ -46,6 +47,8 @@ def test_jsonl(tmp_path):
         ({"image": "a.jpg", "expression": "a"}, "request 1, is not in the format of a request"),
         ({"image": "a.jpg", "expression": "a", "bbox": [1, 2]}, "request 1"),
         ({"image": "../a.jpg", "question": "a", "answer": "b"}, r"'\.\./a\.jpg' must be a path inside"),
+        ({"image": "a.jpg", "question": "a", "answer": "b", "others": [[1, 2]]}, "request 1"),
+        ({"image": "a.jpg", "question": "a", "answer": "b", "others": [[1, 2, 3, "4"]]}, "a box is four numbers"),
         ({"image": 3, "question": "a", "answer": "b"}, "request 1"),
         ({}, "request 1"),
     ],

@@ -23,33 +23,13 @@ def line_samples(path: Path, root: Path | None = None) -> list[Sample]:
     for number, row in enumerate(read_lines(path), start=1):
         with in_format(f"{path}, request {number},", "a request"):
             picture = ImageFile(path.parent if root is None else root, row["image"])
-            id, mask = str(row.get("id", number)), row.get("mask")
-            others = tuple(Box(*box) for box in row["others"]) if "others" in row else None
+            boxes = row.get("others")
+            others = None if boxes is None else tuple(Box(*box) for box in boxes)
             if "expression" in row:
                 box = Box(*row["bbox"]) if "bbox" in row else Box.from_xywh(*row["bbox_xywh"])
-                asked = Sample(
-                    id,
-                    picture,
-                    "rec",
-                    row.get("type", "object"),
-                    row["expression"],
-                    box,
-                    None,
-                    path.stem,
-                    mask,
-                    others,
-                )
+                kind, usual, text, answer = "rec", "object", row["expression"], None
             else:
-                asked = Sample(
-                    id,
-                    picture,
-                    "vqa",
-                    row.get("type", "question"),
-                    row["question"],
-                    None,
-                    row["answer"],
-                    path.stem,
-                    others=others,
-                )
-            found.append(asked)
+                kind, usual, text, box, answer = "vqa", "question", row["question"], None, row["answer"]
+            id, type = str(row.get("id", number)), row.get("type", usual)
+            found.append(Sample(id, picture, kind, type, text, box, answer, path.stem, row.get("mask"), others))
     return found
