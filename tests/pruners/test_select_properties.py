@@ -178,6 +178,16 @@ def test_rows_of_a_batch_do_not_touch_each_other(name, seed, data):
             assert_near(weight[i], mixed)
 
 
+def test_the_first_of_divprune_is_not_chosen_by_rounding():
+    """Two tokens that are each other's nearest tie; sums in another order leave some 1e-7 between them."""
+    for beyond, first in ((4e-7, 0), (4e-5, 2)):
+        angles = torch.tensor([0, 1.0, torch.pi, torch.pi + 1 + beyond], dtype=torch.float64)
+        features = torch.stack([angles.cos(), angles.sin()], -1).float()
+        distance = 1 - features @ features.mT
+        assert distance[2, 3] > distance[0, 1]
+        assert select_divprune(features, 1).tolist() == [first]
+
+
 @every_rule
 def test_nan_is_an_error(name):
     score, features = draw(0)

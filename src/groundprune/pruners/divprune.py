@@ -19,6 +19,8 @@ from groundprune.signals import Signals
 from groundprune.tokens.layout import VisualLayout
 from groundprune.tokens.selection import Stage
 
+ROUNDING = 1e-6  # of a distance: less than this does not tell two apart, here and there are summed in another order
+
 
 @register
 @dataclass(frozen=True)
@@ -38,15 +40,17 @@ class DivPrune(Pruner):
 def select_divprune(features: Tensor, count: int) -> Tensor:
     """Float[..., N, D] -> Long[..., count] in the order of selection: each is the farthest from all before it.
 
-    Distance is 1 - cosine. The first is the token whose nearest other token is farthest. A chosen token is never
-    chosen again: in the official code its distance of about 0 may win where all that is left are copies.
+    Distance is 1 - cosine. The first is the token whose nearest other token is farthest; of two that are each other's
+    nearest, and so tie, the earlier one. A chosen token is never chosen again: in the official code its distance of
+    about 0 may win where all that is left are copies.
     """
     *batch, n, _ = features.shape
     features = unit(features)
     distance = (features @ features.mT).neg_().add_(1).reshape(-1, n, n)
     itself = distance.diagonal(dim1=-2, dim2=-1)
     itself.fill_(torch.inf)
-    first = distance.amin(-1).argmax(-1)
+    nearest = distance.amin(-1)
+    first = (nearest >= nearest.amax(-1, keepdim=True) - ROUNDING).int().argmax(-1)
     itself.fill_(-torch.inf)
     others = farthest(rows_of(distance, first[:, None]).squeeze(1), distance, count - 1)
     return torch.cat([first[:, None], others], -1).reshape(*batch, count)
