@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from pathlib import Path
 
@@ -38,6 +39,11 @@ def tests_path(split: str) -> Path:
 
 def digest(packed: Path) -> str:
     """SHA-256 of the packed file, in hex digits."""
+    return _digest(packed, packed.stat().st_mtime_ns)
+
+
+@functools.cache  # a model that is loaded asks for its folder ten times
+def _digest(packed: Path, changed: int) -> str:
     with packed.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
