@@ -69,9 +69,9 @@ def open_picture(source: str, scenes: str = SCENES) -> Picture:
 
 
 def _of_smol(number: int) -> Picture:
-    every = [sample for sample in open_data(smol.NAME, scenes=sys.maxsize).samples if sample.box is not None]
+    samples = open_data(smol.NAME, scenes=sys.maxsize).samples
+    every = [(sample, sample.box) for sample in samples if sample.box is not None]
     if not 0 <= number < len(every):
         raise GroundPruneError(f"{smol.NAME} has scenes 0 to {len(every) - 1} (got {number})")
-    sample = every[number]
-    assert sample.box is not None
-    return Picture(sample.image, {"rec": {sample.text: sample.box}, "vqa": {}})
+    sample, box = every[number]
+    return Picture(sample.image, {"rec": {sample.text: box}, "vqa": {}})
