@@ -13,6 +13,7 @@ from groundprune.audits.result import Audit
 from groundprune.exactness.tiny import tiny_inputs, tiny_model
 from groundprune.pruners import make_pruner, pruner_class, pruner_names
 from groundprune.signals import VIDEO, TextEmbedder
+from tools.docs.tables import table
 
 
 class RandomTextTower(TextEmbedder):
@@ -51,7 +52,7 @@ def _call(name: str) -> Any:
 def audits_table() -> str:
     """What each is said to do, and what was read from its rotations, in the last of its layers."""
     header = ["pruner", "its authors' ids", "visual ids", "text behind them", "order", "kept, merged", "exit code"]
-    rows = [header, [":--"] * len(header)]
+    rows = []
     for name, found in audited_pruners().items():
         stage = found.rows[0].stages[-1]
         since = f" from layer {stage.first} on" if stage.first else ""
@@ -62,4 +63,4 @@ def audits_table() -> str:
                 f"{len(stage.kept)}, {stage.merged}", str(found.exit_code),
             ]
         )  # fmt: skip
-    return "".join("| " + " | ".join(row) + " |\n" for row in rows)
+    return table(header, rows, left=len(header))

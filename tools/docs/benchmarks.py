@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tools.docs.speed import shown
+from tools.docs.tables import table
 
 LIMIT = 0.05  # of the prefill
 
@@ -33,7 +34,7 @@ def coverage_table(found: Mapping[str, Any]) -> str:
         f"{found['seed']}, split {report['split']}; {chosen}. Differences of the means, with paired 95% intervals.",
         *(_verdict(text, report["others"]) for text in ours),
     ]
-    return _table(header, rows, left=2) + "\n" + " ".join(said) + "\n"
+    return table(header, rows, left=2) + "\n" + " ".join(said) + "\n"
 
 
 def selection_table(found: Mapping[str, Any]) -> str:
@@ -49,7 +50,7 @@ def selection_table(found: Mapping[str, Any]) -> str:
         f"All below {LIMIT:.0%} at {sizes[0]} tokens; the most is {100 * max(first.values()):.2g}% "
         f"({max(first, key=lambda name: first[name])})."
     )  # fmt: skip
-    return _table(["pruner", *(f"N = {int(n):,}" for n in sizes)], rows, left=1) + f"\n{said}\n"
+    return table(["pruner", *(f"N = {int(n):,}" for n in sizes)], rows) + f"\n{said}\n"
 
 
 def throughput_table(found: Mapping[str, Any]) -> str:
@@ -63,7 +64,7 @@ def throughput_table(found: Mapping[str, Any]) -> str:
         rows.append(row)
     header = ["engine", "slots a prompt", *(word for clock in clocks for word in (f"{clock} s", "over stock"))]
     machine = found["about"]["machine"]
-    return _table(header, rows, left=1) + (
+    return table(header, rows) + (
         f"\n{found['pruner']}; {found['requests']} requests at a time, of one image each and {found['new_tokens']} "
         f"new tokens; seconds of a request, medians over {len(found['seconds']['processor'])} rounds in turns with "
         f"95% bootstrap intervals; vLLM {found['vllm']}, eager, {machine['dtype']}, one thread.\n"
@@ -78,7 +79,7 @@ def prefill_table(found: Mapping[str, Any]) -> str:
     ]
     left = dict(tuple(pair) for pair in found["left"])
     stage = max(left)
-    return _table(["variant", "seconds", "times FastV's"], rows, left=1) + (
+    return table(["variant", "seconds", "times FastV's"], rows) + (
         f"\n{found['tokens']:,} visual tokens, {left[stage]} of them from layer {stage} of {found['layers']} on "
         f"(keep {found['keep']:g} on average); median of {len(found['seconds']['fastv'])}, processor time of one "
         "thread.\n"
@@ -108,8 +109,3 @@ def _gain(difference: Mapping[str, Any]) -> str:
 
 def _yes(value: bool) -> str:
     return "yes" if value else "-"
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    rule = [":--" if index < left else "--:" for index in range(len(header))]
-    return "".join("| " + " | ".join(row) + " |\n" for row in [header, rule, *rows])

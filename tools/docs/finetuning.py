@@ -11,6 +11,7 @@ from groundprune.evaluation.statistics import wilson
 from groundprune.report.style import look_of
 from groundprune.studies.parts.effects import Effect
 from groundprune.studies.parts.trained import over_seeds
+from tools.docs.tables import table
 from tools.finetuning.arms import ARMS, BEFORE, SETTINGS
 
 _NAMES = {
@@ -24,9 +25,7 @@ def finetuning_table(found: Mapping[str, Any]) -> str:
     """Right boxes by what the model was trained with, and what it is asked with."""
     header = ["trained with", *SETTINGS]
     rows = [[_NAMES[arm], *(_percent(accuracy(found, arm, name)) for name in SETTINGS)] for arm in _NAMES]
-    rule = [":--", *("--:" for _ in SETTINGS)]
-    table = "".join("| " + " | ".join(row) + " |\n" for row in [header, rule, *rows])
-    return f"\n{table}\n{_note(found)}\n\n{_verdict(found)}\n\n"
+    return f"\n{table(header, rows)}\n{_note(found)}\n\n{_verdict(found)}\n\n"
 
 
 def finetuning_figure(found: Mapping[str, Any]) -> Figure:

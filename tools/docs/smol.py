@@ -20,8 +20,8 @@ from groundprune.report.tables import DETAILED
 from groundprune.studies.index import LINES
 from groundprune.studies.page import markdown
 from groundprune.studies.study import Findings, Study
+from tools.docs.tables import table
 
-HALF = "0.5"
 STAGES = ("tower", "language")
 _SPLITS = {"validation": "new scenes", "novel-picture": "pictures never shown"}
 _KINDS = {"REC": "boxes, IoU at least 0.5", "VQA": "words"}
@@ -35,29 +35,26 @@ def measured(folder: Path, stage: str) -> list[Mapping[str, Any]]:
 
 def training_text(record: Mapping[str, Any]) -> str:
     """The facts of a training in a table."""
-    rows = [("", *STAGES)]
+    header, rows = ("", *STAGES), []
     plans = [record[stage]["plan"] for stage in STAGES]
     rows += [(name, *(f"{plan[name]:,}" for plan in plans)) for name in ("seed", "steps")]
     rows.append(("numbers that were learnt", *(f"{record[stage]['trained']:,}" for stage in STAGES)))
     for name, said in (("seconds", "minutes"), ("processor", "minutes of processor time")):
         rows.append((said, *(f"{record[stage][name] / 60:.0f}" for stage in STAGES)))
-    rule = (":--", "--:", "--:")
-    table = "".join("| " + " | ".join(row) + " |\n" for row in (rows[0], rule, *rows[1:]))
     versions = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
-    return f"\n{table}\n`{record['command']}`, {record['machine']}; {versions}.\n\n"
+    return f"\n{table(header, rows)}\n`{record['command']}`, {record['machine']}; {versions}.\n\n"
 
 
 def novel_table(summaries: Sequence[Summary]) -> str:
     """A row per split: whole images, and half of the tokens under both policies."""
     kinds = {"rec": "REC", "vqa": "VQA"}
     header = ["split", "asked of each kind", *(f"{said} {name}" for said in kinds.values() for name in ORDER)]
-    rows = [header, [":--", *("--:" for _ in header[1:])]]
+    rows = []
     for summary in summaries:
         cells = [accuracy([summary], setting, kind) for kind in kinds for setting in _settings().values()]
         rows.append([f"`{summary.run['split']}`", str(summary.run["scenes"]), *cells])
     pruner, keep = DETAILED
-    table = "".join("| " + " | ".join(row) + " |\n" for row in rows)
-    return f"{table}\nPercent, with 95% intervals; pruned: `{pruner}` at {keep}.\n"
+    return f"{table(header, rows)}\nPercent, with 95% intervals; pruned: `{pruner}` at {keep}.\n"
 
 
 def _settings() -> dict[str, Setting]:
@@ -87,7 +84,7 @@ def front_sentence(summary: Summary) -> str:
     """What half of the tokens are worth, by each pruner that was run."""
     pruners = list(dict.fromkeys(difference.pruner for difference in summary.differences))
     renumbered, kept = (
-        [f"{_right(summary, Setting.of(pruner, HALF, positions=name))} ({pruner})" for pruner in pruners]
+        [f"{_right(summary, Setting.of(pruner, DETAILED[1], positions=name))} ({pruner})" for pruner in pruners]
         for name in ORDER[1:]
     )
     told = (

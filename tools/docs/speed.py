@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from matplotlib.figure import Figure
 
 from groundprune.report.style import PAGE_INK
+from tools.docs.tables import table
 
 LIMITS = {"ttft": 1.05, "decode": 1.02, "decode inside": 1.05, "sweep": 1.05}
 _INSIDE = "fastv"
@@ -31,7 +32,7 @@ def ttft_table(found: Mapping[str, Any]) -> str:
     over = _over(cells, limit, lambda name: name != "native")
     said = f"Every median is at most {limit}." if not over else f"Above {limit}: {', '.join(over)}."
     header = ["model", "tokens", "keep", "native / unpruned", *(f"`{name}`" for name in names)]
-    return _table(header, rows, left=1) + f"\n{said} {_basis(found)}\n"
+    return table(header, rows) + f"\n{said} {_basis(found)}\n"
 
 
 def decode_table(found: Mapping[str, Any]) -> str:
@@ -46,7 +47,7 @@ def decode_table(found: Mapping[str, Any]) -> str:
     said = _verdict(before, LIMITS["decode"], "before the LLM") + _verdict(
         inside, LIMITS["decode inside"], "with stages inside of it"
     )
-    return _table(header, rows, left=1) + f"\n{said}{_basis(found)}\n"
+    return table(header, rows) + f"\n{said}{_basis(found)}\n"
 
 
 def memory_table(found: Mapping[str, Any]) -> str:
@@ -69,7 +70,7 @@ def memory_table(found: Mapping[str, Any]) -> str:
         f"at the peak than reassigned. The caches {'are equal, and' if equal else 'are NOT all equal to'} "
         "what the formula of `evaluate --costs` says."
     )
-    return _table(header, rows, left=1) + f"\n{said}\n"
+    return table(header, rows) + f"\n{said}\n"
 
 
 def sweep_table(found: Mapping[str, Any]) -> str:
@@ -81,7 +82,7 @@ def sweep_table(found: Mapping[str, Any]) -> str:
     over = _over(found["cells"], LIMITS["sweep"], lambda name: name == "encode once")
     said = _verdict(over, LIMITS["sweep"], "with images encoded once")
     header = ["model", "tokens", "encoded once", "each with its tower"]
-    return _table(header, rows, left=1) + f"\n{said}{_basis(found)}\n"
+    return table(header, rows) + f"\n{said}{_basis(found)}\n"
 
 
 def batch_table(found: Mapping[str, Any]) -> str:
@@ -91,7 +92,7 @@ def batch_table(found: Mapping[str, Any]) -> str:
         model, tokens, keep, pruner, _, size = key.split()
         rows.append([model, tokens, keep, size, shown(cell["ratios"][pruner]), f"{cell['seconds a prompt']:.2f}"])
     header = ["model", "tokens", "keep", "prompts", "pruned / native", "seconds a prompt"]
-    return _table(header, rows, left=1) + f"\n{_basis(found)}\n"
+    return table(header, rows) + f"\n{_basis(found)}\n"
 
 
 def official_table(found: Mapping[str, Any]) -> str:
@@ -112,7 +113,7 @@ def official_table(found: Mapping[str, Any]) -> str:
     told = {key: cell["ratios"]["theirs"]["ratio"] for key, cell in found["cells"].items() if "ratios" in cell}
     slower = [f"{key} ({ratio:.3f})" for key, ratio in told.items() if ratio < 1]
     said = f"Theirs takes less time in {', '.join(slower)}." if slower else "Theirs takes at least as long in each."
-    return _table(header, rows, left=1) + f"\n{said} {_basis(found)}\n"
+    return table(header, rows) + f"\n{said} {_basis(found)}\n"
 
 
 def ttft_figure(found: Mapping[str, Any]) -> Figure:
@@ -197,8 +198,3 @@ def _basis(found: Mapping[str, Any]) -> str:
         f"Medians over {'/'.join(map(str, sorted(rounds)))} rounds in turns with 95% bootstrap intervals; {where}, "
         f"{machine['dtype']}, torch {versions['torch']}, transformers {versions['transformers']}."
     )
-
-
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> str:
-    rule = [":--" if index < left else "--:" for index in range(len(header))]
-    return "".join("| " + " | ".join(row) + " |\n" for row in [header, rule, *rows])
