@@ -10,12 +10,12 @@ from pathlib import Path
 from groundprune.caches import cache_folder
 from groundprune.checkpoints.load import usable_device
 from groundprune.errors import GroundPruneError
-from groundprune.pocket.scenes import IMAGE_SIZE, TRAIN_SEEDS
+from groundprune.pocket.scenes import IMAGE_SIZE
 
 from .card import SPLIT_SIZES, card_text, measure, versions
 from .export import replaced, save_checkpoint
 from .language import LanguagePlan, load_llava, train_language
-from .runtime import SEEDS_PER_RUN, Workers, load_state, run_workers
+from .runtime import Workers, check_training_seed, load_state, run_workers
 from .tower import load_clip, train_tower
 from .tower_data import TowerPlan
 from .vocabulary import words
@@ -113,9 +113,7 @@ def make_card(tower: Path, language: Path, device: str, processes: int) -> dict:
 
 
 def _check(seed: int, plan: Recipe, processes: int, out: Path | None) -> None:
-    runs = len(TRAIN_SEEDS) // SEEDS_PER_RUN
-    if not 0 <= seed < runs:
-        raise GroundPruneError(f"--seed must be 0 to {runs - 1}, each has scenes of its own (got {seed})")
+    check_training_seed(seed)
     if processes < 1:
         raise GroundPruneError(f"--processes must be a whole number of at least 1 (got {processes})")
     for stage in (plan.tower, plan.language):

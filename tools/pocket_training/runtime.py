@@ -75,6 +75,13 @@ def _start_worker(rank: int, count: int, device: str, port: int, function, argum
         dist.destroy_process_group()
 
 
+def check_training_seed(seed: int) -> None:
+    """Raises GroundPruneError for a seed of a training that has no scenes."""
+    runs = len(TRAIN_SEEDS) // SEEDS_PER_RUN
+    if not 0 <= seed < runs:
+        raise GroundPruneError(f"--seed must be 0 to {runs - 1}, each has scenes of its own (got {seed})")
+
+
 def scene_seed(training_seed: int, stage: int, index: int) -> int:
     """The seed of the index-th scene of a stage (0: tower, 1: language model) of a training run."""
     half = SEEDS_PER_RUN // 2

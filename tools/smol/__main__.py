@@ -16,10 +16,9 @@ from pathlib import Path
 
 from groundprune.checkpoints.load import usable_device
 from groundprune.errors import GroundPruneError
-from groundprune.pocket.scenes import TRAIN_SEEDS
 from groundprune.smol import MADE_OF, PACKED, digest, home
 from tools.command_line import Parser, answered
-from tools.pocket_training.runtime import SEEDS_PER_RUN
+from tools.pocket_training.runtime import check_training_seed
 
 from .assembly import assemble
 from .export import save_model, save_tests
@@ -34,7 +33,6 @@ from .words import Words
 NAME = "tools.smol"
 STAGES = ("tower", "language", "export", "assemble")
 RECORD = Path(__file__).parents[2] / "results" / "smol" / "training"
-SEEDS = len(TRAIN_SEEDS) // SEEDS_PER_RUN
 
 
 def _parser() -> Parser:
@@ -49,8 +47,7 @@ def _parser() -> Parser:
 
 def run(stage: str | None, seed: int, device: str, loaders: int, work: Path) -> None:
     """Train what is not trained yet. Raises GroundPruneError for arguments that make no sense."""
-    if not 0 <= seed < SEEDS:
-        raise GroundPruneError(f"--seed must be a whole number from 0 to {SEEDS - 1} (got {seed})")
+    check_training_seed(seed)
     if loaders < 0:
         raise GroundPruneError(f"--loaders must be a whole number of at least 0 (got {loaders})")
     usable_device(device)

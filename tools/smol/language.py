@@ -8,14 +8,13 @@ import torch
 from torch import Tensor
 
 from groundprune.boxes.geometry import Box, iou
-from groundprune.errors import GroundPruneError
-from tools.pocket_training.runtime import autocast, load_state
+from tools.pocket_training.runtime import autocast
 from tools.pocket_training.tower import to_pixels
 
 from .learner import Learner, make_optimizer
 from .packing import EARLY_SHARES, Batches, Rows
 from .pictures import Pictures
-from .running import Batch, Numbers, train
+from .running import Batch, Numbers, train, trained_state
 from .tower import Seer
 from .words import BINS, Words
 
@@ -175,9 +174,7 @@ def train_language(
 
 def load_learner(path: Path, plan: LanguagePlan, words: Words, decoder: Any, seer: Seer) -> Learner:
     """What a checkpoint of this stage holds, in float32. Raises GroundPruneError where there is none."""
-    state = load_state(path)
-    if state.get("step", 0) < plan.steps:
-        raise GroundPruneError(f"{path} holds no language model that was trained to the end: run the stage language")
+    state = trained_state(path, plan, "language model", "language")
     learner = Learner(seer, decoder, words.grown(decoder.embed_tokens.weight.detach()), narrow=False)
     learner.load_state_dict(state["model"], strict=False)  # only what learns is kept
     return learner

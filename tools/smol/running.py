@@ -132,6 +132,14 @@ def train(
             save_atomically(state, path)
 
 
+def trained_state(path: Path, plan: Any, what: str, stage: str) -> dict[str, Any]:
+    """The checkpoint of a stage. Raises GroundPruneError where the plan was not trained to its end."""
+    state = load_state(path)
+    if state.get("step", 0) < plan.steps:
+        raise GroundPruneError(f"{path} holds no {what} that was trained to the end: run the stage {stage} first")
+    return state
+
+
 def _same_plan(kept: dict[str, Any], told: dict[str, Any], path: Path) -> None:
     other = [name for name in told if kept.get(name) != told[name]]
     if other:

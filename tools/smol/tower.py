@@ -15,16 +15,15 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 from transformers.models.llava.modeling_llava import LlavaMultiModalProjector
 
-from groundprune.errors import GroundPruneError
 from groundprune.pocket.scenes import VALIDATION_SEEDS
 from tools.pocket_training.optimizers import make_optimizers
-from tools.pocket_training.runtime import autocast, load_state, scene_seed
+from tools.pocket_training.runtime import autocast, scene_seed
 from tools.pocket_training.tower import to_pixels
 
 from .model import llava_config, vision_config
 from .names import trained_names
 from .pictures import Pictures
-from .running import Batch, Numbers, train
+from .running import Batch, Numbers, train, trained_state
 from .scenes import GRID, PATCH_SIZE, TRAIN, make_scene
 from .words import Words
 
@@ -168,9 +167,7 @@ def name_embeddings(words: Words, embeddings: Tensor) -> Tensor:
 
 def load_seer(path: Path, plan: TowerPlan, text_config: Any) -> Seer:
     """The trained tower and projector. Raises GroundPruneError where there is none."""
-    state = load_state(path)
-    if state.get("step", 0) < plan.steps:
-        raise GroundPruneError(f"{path} holds no tower that was trained to the end: run the stage tower first")
+    state = trained_state(path, plan, "tower", "tower")
     seer, prefix = Seer(plan, text_config), "seer."
     seer.load_state_dict({k.removeprefix(prefix): v for k, v in state["model"].items() if k.startswith(prefix)})
     return seer
