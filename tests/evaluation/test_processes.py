@@ -1,5 +1,6 @@
 """`evaluate` in several processes: what one process finds, to the byte, whatever happens to one of them."""
 
+import functools
 import itertools
 import json
 import os
@@ -257,6 +258,12 @@ def test_what_killed_processes_left_is_taken_once(tmp_path):
         opened(tmp_path)
 
 
+def run_module(folder, *words):
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
+    line = [sys.executable, "-m", *words]
+    return subprocess.run(line, capture_output=True, text=True, timeout=300, env=environment, cwd=folder)
+
+
 def test_killed_interrupted_and_resumed_by_each_launcher(tmp_path):
     """Nothing that was answered is lost, and the end is that of one process which nothing happened to."""
     (tmp_path / "own.py").write_text(FATAL)
@@ -266,10 +273,7 @@ def test_killed_interrupted_and_resumed_by_each_launcher(tmp_path):
     words = ["evaluate", "--limit", "8", "--seed", "5", "--pruner", pruner, "--keep", "0.5", "--positions"]
     words += ["preserved", "--batch-size", "4", "--out", str(out), "--device", "cpu"]
 
-    def run(*launcher):
-        environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-        line = [sys.executable, "-m", *launcher]
-        return subprocess.run(line, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
+    run = functools.partial(run_module, tmp_path)
 
     (tmp_path / "kill").touch()
     killed = run("groundprune", *words, "--processes", "2")
@@ -313,8 +317,6 @@ def test_processes_leave_their_group_before_python_ends(tmp_path):
         "atexit.register(lambda: said.write_text(f'{joined} {distributed.is_initialized()}'))\n"
         "joined = Ranks.launched('cpu').gather(distributed.is_initialized())\n"
     )
-    line = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py"]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(line, capture_output=True, text=True, timeout=300, env=environment, cwd=tmp_path)
+    run = run_module(tmp_path, "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "script.py")
     assert run.returncode == 0, run.stderr
     assert [(tmp_path / rank).read_text() for rank in "01"] == ["[True, True] False"] * 2

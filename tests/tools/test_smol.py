@@ -6,23 +6,13 @@ import numpy as np
 import pytest
 
 from groundprune.boxes.codecs import make_codec
-from support.smol import TEST_SEED, made_pictures, tiny_words
+from support.smol import TEST_SEED
 from tools.smol.names import HELD_OUT_NAMES, named, plural, trained_names
 from tools.smol.packing import Batches, Rows
 from tools.smol.pictures import Pictures
 from tools.smol.questions import LARGER, MARGIN, REC_SHARES, VQA_SHARES, draw_question
 from tools.smol.scenes import GRID, IMAGE_SIZE, SPLITS, TRAIN, background, make_scene
 from tools.smol.words import BINS, FORMS, box_text
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    return made_pictures()
-
-
-@pytest.fixture(scope="module")
-def words():
-    return tiny_words()
 
 
 def test_a_scene_is_a_function_of_its_seed(pictures):

@@ -17,7 +17,7 @@ import tools.smol.__main__ as making
 from groundprune import smol
 from groundprune.data.sources import open_data
 from groundprune.errors import GroundPruneError
-from support.smol import TOWER, byte_tokenizer, config, decoder, learner_of, made_pictures, tiny_words
+from support.smol import TOWER, byte_tokenizer, config, decoder, learner_of, tiny_words
 from tools.smol.export import TEST_SIZES
 from tools.smol.names import named
 from tools.smol.pack import pack, unpack
@@ -25,16 +25,6 @@ from tools.smol.pictures import NPM, load_pictures
 from tools.smol.tower import Seer
 
 BACKGROUNDS = {"mate-backgrounds/usr/share/backgrounds/mate/nature": 30, "ukui-wallpapers/usr/share/backgrounds": 12}
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    return made_pictures()
-
-
-@pytest.fixture(scope="module")
-def words():
-    return tiny_words()
 
 
 @pytest.mark.parametrize("lost", ["seer.tower.", "decoder.embed_tokens.added", "seer.projector."])

@@ -16,7 +16,7 @@ from groundprune.checkpoints.prompts import box_codec, prompt_for
 from groundprune.data.sources import open_data
 from groundprune.errors import GroundPruneError
 from support.closeness import assert_apart, assert_near
-from support.smol import LANGUAGE, TEST_SEED, TOWER, config, decoder, learner_of, made_pictures, tiny_words
+from support.smol import LANGUAGE, TEST_SEED, TOWER, config, decoder, learner_of
 from tools.pocket_training.runtime import load_state
 from tools.pocket_training.tower import to_pixels
 from tools.smol.assembly import assemble
@@ -39,16 +39,6 @@ from tools.smol.record import save_record
 from tools.smol.scenes import GRID, IMAGE_SIZE, make_scene
 from tools.smol.tower import Seer, load_seer, train_tower
 from tools.smol.words import BINS, IMAGE
-
-
-@pytest.fixture(scope="module")
-def pictures():
-    return made_pictures()
-
-
-@pytest.fixture(scope="module")
-def words():
-    return tiny_words()
 
 
 def train_both(folder, pictures, words, stops=(None, None)):
