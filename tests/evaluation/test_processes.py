@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from accelerate import debug_launcher
+from accelerate import PartialState, debug_launcher
 from torch.multiprocessing.spawn import ProcessExitedException
 
 from groundprune.cli import main
@@ -64,8 +64,12 @@ def files(folder):
 
 
 def _forked():
-    """torch replaces its thread pool in a forked process, and must not be asked to by two threads at once."""
+    """torch replaces its thread pool in a forked process, and must not be asked to by two threads at once.
+
+    A test before this one may have told accelerate that its process, from which this one is forked, runs alone.
+    """
     torch.set_num_threads(1)
+    PartialState._reset_state()
 
 
 def _evaluate(job):
